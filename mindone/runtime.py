@@ -1,0 +1,200 @@
+"""Device, mode, precision, seeds and ranks: the one place that touches MindSpore's global state.
+
+Everything else asks this module, so differences between MindSpore releases and between an Ascend NPU and a CPU are
+settled here once. MindSpore itself is imported inside the functions: it takes seconds, and data workers, ``--help``
+and the checkpoint tools do not need it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mindone.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+DeviceName = Literal["auto", "CPU", "Ascend"]
+GRAPH_MODE, PYNATIVE_MODE = 0, 1
+DTYPES = ("fp32", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What was set up: ``device`` CPU or Ascend, ``graph`` mode or PyNative, this process's ``rank`` of ``world_size``."""
+
+    device: str = "CPU"
+    graph: bool = True
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+_current = Runtime()
+_kernels: str | None = None
+_said: set[str] = set()
+
+
+def current() -> Runtime:
+    """The runtime of this process; a CPU, graph mode and one rank until `setup` says otherwise."""
+    return _current
+
+
+def setup(
+    device_target: DeviceName = "auto",
+    graph: bool = True,
+    use_parallel: bool = False,
+    max_device_memory: str | None = None,
+    jit_level: str | None = None,
+    threads: int | None = None,
+) -> Runtime:
+    """Selects device and mode, joins the other ranks if asked to, and returns what was chosen.
+
+    Args:
+        device_target: ``auto`` takes an Ascend NPU if MindSpore sees one, else the CPU.
+        graph: graph mode (fast) or PyNative (debugging).
+        use_parallel: join the processes that ``msrun`` started.
+        max_device_memory: a limit such as ``"59GB"``; Ascend only.
+        jit_level: ``O0``, ``O1`` or ``O2``; Ascend only.
+        threads: operator threads on a CPU; MindSpore's own choice if not given.
+    Raises:
+        UserError: the device is not there, or ``use_parallel`` without ``msrun``.
+    """
+    global _current
+    ms = quiet_mindspore()
+    device = _choose_device(ms, device_target)
+    ms.set_context(mode=ms.GRAPH_MODE if graph else ms.PYNATIVE_MODE)
+    if device == "Ascend":
+        if max_device_memory:
+            ms.runtime.set_memory(max_size=max_device_memory)
+        if jit_level:
+            ms.set_context(jit_config={"jit_level": jit_level})
+    elif threads:
+        ms.runtime.dispatch_threads_num(threads)
+    rank, world_size = _join_ranks(ms) if use_parallel else (0, 1)
+    _current = Runtime(device, graph, rank, world_size)
+    return _current
+
+
+def quiet_mindspore():
+    """Imports MindSpore with its start-up chatter held back, and returns the module."""
+    os.environ.setdefault("GLOG_v", "3")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mindspore as ms
+    return ms
+
+
+def _choose_device(ms, target: str) -> str:
+    if target not in ("auto", "CPU", "Ascend"):
+        raise UserError(f"device_target={target} is not known; use auto, CPU or Ascend")
+    if target != "CPU":
+        try:
+            ms.set_device("Ascend")
+            return "Ascend"
+        except (RuntimeError, ValueError, TypeError) as error:
+            if target == "Ascend":
+                raise UserError(
+                    "device_target=Ascend, but MindSpore finds no Ascend NPU here; use device_target=CPU or auto"
+                ) from error
+    ms.set_device("CPU")
+    return "CPU"
+
+
+def launched_ranks() -> int:
+    """How many worker processes the launcher announced; 1 outside ``msrun``."""
+    return int(os.environ.get("MS_WORKER_NUM", "1"))
+
+
+def _join_ranks(ms) -> tuple[int, int]:
+    from mindspore.communication import get_group_size, get_rank, init
+
+    if "MS_ROLE" not in os.environ and "RANK_TABLE_FILE" not in os.environ:
+        raise UserError("use_parallel=True needs a launcher; start the script with msrun --worker_num=N SCRIPT ...")
+    init("mccl" if ms.get_context("device_target") == "CPU" else "hccl")
+    rank, world_size = get_rank(), get_group_size()
+    ms.set_auto_parallel_context(
+        parallel_mode=ms.ParallelMode.STAND_ALONE, device_num=world_size, global_rank=rank, gradients_mean=True
+    )
+    return rank, world_size
+
+
+# --- precision -------------------------------------------------------------------------------------------------------
+
+
+def compute_dtype(name: str):
+    """The MindSpore dtype in which matrix products run for ``fp32``, ``fp16`` or ``bf16``.
+
+    A CPU has no bfloat16 arithmetic: there ``bf16`` runs in float32, and says so once.
+    """
+    ms = quiet_mindspore()
+    if name not in DTYPES:
+        raise UserError(f"dtype={name} is not known; use one of {', '.join(DTYPES)}")
+    if name == "bf16" and kernels() == "CPU":
+        say_once("dtype bf16: a CPU has no bfloat16 arithmetic, so this runs in float32")
+        name = "fp32"
+    return {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}[name]
+
+
+def say_once(message: str) -> None:
+    """Logs a notice at most once per process, on the main rank."""
+    if message not in _said:
+        _said.add(message)
+        if _current.is_main:
+            logger.warning(message)
+
+
+# --- kernels ---------------------------------------------------------------------------------------------------------
+
+
+def kernels() -> str:
+    """Whose kernels `mindone.nn.functional` selects: ``CPU`` or ``Ascend``; the device's own unless overridden."""
+    return _kernels or _current.device
+
+
+@contextlib.contextmanager
+def use_kernels(target: Literal["CPU", "Ascend"]) -> Iterator[None]:
+    """Selects another device's kernels, for compiling an Ascend graph through the front end on this machine."""
+    global _kernels
+    before, _kernels = _kernels, target
+    try:
+        yield
+    finally:
+        _kernels = before
+
+
+def lazy_parameters():
+    """A context in which parameters have shape and dtype but no memory, until a checkpoint fills them."""
+    quiet_mindspore()
+    from mindspore.nn.utils import no_init_parameters
+
+    return no_init_parameters()
+
+
+# --- randomness ------------------------------------------------------------------------------------------------------
+
+
+def stream(seed: int, *names: str | int) -> np.random.Generator:
+    """A named random stream: the same seed and names give the same numbers on every rank and every machine.
+
+    ``stream(seed, "noise", step, position)`` belongs to one sample, so a result does not depend on the batch or on
+    the number of ranks it was drawn in.
+    """
+    keys = [zlib.crc32(name.encode()) if isinstance(name, str) else int(name) for name in names]
+    return np.random.default_rng(np.random.SeedSequence([int(seed), *keys]))
+
+
+def random_seed() -> int:
+    """A fresh seed below 2**31 for a run that was given none; it is printed and saved, so the run can be repeated."""
+    return int(np.random.SeedSequence().generate_state(1)[0] & 0x7FFFFFFF)
