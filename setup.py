@@ -1,0 +1,31 @@
+"""Installs the library (mindone) and the Open-Sora example (opensora) with its console command."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+EXAMPLE = "examples/opensora_hpcai"
+
+
+def requirements() -> list[str]:
+    lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
+    return [line for line in lines if line]
+
+
+setup(
+    name="mindone",
+    version="0.1.0",
+    description="Diffusion models on MindSpore: Open-Sora 1.0 to 2.0, proven against the originals, on Ascend and CPU",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["mindone", "mindone.*"]) + find_packages(EXAMPLE, include=["opensora", "opensora.*"]),
+    package_dir={"opensora": f"{EXAMPLE}/opensora"},
+    install_requires=requirements(),
+    extras_require={
+        "test": ["pytest>=8,<10", "pytest-timeout>=2.3,<3", "ruff>=0.6,<1", "codespell>=2.3,<3"],
+        "decord": ["decord>=0.6,<1"],
+        "bench": ["torch>=2.3,<3"],
+    },
+    entry_points={"console_scripts": ["opensora = opensora.cli:main"]},
+)
