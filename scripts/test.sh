@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The linter and all tests. Makes .venv and installs what the tests need if that has not been done yet.
+# Arguments go to pytest: bash scripts/test.sh -k golden
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/venv.sh
+install_packages "[test]"
+
+ruff check .
+ruff format --check .
+codespell $(git ls-files '*.py' '*.md' '*.sh' '*.yaml' '*.toml' 2>/dev/null || true)
+git ls-files -z 2>/dev/null | xargs -0 python scripts/check_file_sizes.py --max-megabytes 4
+python -m pytest "$@"
