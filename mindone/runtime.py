@@ -198,3 +198,30 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 def random_seed() -> int:
     """A fresh seed below 2**31 for a run that was given none; it is printed and saved, so the run can be repeated."""
     return int(np.random.SeedSequence().generate_state(1)[0] & 0x7FFFFFFF)
+
+
+# --- graphs for a device that is not here ----------------------------------------------------------------------------
+
+
+def compile_front_end(cell, *inputs) -> dict[str, int]:
+    """Runs a cell through MindSpore's front end only and returns how often each operator occurs in the result.
+
+    Parsing, type and shape inference and automatic differentiation take place as for a real run, but no kernel is
+    selected and no parameter needs memory, so an Ascend graph at its published size compiles on any machine.
+
+    Raises:
+        RuntimeError, TypeError, ValueError: what the front end found wrong.
+    """
+    quiet_mindspore()
+    from mindspore.common.api import _cell_graph_executor as executor
+    from mindspore.train.mind_ir_pb2 import ModelProto
+
+    graph_id, _ = executor.compile(cell, *inputs, phase="export", do_convert=False)
+    model = ModelProto()
+    model.ParseFromString(executor._get_func_graph_proto(cell, graph_id, "mind_ir"))
+    operators: dict[str, int] = {}
+    for graph in (model.graph, *model.functions):
+        for node in graph.node:
+            name = node.op_type.split("::")[-1].split(":")[0]
+            operators[name] = operators.get(name, 0) + 1
+    return operators
