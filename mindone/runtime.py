@@ -29,7 +29,7 @@ DTYPES = ("fp32", "fp16", "bf16")
 
 @dataclass(frozen=True)
 class Runtime:
-    """What was set up: ``device`` CPU or Ascend, ``graph`` mode or PyNative, this process's ``rank`` of ``world_size``."""
+    """What was set up: the device (CPU or Ascend), graph mode or PyNative, this process's rank and their number."""
 
     device: str = "CPU"
     graph: bool = True
