@@ -1,0 +1,62 @@
+"""Model folders in the hub's layout: a ``config.json`` beside the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mindone.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def require_path(path: str | Path | None, what: str, option: str) -> Path:
+    """The path of a model's file or folder, which has to exist.
+
+    Args:
+        what: the model in words, for the message: "the denoiser's weights".
+        option: the setting that names the path: "ckpt_path".
+    Raises:
+        UserError: no path given, or nothing there.
+    """
+    if not path:
+        raise UserError(f"{what} are needed, but {option} is not set; give --{option} FOLDER_OR_FILE")
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{what} are not at {path}; set {option} to a folder or file that exists")
+    return path
+
+
+def read_config(path: str | Path | None) -> dict[str, Any]:
+    """The ``config.json`` of a model folder (or beside a weights file); empty if there is none.
+
+    Raises:
+        UserError: the file is not a JSON object.
+    """
+    if path is None:
+        return {}
+    path = Path(path)
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds no JSON object; a model's config.json has its constructor arguments")
+    return values
+
+
+def config_from(schema: type[Config], values: Mapping[str, Any]) -> Config:
+    """A config dataclass from a published ``config.json``, whose further entries do not change the network."""
+    if hasattr(schema, "from_dict"):
+        return schema.from_dict(values)
+    known = {field.name for field in fields(schema)}
+    try:
+        return schema(**{name: value for name, value in values.items() if name in known})
+    except TypeError as error:
+        raise UserError(f"config.json does not fit {schema.__name__}: {error}") from error

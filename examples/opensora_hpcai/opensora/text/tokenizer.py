@@ -1,0 +1,79 @@
+"""Tokenizer files of a local text-encoder folder; nothing is fetched, and no code from the folder runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mindone.errors import UserError
+
+
+class TextTokenizer:
+    """Texts to token ids and masks, padded and cut to ``max_length``, special tokens included."""
+
+    def __init__(self, folder: str | Path, max_length: int, pad_token_id: int = 0):
+        """
+        Raises:
+            UserError: the folder has no tokenizer that can be read.
+        """
+        self.folder, self.max_length, self.pad_token_id = Path(folder), max_length, pad_token_id
+        if (self.folder / "tokenizer.json").is_file():
+            self._encode = self._from_tokenizer_json()
+        else:
+            self._encode = self._from_hub_layout()
+
+    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Token ids (B, max_length) int32, mask (B, max_length) uint8 (1 = token), and each text's uncut length."""
+        ids = np.full((len(texts), self.max_length), self.pad_token_id, np.int32)
+        mask = np.zeros((len(texts), self.max_length), np.uint8)
+        lengths = []
+        for row, text in enumerate(texts):
+            kept, length = self._encode(text)
+            ids[row, : len(kept)] = kept
+            mask[row, : len(kept)] = 1
+            lengths.append(length)
+        return ids, mask, lengths
+
+    def _from_tokenizer_json(self):
+        from tokenizers import Tokenizer
+
+        path = self.folder / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception for whatever is wrong with the file
+            raise UserError(f"{path} is not a readable tokenizer file: {error}") from error
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.max_length)
+
+        def encode(text: str) -> tuple[list[int], int]:
+            encoding = tokenizer.encode(text)
+            cut = sum(len(part.ids) - sum(part.special_tokens_mask) for part in encoding.overflowing)
+            return encoding.ids, len(encoding.ids) + cut
+
+        return encode
+
+    def _from_hub_layout(self):
+        files = ("spiece.model", "tokenizer_config.json", "vocab.json")
+        if not any((self.folder / name).is_file() for name in files):
+            raise UserError(
+                f"{self.folder} has no tokenizer; copy the model's tokenizer.json (or spiece.model and "
+                "tokenizer_config.json) there"
+            )
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # transformers raises many kinds for unreadable files and missing packages
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UserError(
+                f"the tokenizer in {self.folder} cannot be read ({reason}); a spiece.model needs the packages "
+                "sentencepiece and protobuf, a tokenizer.json needs neither"
+            ) from error
+
+        def encode(text: str) -> tuple[list[int], int]:
+            length = len(tokenizer(text)["input_ids"])
+            return tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"], length
+
+        return encode
