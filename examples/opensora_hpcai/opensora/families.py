@@ -1,0 +1,273 @@
+"""What belongs together in each version of Open-Sora: one object per version, and no other branch on the version.
+
+Pipelines know the interface of `Family` only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindone import runtime
+from mindone.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig
+from mindone.errors import UserError
+from opensora.data.aspect import named_size, parse_num_frames
+from opensora.model_folder import config_from, read_config, require_path
+from opensora.text.cleaning import cleaner
+from opensora.text.prompts import append_scores
+
+logger = logging.getLogger(__name__)
+
+IMAGE_FPS = 120
+VideoSize = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class PromptRules:
+    """What happens to a prompt before the text encoder sees it; None leaves a suffix out."""
+
+    aesthetic_score: float | None = None
+    motion_score: float | None = None
+    camera_motion: str | None = None
+    cleaning: str = "basic"
+
+
+@dataclass(frozen=True)
+class Family(ABC):
+    """One version of Open-Sora: its networks, flow, token length, conditioning and prompt rules."""
+
+    name: str
+    model_max_length: int
+    denoiser_preset: str
+    flow_defaults: RectifiedFlowConfig
+
+    # --- networks ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def denoiser_config(self, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Any:
+        """The denoiser's config: the preset, replaced by the folder's ``config.json``, then by ``overrides``."""
+
+    @abstractmethod
+    def build_denoiser(self, config: Any, dtype: str = "fp32", recompute: bool = False, parallel: Any = None) -> Any:
+        """The denoiser with fresh weights."""
+
+    @abstractmethod
+    def build_autoencoder(self, config: Any, dtype: str = "fp32") -> Any:
+        """The autoencoder with fresh weights."""
+
+    @abstractmethod
+    def autoencoder_config(
+        self, path: str | Path | None = None, micro_batch_size: int | None = None, micro_frame_size: int | None = None
+    ) -> Any:
+        """The autoencoder's config: published sizes, or those of the folder's ``config.json``."""
+
+    @abstractmethod
+    def guided_velocity(self, denoiser: Any, guided: bool) -> Any:
+        """A cell ``(z, t, text, text_mask, frames_mask, guidance_scale, *conditions) -> velocity``, compiled once."""
+
+    @abstractmethod
+    def conditions(self, height: int, width: int, num_frames: int, fps: float, batch: int) -> dict[str, np.ndarray]:
+        """What else the denoiser is told, by argument name, (batch,) float32 each, in the order of its arguments."""
+
+    @abstractmethod
+    def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:
+        """The text that is encoded for a prompt."""
+
+    # --- shared by all versions --------------------------------------------------------------------------------------
+
+    def flow(self, **changes: Any) -> RectifiedFlow:
+        """The family's flow; settings that are None keep the family's own."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        return RectifiedFlow(dataclasses.replace(self.flow_defaults, **given))
+
+    def load_denoiser(
+        self,
+        path: str | Path | None,
+        overrides: Mapping[str, Any] | None = None,
+        dtype: str = "fp32",
+        recompute: bool = False,
+        allow_random: bool = False,
+        parallel: Any = None,
+        option: str = "ckpt_path",
+    ) -> Any:
+        """The denoiser with the weights at ``path``, a folder or file.
+
+        Args:
+            overrides: config fields that replace those of the folder.
+            allow_random: without a path, keep random weights instead of refusing.
+            option: the setting that gave the path, for messages.
+        Raises:
+            UserError: no weights, or they do not fit the network.
+        """
+        config = self.denoiser_config(path, overrides)
+        if not path and allow_random:
+            logger.warning("the denoiser has random weights")
+            return self.build_denoiser(config, dtype, recompute, parallel)
+        source = require_path(path, "the denoiser's weights", option)
+        with runtime.lazy_parameters():
+            denoiser = self.build_denoiser(config, dtype, recompute, parallel)
+        _load(denoiser, source)
+        return denoiser
+
+    def load_autoencoder(
+        self,
+        path: str | Path | None,
+        dtype: str = "fp32",
+        micro_batch_size: int | None = None,
+        micro_frame_size: int | None = None,
+        allow_random: bool = False,
+        option: str = "vae_checkpoint",
+    ) -> Any:
+        """The autoencoder with the weights at ``path``; the arguments are those of `load_denoiser`."""
+        config = self.autoencoder_config(path, micro_batch_size, micro_frame_size)
+        if not path and allow_random:
+            logger.warning("the autoencoder has random weights")
+            return self.build_autoencoder(config, dtype)
+        source = require_path(path, "the autoencoder's weights", option)
+        with runtime.lazy_parameters():
+            autoencoder = self.build_autoencoder(config, dtype)
+        _load(autoencoder, source)
+        return autoencoder
+
+    def load_text_encoder(
+        self,
+        path: str | Path | None,
+        max_length: int | None = None,
+        dtype: str = "fp32",
+        batch_size: int = 1,
+        expected_dim: int = 0,
+    ) -> Any:
+        """The text encoder in the folder ``path``, with the token length of this family unless another is given."""
+        from opensora.text.encoder import TextEncoder
+
+        return TextEncoder.from_folder(path, max_length or self.model_max_length, dtype, batch_size, expected_dim)
+
+    def video_size(
+        self,
+        num_frames: int | str,
+        image_size: Sequence[int] | int | None = None,
+        resolution: str | None = None,
+        aspect_ratio: str | None = None,
+        compression: int = 8,
+    ) -> VideoSize:
+        """(frames, height, width) that the user asks for by numbers or by names.
+
+        Named sizes are the published ones, also those that the autoencoder rounds down (426 becomes 424 pixels).
+
+        Raises:
+            UserError: no size, unknown names, or an explicit size that ``compression`` does not divide.
+        """
+        frames = parse_num_frames(num_frames)
+        if image_size:
+            return frames, *_explicit_size(image_size, compression)
+        if not resolution or not aspect_ratio:
+            raise UserError("the video has no size; give image_size (height width), or resolution and aspect_ratio")
+        return frames, *named_size(resolution, aspect_ratio)
+
+
+def _explicit_size(image_size: Sequence[int] | int, compression: int) -> tuple[int, int]:
+    sides = [image_size] if isinstance(image_size, int) else list(image_size)
+    if len(sides) not in (1, 2) or any(side < 1 for side in sides):
+        raise UserError(f"image_size={image_size} has to be one positive number or two: height width")
+    height, width = sides * 2 if len(sides) == 1 else sides
+    for side in (height, width):
+        if side % compression:
+            nearest = max(compression, round(side / compression) * compression)
+            raise UserError(
+                f"image_size={height}x{width}: {side} is not divisible by {compression}, the compression of the "
+                f"autoencoder; use {nearest}"
+            )
+    return height, width
+
+
+def _load(network: Any, source: Path) -> None:
+    from mindone.checkpoint import load_into, read_tensors
+
+    load_into(network, read_tensors(source))
+    network.set_train(False)
+
+
+@dataclass(frozen=True)
+class OpenSora12(Family):
+    """Open-Sora 1.2: STDiT3, rectified flow, the 3D autoencoder with 17-frame chunks, T5 with 300 tokens."""
+
+    def denoiser_config(self, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Any:
+        from opensora.models.stdit3 import STDiT3_PRESETS, STDiT3Config
+
+        preset = STDiT3_PRESETS[self.denoiser_preset]
+        preset = dataclasses.asdict(preset) if dataclasses.is_dataclass(preset) else dict(preset)
+        changes = {name: value for name, value in (overrides or {}).items() if value is not None}
+        unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(STDiT3Config)})
+        if unknown:
+            raise UserError(f"{', '.join(unknown)} is not a setting of STDiT3")
+        return config_from(STDiT3Config, {**preset, **read_config(path), **changes})
+
+    def build_denoiser(self, config: Any, dtype: str = "fp32", recompute: bool = False, parallel: Any = None) -> Any:
+        from mindone.nn import set_compute_dtype
+        from opensora.models.stdit3 import STDiT3
+
+        denoiser = STDiT3(config) if parallel is None else STDiT3(config, parallel)
+        set_compute_dtype(denoiser, runtime.compute_dtype(dtype))
+        if recompute:
+            denoiser.recompute_blocks()
+        return denoiser
+
+    def autoencoder_config(
+        self, path: str | Path | None = None, micro_batch_size: int | None = None, micro_frame_size: int | None = None
+    ) -> Any:
+        from opensora.models.vae_v1_2 import VideoAutoencoderConfig
+
+        config = VideoAutoencoderConfig.from_dict(read_config(path))
+        sizes = {"micro_batch_size": micro_batch_size, "micro_frame_size": micro_frame_size}
+        given = {name: size if size > 0 else None for name, size in sizes.items() if size is not None}
+        return dataclasses.replace(config, **given)
+
+    def build_autoencoder(self, config: Any, dtype: str = "fp32") -> Any:
+        from mindone.nn import set_compute_dtype
+        from opensora.models.vae_v1_2 import VideoAutoencoder
+
+        autoencoder = VideoAutoencoder(config)
+        set_compute_dtype(autoencoder, runtime.compute_dtype(dtype))
+        return autoencoder
+
+    def guided_velocity(self, denoiser: Any, guided: bool) -> Any:
+        from opensora.models.velocity import STDiTVelocity
+
+        return STDiTVelocity(denoiser, guided)
+
+    def conditions(self, height: int, width: int, num_frames: int, fps: float, batch: int) -> dict[str, np.ndarray]:
+        values = {"fps": IMAGE_FPS if num_frames == 1 else fps, "height": height, "width": width}
+        return {name: np.full(batch, value, np.float32) for name, value in values.items()}
+
+    def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:
+        scored = append_scores(prompt, rules.aesthetic_score, rules.motion_score, rules.camera_motion)
+        return cleaner(rules.cleaning)(scored)
+
+
+FAMILIES: dict[str, Family] = {
+    "v1.2": OpenSora12(
+        name="v1.2",
+        model_max_length=300,
+        denoiser_preset="STDiT3-XL/2",
+        flow_defaults=RectifiedFlowConfig(num_sampling_steps=30, cfg_scale=7.0, use_timestep_transform=True),
+    ),
+}
+
+
+def get_family(name: str) -> Family:
+    """The family called ``name``, with or without the ``v``.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    key = name if name.startswith("v") else f"v{name}"
+    if key not in FAMILIES:
+        raise UserError(f"model_version={name} is not known; use one of {', '.join(FAMILIES)}")
+    return FAMILIES[key]
