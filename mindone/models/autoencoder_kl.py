@@ -1,0 +1,251 @@
+"""AutoencoderKL: the image autoencoder of Stable Diffusion, with the parameter names of its published weights.
+
+Latent diffusion, https://arxiv.org/abs/2112.10752. Images are (N, 3, H, W) in [-1, 1], latents (N, 4, H/8, W/8) with
+the published four levels. Legend: `N` images, `C` channels in, `O` channels out, `H`/`W` height/width, `f` compression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from mindspore import Tensor, nn, ops
+
+from mindone.errors import UserError
+from mindone.nn.conv import Conv2d, GroupNorm, nearest_upsample
+from mindone.nn.functional import attention
+from mindone.nn.layers import Linear
+
+NORM_EPS = 1e-6
+MIN_LOGVAR, MAX_LOGVAR = -30.0, 20.0
+SAME = ((1, 1), (1, 1))
+# The published downsampling pads zeros below and to the right only.
+BELOW_AND_RIGHT = ((0, 1), (0, 1))
+
+
+@dataclass(frozen=True)
+class AutoencoderKLConfig:
+    """The fields of the hub's ``config.json``; the defaults are the published SD and SDXL autoencoders."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",) * 4
+    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",) * 4
+    latent_channels: int = 4
+    act_fn: str = "silu"
+    sample_size: int = 512
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.18215
+
+    def __post_init__(self) -> None:
+        for name in ("down_block_types", "up_block_types", "block_out_channels"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        levels = len(self.block_out_channels)
+        if self.down_block_types != ("DownEncoderBlock2D",) * levels:
+            raise UserError(f"down_block_types must be {levels} times DownEncoderBlock2D, one per block_out_channels")
+        if self.up_block_types != ("UpDecoderBlock2D",) * levels:
+            raise UserError(f"up_block_types must be {levels} times UpDecoderBlock2D, one per block_out_channels")
+        if self.act_fn not in ("silu", "swish"):
+            raise UserError(f"act_fn={self.act_fn} is not known to AutoencoderKL; use silu")
+
+    @property
+    def spatial_compression(self) -> int:
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> AutoencoderKLConfig:
+        """Takes the known fields of a ``config.json``; the rest of a published file does not change the network."""
+        for switch in ("use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"):
+            if values.get(switch) is False:
+                raise UserError(
+                    f"{switch}=false in the autoencoder's config is not supported; remove it or set it to true"
+                )
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+class ResnetBlock(nn.Cell):
+    """Group norm, SiLU and 3x3 convolution, twice, plus a shortcut: (N, C, H, W) → (N, O, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_groups: int):
+        super().__init__()
+        self.norm1 = GroupNorm(num_groups, in_channels, NORM_EPS)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = GroupNorm(num_groups, out_channels, NORM_EPS)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+
+    def construct(self, x: Tensor) -> Tensor:
+        h = self.conv1(ops.silu(self.norm1(x)))
+        h = self.conv2(ops.silu(self.norm2(h)))
+        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
+
+
+class AttentionBlock(nn.Cell):
+    """One-headed self-attention over the positions of an image, plus a shortcut: (N, C, H, W) → (N, C, H, W)."""
+
+    def __init__(self, channels: int, num_groups: int):
+        super().__init__()
+        self.group_norm = GroupNorm(num_groups, channels, NORM_EPS)
+        self.to_q = Linear(channels, channels)
+        self.to_k = Linear(channels, channels)
+        self.to_v = Linear(channels, channels)
+        self.to_out = nn.CellList([Linear(channels, channels)])
+
+    def construct(self, x: Tensor) -> Tensor:
+        n, channels, height, width = x.shape
+        tokens = self.group_norm(x).reshape(n, channels, -1).transpose(0, 2, 1)
+        q, k, v = (self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
+        mixed = attention(q.expand_dims(1), k.expand_dims(1), v.expand_dims(1)).squeeze(1)
+        return x + self.to_out[0](mixed).transpose(0, 2, 1).reshape(n, channels, height, width)
+
+
+class Downsampler(nn.Cell):
+    """3x3 convolution of stride 2: (N, C, H, W) → (N, C, H/2, W/2)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=BELOW_AND_RIGHT)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsampler(nn.Cell):
+    """Every pixel twice, then a 3x3 convolution: (N, C, H, W) → (N, C, 2H, 2W)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = Conv2d(channels, channels, 3, padding=1)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.conv(nearest_upsample(x))
+
+
+def _resnets(in_channels: int, out_channels: int, count: int, num_groups: int) -> nn.CellList:
+    widths = [in_channels] + [out_channels] * count
+    return nn.CellList([ResnetBlock(a, b, num_groups) for a, b in zip(widths, widths[1:])])
+
+
+class DownBlock(nn.Cell):
+    """Residual blocks of one encoder level, then a downsampling unless it is the last level."""
+
+    def __init__(self, in_channels: int, out_channels: int, layers: int, num_groups: int, down: bool):
+        super().__init__()
+        self.resnets = _resnets(in_channels, out_channels, layers, num_groups)
+        self.downsamplers = nn.CellList([Downsampler(out_channels)]) if down else None
+
+    def construct(self, x: Tensor) -> Tensor:
+        for resnet in self.resnets:
+            x = resnet(x)
+        return x if self.downsamplers is None else self.downsamplers[0](x)
+
+
+class UpBlock(nn.Cell):
+    """Residual blocks of one decoder level, then an upsampling unless it is the last level."""
+
+    def __init__(self, in_channels: int, out_channels: int, layers: int, num_groups: int, up: bool):
+        super().__init__()
+        self.resnets = _resnets(in_channels, out_channels, layers, num_groups)
+        self.upsamplers = nn.CellList([Upsampler(out_channels)]) if up else None
+
+    def construct(self, x: Tensor) -> Tensor:
+        for resnet in self.resnets:
+            x = resnet(x)
+        return x if self.upsamplers is None else self.upsamplers[0](x)
+
+
+class MidBlock(nn.Cell):
+    """Residual block, attention, residual block at the lowest resolution."""
+
+    def __init__(self, channels: int, num_groups: int):
+        super().__init__()
+        self.resnets = _resnets(channels, channels, 2, num_groups)
+        self.attentions = nn.CellList([AttentionBlock(channels, num_groups)])
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+
+
+class Encoder(nn.Cell):
+    """(N, in_channels, H, W) → moments (N, 2 * latent_channels, H/f, W/f)."""
+
+    def __init__(self, config: AutoencoderKLConfig):
+        super().__init__()
+        widths, groups = config.block_out_channels, config.norm_num_groups
+        last = len(widths) - 1
+        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=SAME)
+        self.down_blocks = nn.CellList(
+            [
+                DownBlock(widths[max(i - 1, 0)], width, config.layers_per_block, groups, down=i < last)
+                for i, width in enumerate(widths)
+            ]
+        )
+        self.mid_block = MidBlock(widths[-1], groups)
+        self.conv_norm_out = GroupNorm(groups, widths[-1], NORM_EPS)
+        self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=SAME)
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x)
+        return self.conv_out(ops.silu(self.conv_norm_out(self.mid_block(x))))
+
+
+class Decoder(nn.Cell):
+    """(N, latent_channels, h, w) → images (N, out_channels, f*h, f*w); one residual block more per level."""
+
+    def __init__(self, config: AutoencoderKLConfig):
+        super().__init__()
+        widths, groups = config.block_out_channels[::-1], config.norm_num_groups
+        last = len(widths) - 1
+        self.conv_in = Conv2d(config.latent_channels, widths[0], 3, padding=SAME)
+        self.mid_block = MidBlock(widths[0], groups)
+        self.up_blocks = nn.CellList(
+            [
+                UpBlock(widths[max(i - 1, 0)], width, config.layers_per_block + 1, groups, up=i < last)
+                for i, width in enumerate(widths)
+            ]
+        )
+        self.conv_norm_out = GroupNorm(groups, widths[-1], NORM_EPS)
+        self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=SAME)
+
+    def construct(self, z: Tensor) -> Tensor:
+        x = self.mid_block(self.conv_in(z))
+        for block in self.up_blocks:
+            x = block(x)
+        return self.conv_out(ops.silu(self.conv_norm_out(x)))
+
+
+def split_moments(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance of a diagonal Gaussian from (N, 2C, ...); the log-variance is clamped to [-30, 20]."""
+    mean, logvar = ops.chunk(moments, 2, 1)
+    return mean, ops.clamp(logvar, MIN_LOGVAR, MAX_LOGVAR)
+
+
+class AutoencoderKL(nn.Cell):
+    """Images (N, 3, H, W) in [-1, 1] to and from the posterior of unscaled latents (N, latent_channels, H/f, W/f)."""
+
+    def __init__(self, config: AutoencoderKLConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the latents of images ``x``."""
+        return split_moments(self.quant_conv(self.encoder(x)))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images of unscaled latents ``z``."""
+        return self.decoder(self.post_quant_conv(z))
+
+    def construct(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction, mean and log-variance; the latents are ``mean + std * noise``, or the mean without noise."""
+        mean, logvar = self.encode(x)
+        z = mean if noise is None else mean + ops.exp(0.5 * logvar) * noise
+        return self.decode(z), mean, logvar
