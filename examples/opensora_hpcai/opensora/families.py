@@ -136,6 +136,11 @@ class Family(ABC):
         _load(autoencoder, source)
         return autoencoder
 
+    def autoencoder_skeleton(self, path: str | Path | None = None) -> Any:
+        """The autoencoder without weights or memory, to ask it for sizes."""
+        with runtime.lazy_parameters():
+            return self.build_autoencoder(self.autoencoder_config(path))
+
     def load_text_encoder(
         self,
         path: str | Path | None,
