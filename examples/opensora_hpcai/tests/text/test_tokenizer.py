@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from mindone.errors import UserError
+from opensora.text.tokenizer import TextTokenizer
+
+WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "circle", "moves", "left"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def test_texts_are_padded_and_end_with_the_end_token(folder):
+    ids, mask, lengths = TextTokenizer(folder, 6)(["a red circle", "", "a blue circle"])
+    assert ids.tolist() == [[3, 4, 5, 1, 0, 0], [1, 0, 0, 0, 0, 0], [3, 2, 5, 1, 0, 0]]
+    assert mask.tolist() == [[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0]]
+    assert lengths == [4, 1, 4]
+
+
+def test_a_long_text_is_cut_but_keeps_its_end_token_and_its_length_is_told(folder):
+    ids, mask, lengths = TextTokenizer(folder, 4)(["a red circle moves left a a a a"])
+    assert ids.tolist() == [[3, 4, 5, 1]]
+    assert mask.all()
+    assert lengths == [10]
+
+
+def test_the_classes_of_the_hub_read_the_same_folder_as_the_file_itself(folder):
+    config = '{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "pad_token": "<pad>"}'
+    (folder / "tokenizer_config.json").write_text(config)
+    texts = ["a red circle moves left", "red"]
+    direct = TextTokenizer(folder, 4)
+    through_hub = TextTokenizer(folder, 4)
+    through_hub._encode = through_hub._from_hub_layout()
+    for ours, theirs in zip(direct(texts), through_hub(texts)):
+        assert np.array_equal(ours, theirs)
+
+
+def test_a_folder_without_a_tokenizer_or_with_a_broken_one_is_refused(tmp_path):
+    with pytest.raises(UserError, match="tokenizer.json"):
+        TextTokenizer(tmp_path, 4)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="not a readable tokenizer"):
+        TextTokenizer(tmp_path, 4)
