@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from mindone.errors import UserError
+from opensora.data.toy import COLOURS, DIRECTIONS, SHAPES, UNSEEN, captions, clip, scenes
+
+
+def test_twelve_combinations_are_never_in_the_training_part():
+    train = {clip(3, index).scene for index in range(2 * 78)}
+    assert len(set(UNSEEN)) == 12
+    assert train == set(scenes("all")) - set(UNSEEN)
+
+
+@pytest.mark.parametrize(
+    "first, second", [((0, COLOURS), (1, SHAPES)), ((0, COLOURS), (2, DIRECTIONS)), ((1, SHAPES), (2, DIRECTIONS))]
+)
+def test_every_pair_of_labels_is_seen_in_training(first, second):
+    seen = {(scene[first[0]], scene[second[0]]) for scene in scenes("train")}
+    assert len(seen) == len(first[1]) * len(second[1])
+
+
+def test_the_same_seed_gives_the_same_clip_and_no_two_clips_are_equal():
+    again = clip(0, 5)
+    assert np.array_equal(clip(0, 5).frames, again.frames) and clip(0, 5).caption == again.caption
+    frames = [clip(seed, index).frames for seed in (0, 1) for index in range(20)]
+    assert len({item.tobytes() for item in frames}) == len(frames)
+
+
+def test_the_shape_stays_inside_the_frame_and_only_moving_shapes_move():
+    for index in range(90):
+        frames, _, scene = clip(1, index, "all")
+        edges = np.concatenate([frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1]], axis=1).astype(int)
+        assert (edges.max(axis=(0, 1)) - edges.min(axis=(0, 1))).max() < 40
+        moved = abs(frames[-1].astype(int) - frames[0]).max() > 60
+        assert moved == (scene.direction != "still")
+
+
+def test_captions_say_the_scene_in_several_ways():
+    for scene in scenes("all"):
+        texts = captions(scene)
+        assert len(set(texts)) == len(texts) >= 6
+        assert all(scene.colour in text and scene.shape in text and scene.direction != "" for text in texts)
+
+
+def test_impossible_clips_are_refused():
+    with pytest.raises(UserError, match="num_frames=1"):
+        clip(0, 0, num_frames=1)
+    with pytest.raises(UserError, match="split=test"):
+        clip(0, 0, split="test")
