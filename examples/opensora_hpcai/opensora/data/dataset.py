@@ -1,0 +1,237 @@
+"""Datasets for a `mindone.data.loader.Loader`: raw videos, and cached latents, each with captions or cached text.
+
+Items are dicts. ``video`` (3, T, H, W) float32 in [-1, 1], or ``latent_mean`` and ``latent_std`` (C, T', h, w) float32
+before normalisation; ``text_emb`` (L, D) float32 and ``text_mask`` (L,) uint8 where text is cached; ``caption``;
+``fps`` of the item's own frames, and ``height``, ``width``, ``num_frames`` in pixels and frames, float32 numbers as the
+networks take them; ``index``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from mindone.data.errors import BadSample
+from mindone.data.table import VideoRow
+from mindone.data.transforms import ResizeCrop, normalise
+from mindone.data.video import MissingFrames, clip_indices, count_frames, iter_frames, probe
+from mindone.errors import UserError
+from opensora.data import cache
+
+IMAGE_FPS = 120.0
+DEFAULT_FPS = 24.0
+
+
+class Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+Entry = TypeVar("Entry", bound=Sized)
+
+
+class Memory:
+    """Keeps what was read until ``limit`` bytes are used up; each worker process has its own."""
+
+    def __init__(self, limit: int = 0):
+        self.limit, self.used, self._entries = limit, 0, {}
+
+    def get(self, key: Any, read: Callable[[], Entry]) -> Entry:
+        """The entry called ``key``, from memory, or read and kept if it fits."""
+        if key in self._entries:
+            return self._entries[key]
+        entry = read()
+        if self.used + entry.nbytes <= self.limit:
+            self._entries[key] = entry
+            self.used += entry.nbytes
+        return entry
+
+
+@dataclass
+class TextCache:
+    """The text caches of a table's rows."""
+
+    folder: str | Path
+    memory: Memory = field(default_factory=Memory)
+
+    def item(self, row: VideoRow) -> dict[str, np.ndarray]:
+        path = cache.cache_path(self.folder, row.relative)
+        entry = self.memory.get(path, lambda: cache.read_text(path))
+        return {"text_emb": entry.text_emb, "text_mask": entry.mask}
+
+
+class VideoTextDataset:
+    """Clips of raw videos.
+
+    Args:
+        rows: see `mindone.data.table.read_video_table`.
+        num_frames, frame_stride: of a clip; its start is random. 1 frame also takes pictures.
+        size: (height, width); frames are resized to cover it and cropped at the centre.
+        text_folder: cached text embeddings; None gives captions only.
+        stretch: repeat frames of videos that are too short, instead of calling them bad.
+        flip: mirror half of the clips; not for captions that tell left from right.
+        random_start: False starts each clip at its first frame.
+        backend: ``pyav``, ``cv2`` or ``decord``.
+        cache_bytes: keep whole resized videos and text embeddings in memory, up to this size per process.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[VideoRow],
+        num_frames: int,
+        size: tuple[int, int],
+        frame_stride: int = 1,
+        text_folder: str | Path | None = None,
+        stretch: bool = False,
+        flip: bool = False,
+        random_start: bool = True,
+        transform_name: str = "center",
+        backend: str = "pyav",
+        cache_bytes: int = 0,
+    ):
+        if num_frames < 1 or frame_stride < 1:
+            raise UserError(f"num_frames={num_frames} and frame_stride={frame_stride} have to be at least 1")
+        self.rows, self.num_frames, self.frame_stride = list(rows), num_frames, frame_stride
+        self.stretch, self.flip, self.random_start, self.backend = stretch, flip, random_start, backend
+        self.transform = ResizeCrop(*size, transform_name)
+        self.memory = Memory(cache_bytes)
+        self.text = TextCache(text_folder, self.memory) if text_folder else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        return str(self.rows[index].file)
+
+    def get(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        row = self.rows[index]
+        frames, fps = self._clip(row, rng)
+        if self.flip and rng.random() < 0.5:
+            frames = frames[:, :, ::-1]
+        item = {"video": normalise(frames), "caption": row.caption, "index": index}
+        item |= conditions(fps, self.transform.height, self.transform.width, self.num_frames)
+        return item | self.text.item(row) if self.text else item
+
+    def _clip(self, row: VideoRow, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+        """Resized frames (T, H, W, 3) uint8 and their rate."""
+        if self.memory.limit:
+            whole = self.memory.get(row.file, lambda: self._whole(row))
+            return whole.frames[self._indices(row, len(whole.frames), rng)], whole.fps / self.frame_stride
+        info = probe(row.file)
+        start = rng.bit_generator.state
+        try:
+            frames = self._read(row, self._indices(row, info.num_frames, rng))
+        except MissingFrames:
+            # the header promises more frames than there are: choose again among those that decode
+            rng.bit_generator.state = start
+            frames = self._read(row, self._indices(row, count_frames(row.file), rng))
+        return frames, info.fps / self.frame_stride
+
+    def _indices(self, row: VideoRow, total: int, rng: np.random.Generator) -> list[int]:
+        try:
+            return clip_indices(
+                total, self.num_frames, self.frame_stride, rng if self.random_start else None, self.stretch
+            )
+        except BadSample as error:
+            raise BadSample(f"{row.file} is {error}") from error
+
+    def _read(self, row: VideoRow, indices: Sequence[int]) -> np.ndarray:
+        return self.transform.clip(iter_frames(row.file, indices, self.backend))
+
+    def _whole(self, row: VideoRow) -> WholeVideo:
+        fps = probe(row.file).fps
+        return WholeVideo(self.transform.clip(iter_frames(row.file, None, self.backend)), fps)
+
+
+@dataclass(frozen=True)
+class WholeVideo:
+    """All resized frames (T, H, W, 3) uint8 of a video, and its rate."""
+
+    frames: np.ndarray
+    fps: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.frames.nbytes
+
+
+class LatentTextDataset:
+    """Cached latents with cached text.
+
+    Args:
+        rows: see `mindone.data.table.read_video_table`; the videos themselves are not opened.
+        latent_folder: made by ``infer_vae.py``. Of several subfolders ``latent_{h}x{w}`` one is chosen at random per
+            sample (this needs batch size 1).
+        text_folder: made by ``infer_t5.py``; None gives captions only.
+        latent_frames: cut a random piece of so many latent frames out of longer ones; None takes all.
+        latent_align: pieces start at multiples of this: 5 for 1.2, whose chunks of 17 frames become 5 latent ones.
+        spatial_compression: pixels per latent, for files that do not tell the size that was encoded.
+        cache_bytes: keep what was read in memory, up to this size per process.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[VideoRow],
+        latent_folder: str | Path,
+        text_folder: str | Path | None = None,
+        latent_frames: int | None = None,
+        latent_align: int = 1,
+        spatial_compression: int = 8,
+        cache_bytes: int = 0,
+    ):
+        self.rows, self.folders = list(rows), cache.latent_folders(latent_folder)
+        self.latent_frames, self.latent_align = latent_frames, latent_align
+        self.spatial_compression = spatial_compression
+        self.memory = Memory(cache_bytes)
+        self.text = TextCache(text_folder, self.memory) if text_folder else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        return self.rows[index].relative
+
+    def get(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        row = self.rows[index]
+        path = self._path(row, rng)
+        entry = self.memory.get(path, lambda: cache.read_latent(path))
+        total = len(entry.mean)
+        piece = self._piece(path, total, rng)
+        height, width = entry.size or tuple(side * self.spatial_compression for side in entry.mean.shape[2:])
+        # without a word on it, one latent frame is one frame: older files come from frame-wise autoencoders
+        num_frames = entry.num_frames or total
+        if piece.stop - piece.start < total:
+            num_frames = round(num_frames * (piece.stop - piece.start) / total)
+        item = {
+            "latent_mean": entry.mean[piece].transpose(1, 0, 2, 3),
+            "latent_std": entry.std[piece].transpose(1, 0, 2, 3),
+            "caption": row.caption,
+            "index": index,
+        }
+        item |= conditions(entry.fps or row.fps or 0.0, height, width, num_frames)
+        return item | self.text.item(row) if self.text else item
+
+    def _path(self, row: VideoRow, rng: np.random.Generator) -> Path:
+        paths = [cache.cache_path(folder, row.relative) for folder in self.folders]
+        if len(paths) > 1:
+            paths = [path for path in paths if path.is_file()] or paths
+        return paths[int(rng.integers(len(paths)))] if len(paths) > 1 else paths[0]
+
+    def _piece(self, path: Path, total: int, rng: np.random.Generator) -> slice:
+        wanted = self.latent_frames or total
+        if total < wanted:
+            raise BadSample(f"{path} is too short: {total} latent frames, {wanted} are needed")
+        starts = (total - wanted) // self.latent_align + 1
+        start = int(rng.integers(starts)) * self.latent_align if starts > 1 else 0
+        return slice(start, start + wanted)
+
+
+def conditions(fps: float, height: int, width: int, num_frames: int) -> dict[str, np.float32]:
+    """What the networks are told of a clip; a picture counts as 120 frames per second, and no rate as 24."""
+    rate = IMAGE_FPS if num_frames == 1 else fps or DEFAULT_FPS
+    values = {"fps": rate, "height": height, "width": width, "num_frames": num_frames}
+    return {name: np.float32(value) for name, value in values.items()}

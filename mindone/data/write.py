@@ -1,0 +1,164 @@
+"""Video and picture writing: h264 mp4, gif, png, contact sheets, and file names made from prompts.
+
+Frames are (T, H, W, 3) uint8 RGB. Every file is written beside its place and renamed into it.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import unicodedata
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mindone.checkpoint.atomic import atomic_write
+from mindone.errors import UserError
+
+SHEET_BACKGROUND, SHEET_TEXT = (255, 255, 255), (20, 20, 20)
+
+
+def to_uint8(video: np.ndarray) -> np.ndarray:
+    """(C, T, H, W) in [-1, 1] to frames (T, H, W, C) uint8, rounded to the nearest value."""
+    frames = np.asarray(video, np.float32).transpose(1, 2, 3, 0)
+    return np.round(np.clip((frames + 1) * 127.5, 0, 255)).astype(np.uint8)
+
+
+def write_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18) -> Path:
+    """Writes an h264 mp4 (yuv420p, index first) that players and browsers show.
+
+    Args:
+        frames: (T, H, W, 3) uint8; a last odd row or column is repeated, because 4:2:0 needs even sizes.
+        crf: quality, from 0 (lossless) to 51.
+    Raises:
+        UserError: frames of another form, or a rate that is not positive.
+    """
+    frames = _checked(frames, path)
+    if not fps > 0:
+        raise UserError(f"fps={fps} for {path} has to be positive")
+    height, width = frames.shape[1:3]
+    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    with atomic_write(path) as file:
+        _encode(file.name, even, Fraction(fps).limit_denominator(1001), crf)
+    return Path(path)
+
+
+def _encode(name: str, frames: np.ndarray, rate: Fraction, crf: int) -> None:
+    # The colour matrix is the one that the conversion from RGB uses; without the tag players guess it from the size.
+    options = {"crf": str(crf), "preset": "medium", "colorspace": "smpte170m", "color_range": "tv"}
+    with av.open(name, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> Path:
+    """Writes an endlessly looping gif; its time resolution is 10 ms, so rates above 50 are slowed down."""
+    frames = _checked(frames, path)
+    if not fps > 0:
+        raise UserError(f"fps={fps} for {path} has to be positive")
+    images = [Image.fromarray(frame) for frame in frames]
+    duration = max(20, round(100 / fps) * 10)
+    with atomic_write(path) as file:
+        images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
+    return Path(path)
+
+
+def write_png(path: str | Path, frames: np.ndarray) -> Path:
+    """Writes one frame as a png file, or several as ``0000.png, 0001.png, ...`` in the folder of that name.
+
+    Returns:
+        the file, or the folder: ``path`` without its suffix.
+    """
+    frames = _checked(frames, path)
+    if len(frames) == 1:
+        _write_image(path, frames[0])
+        return Path(path)
+    folder = Path(path).with_suffix("") if Path(path).suffix == ".png" else Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, frame in enumerate(frames):
+        _write_image(folder / f"{index:04d}.png", frame)
+    return folder
+
+
+def _write_image(path: str | Path, image: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())
+
+
+def _checked(frames: np.ndarray, path: str | Path) -> np.ndarray:
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+        raise UserError(
+            f"frames for {path} have shape {frames.shape} and dtype {frames.dtype}; (T, H, W, 3) uint8 is needed"
+        )
+    return frames
+
+
+# --- contact sheets --------------------------------------------------------------------------------------------------
+
+
+def contact_sheet(
+    clips: Sequence[np.ndarray], captions: Sequence[str], columns: int = 6, width: int = 128
+) -> np.ndarray:
+    """A picture (H, W, 3) uint8 with one row per clip: evenly spaced frames, and the caption under them.
+
+    Args:
+        clips: each (T, H, W, 3) uint8.
+        columns: frames per row; a shorter clip shows all it has.
+        width: pixels of a frame.
+    """
+    if len(clips) != len(captions) or not clips:
+        raise UserError(f"a contact sheet of {len(clips)} clips cannot have {len(captions)} captions")
+    rows = [
+        _sheet_row(_checked(clip, "a contact sheet"), caption, columns, width) for clip, caption in zip(clips, captions)
+    ]
+    return np.concatenate(rows)
+
+
+def write_contact_sheet(path: str | Path, clips: Sequence[np.ndarray], captions: Sequence[str], **layout) -> Path:
+    """Writes the `contact_sheet` of some clips as a png file."""
+    _write_image(path, contact_sheet(clips, captions, **layout))
+    return Path(path)
+
+
+def _sheet_row(clip: np.ndarray, caption: str, columns: int, width: int, gap: int = 4) -> np.ndarray:
+    height = max(1, round(clip.shape[1] * width / clip.shape[2]))
+    chosen = np.linspace(0, len(clip) - 1, min(columns, len(clip))).round().astype(int)
+    lines = textwrap.wrap(" ".join(caption.split()), max(20, columns * width // 8))[:3] or [""]
+    text_height = 14 * len(lines) + 8
+    row = Image.new("RGB", (columns * (width + gap) + gap, height + gap + text_height), SHEET_BACKGROUND)
+    for column, index in enumerate(chosen):
+        row.paste(Image.fromarray(clip[index]).resize((width, height)), (gap + column * (width + gap), gap))
+    draw = ImageDraw.Draw(row)
+    font = ImageFont.load_default()
+    for number, line in enumerate(lines):
+        draw.text((gap, height + gap + 2 + 14 * number), _drawable(line, font), SHEET_TEXT, font)
+    return np.asarray(row)
+
+
+def _drawable(line: str, font) -> str:
+    """The line as the font can draw it: Pillow's small bitmap font knows Latin-1 only."""
+    return line if isinstance(font, ImageFont.FreeTypeFont) else line.encode("latin-1", "replace").decode("latin-1")
+
+
+def slug(text: str, words: int = 10, max_length: int = 80) -> str:
+    """A file name made from a prompt: its first words, letters and digits only, joined by ``-``.
+
+    The result is not empty and at most ``max_length`` bytes long.
+    """
+    plain = unicodedata.normalize("NFKC", text)
+    spaced = "".join(char if char.isalnum() else " " for char in plain.replace("'", "").replace("’", ""))
+    name = "-".join(spaced.split()[:words])
+    while len(name.encode()) > max_length:
+        name = name[:-1]
+    return name.strip("-") or "untitled"
