@@ -8,7 +8,7 @@ the help texts. A dict leaf is given whole (``--mask_ratios "{identity: 0.9, ran
 
 The root dataclass may have two class variables: ``aliases`` (other name -> leaf) and ``accepted_but_unused`` (a
 published name without a meaning here -> why). Any dataclass of the tree may have a method ``check()`` that raises
-`UserError`.
+`UserError`. A root that derives from `Settings` can be read flat.
 
 A string that begins with ``./`` or ``../`` is a path relative to the recipe it stands in (on the command line: to the
 current folder), and ``~/`` is the home folder. All else stays as it is, such as ``hpcai-tech/OpenSora-STDiT-v3``.
@@ -16,6 +16,7 @@ current folder), and ``~/`` is the home folder. All else stays as it is, such as
 
 from __future__ import annotations
 
+import argparse
 import copy
 import difflib
 import logging
@@ -38,6 +39,16 @@ from mindone.errors import UserError
 logger = logging.getLogger(__name__)
 
 Schema = TypeVar("Schema")
+
+
+class Settings:
+    """Base of a root dataclass: a setting can be read without its group, as in ``config.batch_size``."""
+
+    def __getattr__(self, name: str) -> Any:
+        for group in vars(self).values():
+            if is_dataclass(group) and name in vars(group):
+                return getattr(group, name)
+        raise AttributeError(f"{type(self).__name__} has no setting {name}")
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,7 @@ def parse(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if any(token in ("-h", "--help") for token in argv):
-        print(_Tree(schema, defaults, documented=True).help(prog, description))
+        print(_Tree(schema, defaults).help(prog, description), end="")
         raise SystemExit(0)
     wants_print = [token for token in argv if token in ("--print_config", "--print-config")]
     config = load(schema, [token for token in argv if token not in wants_print], defaults)
@@ -193,8 +204,8 @@ def _group_paths(cls: type, groups: tuple[str, ...] = ()) -> Iterator[tuple[str,
 class _Tree:
     """A schema with its names resolved, which types values and builds instances."""
 
-    def __init__(self, schema: type, defaults: Mapping[str, Any] | None = None, documented: bool = False):
-        self.schema, self.documented = schema, documented
+    def __init__(self, schema: type, defaults: Mapping[str, Any] | None = None):
+        self.schema = schema
         self.leaves = leaves(schema)
         for name, value in (defaults or {}).items():
             self.leaves[name] = replace(self.leaves[name], default=value)
@@ -260,25 +271,38 @@ class _Tree:
     @cached_property
     def parser(self) -> jsonargparse.ArgumentParser:
         parser = jsonargparse.ArgumentParser(exit_on_error=False, add_help=False)
-        sections: dict[tuple[str, ...], Any] = {}
-        docs = _docs(self.schema) if self.documented else {}
         for leaf in self.leaves.values():
-            if leaf.groups and leaf.groups not in sections:
-                sections[leaf.groups] = parser.add_argument_group(".".join(leaf.groups), docs.get(leaf.groups))
-            section = sections.get(leaf.groups, parser)
-            text = docs.get((*leaf.groups, leaf.name), "").replace("%", "%%")
-            section.add_argument(f"--{leaf.name}", type=leaf.type, default=leaf.default, help=text)
+            parser.add_argument(f"--{leaf.name}", type=leaf.type)
         return parser
 
     def help(self, prog: str | None, description: str | None) -> str:
-        parser = self.parser
-        parser.prog, parser.description = prog or os.path.basename(sys.argv[0]), description
-        parser.usage = "%(prog)s [-c RECIPE.yaml ...] [--NAME VALUE ...]"
-        parser.epilog = (
-            "-c, --config RECIPE.yaml ...: settings from files, later ones win; the command line beats them. "
-            "--print_config: show all settings and leave. A name may carry its group, as in --group.name."
+        parser = argparse.ArgumentParser(
+            prog=prog,
+            usage="%(prog)s [-c RECIPE.yaml ...] [--NAME VALUE ...]",
+            description=description or _first_line(self.schema.__doc__),
+            epilog="A name may carry its group, as in --group.name.",
+            add_help=False,
         )
+        parser.add_argument("-h", "--help", help="show this and leave")
+        parser.add_argument("--print_config", help="show all settings as a recipe and leave")
+        parser.add_argument("-c", "--config", metavar="RECIPE.yaml", help="settings from files; later ones win")
+        docs, sections = _docs(self.schema), {(): parser}
+        for leaf in self.leaves.values():
+            if leaf.groups not in sections:
+                sections[leaf.groups] = parser.add_argument_group(".".join(leaf.groups), docs[leaf.groups])
+            default = "" if leaf.default in (None, {}) else f" (default: {_plain(leaf.default)})"
+            text = (docs[(*leaf.groups, leaf.name)] + default).replace("%", "%%")
+            sections[leaf.groups].add_argument(f"--{leaf.name}", metavar=_metavar(leaf.type), help=text)
         return parser.format_help()
+
+
+def _metavar(tp: Any) -> str:
+    kinds = [member for member in _members(tp) if member is not type(None)]
+    return "|".join(_type_name(kind).removeprefix("one of ").replace(", ", ",") for kind in kinds)
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]
 
 
 def _docs(cls: type, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
@@ -290,7 +314,7 @@ def _docs(cls: type, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
     docs = {}
     for name, hint in get_type_hints(cls).items():
         if is_dataclass(hint):
-            docs[(*path, name)] = own.get(name) or (hint.__doc__ or "").partition("\n")[0]
+            docs[(*path, name)] = own.get(name) or _first_line(hint.__doc__)
             docs |= _docs(hint, (*path, name))
         else:
             docs[(*path, name)] = " ".join(own.get(name, "").split())

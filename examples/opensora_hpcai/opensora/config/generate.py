@@ -1,0 +1,157 @@
+"""Settings of ``inference.py``: videos from prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from mindone.config import Settings, require_at_least
+from mindone.errors import UserError
+from opensora.config.common import (
+    UNUSED_EVERYWHERE,
+    Autoencoder,
+    Dtype,
+    ModelVersion,
+    Runtime,
+    SaveFormat,
+    Shape,
+    Text,
+)
+from opensora.config.not_yet import refuse_not_yet
+from opensora.text.prompts import CAMERA_MOTIONS
+
+
+@dataclass
+class Prompts:
+    """What the videos shall show."""
+
+    captions: list[str] | None = None
+    """prompts, one or more"""
+    prompt_path: str | None = None
+    """file of prompts: .csv with a column caption, or text with one prompt per line; it wins over captions"""
+    text_embed_folder: str | None = None
+    """prompts that infer_t5.py has encoded already; no text encoder is needed then"""
+    negative_prompts: list[str] | None = None
+    """what the videos shall not show"""
+    caption_cleaning: Literal["basic", "none"] = "basic"
+    """how prompts are cleaned: basic (lower case, HTML entities resolved) or none"""
+    aesthetic_score: float | None = None
+    """added to prompts as 'aesthetic score: 6.5.'; Open-Sora 1.2 knows about 4 to 7"""
+    motion_score: float | None = None
+    """added to prompts as 'motion score: 10.0.'"""
+    camera_motion: Literal[CAMERA_MOTIONS] | None = None
+    """added to prompts as 'camera motion: pan left.'"""
+
+
+@dataclass
+class Denoiser:
+    """The denoiser."""
+
+    model_version: ModelVersion = "v1.2"
+    """which Open-Sora it is"""
+    ckpt_path: str | None = None
+    """folder or file of the denoiser's weights; a run's checkpoint has EMA weights if it trained with use_ema"""
+    dtype: Dtype = "fp32"
+    """precision of the denoiser; bf16 runs in float32 on a CPU"""
+    allow_random_weights: bool = False
+    """run without weights, to try out settings"""
+    enable_sequence_parallelism: bool = False
+    """share one video between ranks by tokens"""
+    dsp: bool = False
+    """share one video between ranks by frames and tokens in turn"""
+    pre_patchify: bool = False
+    """patches of several sizes in one sequence (FiT, 1.1)"""
+
+
+@dataclass
+class Sampler:
+    """From noise to latents."""
+
+    sampling: Literal["rflow", "ddpm", "ddim"] = "rflow"
+    """sampler; Open-Sora 1.2 uses rflow"""
+    sampling_steps: int = 30
+    """denoising steps"""
+    guidance_scale: float = 7.0
+    """strength of the prompt; 1 turns guidance off"""
+    guidance_channels: int | None = None
+    """latent channels that are guided (1.0 and 1.1)"""
+    num_samples: int = 1
+    """videos per prompt, each with its own seed"""
+    batch_size: int = 4
+    """videos that are denoised at once"""
+    fps: int = 24
+    """frames per second the model is told"""
+    frame_interval: int = 1
+    """the saved video has fps / frame_interval frames per second"""
+
+    def check(self) -> None:
+        require_at_least(self, sampling_steps=1, num_samples=1, batch_size=1, fps=1, frame_interval=1, guidance_scale=0)
+
+
+@dataclass
+class Conditions:
+    """Given frames and long videos."""
+
+    reference_path: list[str] | None = None
+    """per prompt, images or videos to start from, separated by ;"""
+    mask_strategy: list[str] | None = None
+    """per prompt, where they go: loop,reference,reference start,target start,length,edit ratio; separated by ;"""
+    loop: int = 1
+    """clips that are made one after the other, each going on from the one before"""
+    condition_frame_length: int | None = None
+    """frames of the clip before that the next one goes on from"""
+    condition_frame_edit: float | None = None
+    """0: keep these frames exactly; 1: make them anew"""
+
+    def check(self) -> None:
+        require_at_least(self, loop=1)
+
+
+@dataclass
+class Output:
+    """What is written, and where."""
+
+    output_path: str = "samples"
+    """folder for the videos, a JSON file of all settings beside each, and a contact sheet"""
+    append_timestr: bool = True
+    """put them in a subfolder named by date and time"""
+    save_format: SaveFormat = "mp4"
+    """mp4, gif, or png (one file per frame)"""
+    save_latent: bool = False
+    """also keep the latents, for infer_vae_decode.py"""
+    use_vae_decode: bool = True
+    """make videos; False with save_latent needs no autoencoder weights"""
+
+
+@dataclass
+class GenerateConfig(Settings):
+    """Videos from prompts."""
+
+    prompts: Prompts = field(default_factory=Prompts)
+    shape: Shape = field(default_factory=Shape)
+    denoiser: Denoiser = field(default_factory=Denoiser)
+    autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    text: Text = field(default_factory=Text)
+    sampler: Sampler = field(default_factory=Sampler)
+    conditions: Conditions = field(default_factory=Conditions)
+    output: Output = field(default_factory=Output)
+    runtime: Runtime = field(default_factory=Runtime)
+
+    aliases: ClassVar[dict[str, str]] = {
+        "prompt": "captions",
+        "pretrained_model_path": "ckpt_path",
+        "num_sample": "num_samples",
+        "num_sampling_steps": "sampling_steps",
+        "cfg_scale": "guidance_scale",
+        "save_dir": "output_path",
+        "aes": "aesthetic_score",
+        "flow": "motion_score",
+    }
+    accepted_but_unused: ClassVar[dict[str, str]] = UNUSED_EVERYWHERE
+
+    def check(self) -> None:
+        refuse_not_yet(self)
+        if not self.use_vae_decode and not self.save_latent:
+            raise UserError("use_vae_decode=False without save_latent=True would write nothing; set save_latent=True")
+        if not self.shape.is_fixed:
+            raise UserError("the video has no size; give image_size (height width), or resolution and aspect_ratio")

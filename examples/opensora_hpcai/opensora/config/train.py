@@ -1,0 +1,343 @@
+"""Settings of ``train.py``: training a denoiser."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from mindone.config import Settings, require_at_least
+from mindone.errors import UserError
+from opensora.config.common import (
+    UNUSED_EVERYWHERE,
+    Autoencoder,
+    Dtype,
+    ModelVersion,
+    Runtime,
+    Shape,
+    Text,
+    VideoBackend,
+)
+from opensora.config.not_yet import refuse_not_yet
+
+logger = logging.getLogger(__name__)
+
+Optimizer = Literal["adam", "adamw", "adamw_re", "adamw_bf16", "adamw_mint", "sgd", "momentum", "came"]
+Scheduler = Literal[
+    "constant", "cosine_decay", "polynomial_decay", "multi_step_decay", "cosine_annealing_warm_restarts_lr"
+]
+
+MASK_KINDS = (
+    "identity",
+    "quarter_random",
+    "quarter_head",
+    "quarter_tail",
+    "quarter_head_tail",
+    "image_random",
+    "image_head",
+    "image_tail",
+    "image_head_tail",
+    "random",
+    "interpolate",
+    "intepolate",  # as Open-Sora's own recipes spell it
+)
+
+
+@dataclass
+class Data:
+    """Videos, captions and their caches."""
+
+    csv_path: str | None = None
+    """table of the samples, with the columns video and caption"""
+    video_folder: str | None = None
+    """folder that the paths of the table start from"""
+    text_embed_folder: str | None = None
+    """text embeddings of infer_t5.py, one .npz per video"""
+    vae_latent_folder: str | None = None
+    """latents of infer_vae.py, one .npz per video, which replace the videos"""
+    video_column: str = "video"
+    """column of the video paths"""
+    caption_column: str = "caption"
+    """column of the captions"""
+    filter_data: bool = False
+    """leave out rows whose files are missing, before training"""
+    video_backend: VideoBackend = "pyav"
+    """who decodes the videos"""
+    frame_stride: int = 1
+    """take every n-th frame of a video"""
+    disable_flip: bool = True
+    """False: mirror half of the videos (not with caches)"""
+    num_parallel_workers: int = 12
+    """loader processes; 0: load in the training process"""
+    prefetch_size: int = 16
+    """samples that each loader process prepares ahead"""
+    max_bad_fraction: float = 0.1
+    """stop when more than this share of the samples cannot be read"""
+
+    def check(self) -> None:
+        require_at_least(self, frame_stride=1, num_parallel_workers=0, prefetch_size=1, max_bad_fraction=0)
+        if self.max_bad_fraction > 1:
+            raise UserError(f"max_bad_fraction={self.max_bad_fraction} has to be between 0 and 1")
+
+
+@dataclass
+class TrainShape(Shape):
+    """Size and length of the training videos: fixed, or by buckets."""
+
+    num_frames: int | str = 16
+    """frames, as a number or a length: 2s (51 frames), 4s, 8s, 16s, 32s, or 1x (51), 2x, 4x, 8x, 16x"""
+    bucket_config: dict[str, dict[int, Any]] | None = None
+    """resolution -> frames -> [probability, batch size]; ignored if a fixed size is given"""
+
+
+@dataclass
+class Denoiser:
+    """The denoiser and what it starts from."""
+
+    model_version: ModelVersion = "v1.2"
+    """which Open-Sora it is"""
+    model_name: str | None = None
+    """size preset of the network, such as STDiT3-XL/2; the model version's own if not given"""
+    denoiser: dict[str, Any] = field(default_factory=dict)
+    """settings of the network that replace those of the preset, such as {hidden_size: 384, depth: 12}"""
+    pretrained_model_path: str | None = None
+    """folder or file of the weights to start from; random ones if not given"""
+    freeze_y_embedder: bool = False
+    """do not train the caption projection"""
+    dtype: Dtype = "fp32"
+    """precision of matrix products; bf16 runs in float32 on a CPU"""
+    use_recompute: bool = False
+    """recompute blocks in the backward pass: less memory, more time"""
+    num_recompute_blocks: int | None = None
+    """how many blocks are recomputed; all if not given"""
+    pre_patchify: bool = False
+    """patches of several sizes in one sequence (FiT, 1.1)"""
+
+    def check(self) -> None:
+        require_at_least(self, num_recompute_blocks=0)
+
+
+@dataclass
+class Flow:
+    """Noise, timesteps and masks of training."""
+
+    noise_scheduler: Literal["rflow", "ddpm"] = "rflow"
+    """rectified flow (1.2) or IDDPM (1.0, 1.1)"""
+    sample_method: Literal["uniform", "discrete-uniform", "logit-normal"] = "uniform"
+    """distribution of the training timesteps"""
+    use_timestep_transform: bool = True
+    """move timesteps towards noise for large or long videos"""
+    mask_ratios: dict[str, float] | None = None
+    """share of samples per kind of frames that are given instead of generated; identity: none given"""
+
+    def check(self) -> None:
+        ratios = self.mask_ratios or {}
+        for kind, share in ratios.items():
+            if kind not in MASK_KINDS:
+                raise UserError(f"mask_ratios has no kind '{kind}'; use {', '.join(MASK_KINDS[:-1])}")
+            if not 0 <= share <= 1:
+                raise UserError(f"mask_ratios.{kind}={share} has to be between 0 and 1")
+        total = sum(ratios.values())
+        if total > 1 + 1e-6 or ("identity" in ratios and total < 1 - 1e-6):
+            raise UserError(f"mask_ratios add up to {total:g}; they have to add up to 1 (identity may be left out)")
+
+
+@dataclass
+class Optim:
+    """Optimizer, learning rate, gradients."""
+
+    optim: Optimizer = "adamw"
+    """optimizer; the adamw names all mean the same AdamW"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """decay of the first and second moment"""
+    optim_eps: float = 1e-8
+    """added to the root of the second moment"""
+    weight_decay: float = 1e-6
+    """decoupled weight decay"""
+    group_strategy: Literal["norm_and_bias", "unclip", "not_grouping"] | None = None
+    """which parameters have no weight decay"""
+    start_learning_rate: float = 1e-5
+    """learning rate after the warm-up"""
+    end_learning_rate: float = 1e-7
+    """learning rate after the decay"""
+    warmup_steps: int = 1000
+    """updates of linear warm-up"""
+    decay_steps: int = 0
+    """updates of decay; 0: all after the warm-up"""
+    scheduler: Scheduler = "cosine_decay"
+    """course of the learning rate after the warm-up"""
+    gradient_accumulation_steps: int = 1
+    """batches per update"""
+    clip_grad: bool = False
+    """clip the global norm of the gradients"""
+    max_grad_norm: float = 1.0
+    """norm that gradients are clipped to"""
+    use_ema: bool = False
+    """keep an average of the weights, for sampling"""
+    ema_decay: float = 0.9999
+    """decay of the average"""
+    loss_scaler_type: Literal["dynamic", "static"] = "dynamic"
+    """loss scale of fp16 training"""
+    init_loss_scale: float = 65536.0
+    """first loss scale"""
+    loss_scale_factor: float = 2.0
+    """what a dynamic loss scale is multiplied or divided by"""
+    scale_window: int = 2000
+    """updates without overflow before a dynamic loss scale grows"""
+    drop_overflow_update: bool = True
+    """leave out an update whose gradients are not finite"""
+
+    def check(self) -> None:
+        require_at_least(self, weight_decay=0, warmup_steps=0, decay_steps=0, gradient_accumulation_steps=1)
+        require_at_least(self, start_learning_rate=0, end_learning_rate=0, optim_eps=0, scale_window=1)
+        for name in ("max_grad_norm", "init_loss_scale", "loss_scale_factor"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name}={getattr(self, name)} has to be larger than 0")
+        for name, value in (("ema_decay", self.ema_decay), *(("betas", beta) for beta in self.betas)):
+            if not 0 <= value < 1:
+                raise UserError(f"{name}={value} has to be at least 0 and less than 1")
+
+
+@dataclass
+class Loop:
+    """Length, checkpoints, logs."""
+
+    batch_size: int = 10
+    """samples per rank and batch"""
+    epochs: int = 10
+    """passes over the data, if train_steps does not say how long"""
+    train_steps: int = -1
+    """updates; more than 0 replaces epochs"""
+    ckpt_save_interval: int = 1
+    """epochs between checkpoints, if ckpt_save_steps is not given"""
+    ckpt_save_steps: int = -1
+    """updates between checkpoints; more than 0 replaces ckpt_save_interval"""
+    ckpt_max_keep: int = 10
+    """how many checkpoints are kept"""
+    log_interval: int = 1
+    """updates between log lines"""
+    resume: bool | str = False
+    """True: go on from the newest run under output_path; or the folder of a run"""
+    output_path: str = "output/"
+    """folder of the runs"""
+    add_datetime: bool = True
+    """put the run into a subfolder named by date and time"""
+
+    def check(self) -> None:
+        require_at_least(self, batch_size=1, epochs=1, ckpt_save_interval=1, ckpt_max_keep=1, log_interval=1)
+
+
+@dataclass
+class Samples:
+    """Videos that are sampled during training."""
+
+    sample_every: int = 0
+    """updates between samplings; 0: never"""
+    sample_prompts: list[str] | None = None
+    """what is sampled; captions of the training data if not given"""
+
+    def check(self) -> None:
+        require_at_least(self, sample_every=0)
+
+
+@dataclass
+class Parallel:
+    """How ranks share the work beyond taking different samples."""
+
+    parallel_mode: Literal["data", "optim"] = "data"
+    """data: every rank has all weights and its own samples"""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """what of the optimizer and weights is split among ranks"""
+    enable_sequence_parallelism: bool = False
+    """share one video between ranks by tokens"""
+    sequence_parallel_shards: int = 1
+    """ranks that share one video"""
+    dsp: bool = False
+    """share one video between ranks by frames and tokens in turn"""
+
+    def check(self) -> None:
+        require_at_least(self, sequence_parallel_shards=1)
+
+
+@dataclass
+class Validation:
+    """Loss on held-out videos."""
+
+    validate: bool = False
+    """compute the validation loss"""
+    val_interval: int = 1
+    """epochs between validations"""
+    num_eval_timesteps: int = 10
+    """equidistant timesteps of the validation loss"""
+    val_csv_path: str | None = None
+    """table of the validation videos"""
+    val_video_folder: str | None = None
+    """folder of the validation videos"""
+    val_text_embed_folder: str | None = None
+    """their text embeddings"""
+    val_vae_latent_folder: str | None = None
+    """their latents"""
+    val_batch_size: int = 1
+    """samples per validation batch"""
+    val_bucket_config: dict[str, dict[int, Any]] | None = None
+    """buckets of the validation videos"""
+
+
+@dataclass
+class TrainRuntime(Runtime):
+    """Device, mode, ranks and seed."""
+
+    seed: int | None = 3407
+    """seed of all random numbers"""
+    profile: bool = False
+    """measure operators during the first steps"""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "logging.DEBUG", "logging.INFO", "logging.WARNING"] = "INFO"
+    """how much is logged"""
+
+
+TRAINING_UNUSED = {
+    **UNUSED_EVERYWHERE,
+    "dataset_name": "the table says what the data set is",
+    "dataset_sink_mode": "the training loop has no sink mode",
+    "sink_size": "the training loop has no sink mode",
+    "step_mode": "train_steps and ckpt_save_steps count updates, epochs and ckpt_save_interval passes over the data",
+    "custom_train": "there is one training loop",
+    "num_workers_dataset": "num_parallel_workers sets the loader processes",
+    "num_workers_batch": "num_parallel_workers sets the loader processes",
+    "data_multiprocessing": "num_parallel_workers sets the loader processes, 0 for none",
+    "max_rowsize": "samples are handed over without a size limit",
+}
+
+
+@dataclass
+class TrainConfig(Settings):
+    """Training a denoiser on videos and captions, or on their caches."""
+
+    data: Data = field(default_factory=Data)
+    shape: TrainShape = field(default_factory=TrainShape)
+    model: Denoiser = field(default_factory=Denoiser)
+    autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    text: Text = field(default_factory=Text)
+    flow: Flow = field(default_factory=Flow)
+    optimizer: Optim = field(default_factory=Optim)
+    train: Loop = field(default_factory=Loop)
+    samples: Samples = field(default_factory=Samples)
+    parallel: Parallel = field(default_factory=Parallel)
+    validation: Validation = field(default_factory=Validation)
+    runtime: TrainRuntime = field(default_factory=TrainRuntime)
+
+    aliases: ClassVar[dict[str, str]] = {"ckpt_path": "pretrained_model_path", "load": "resume"}
+    accepted_but_unused: ClassVar[dict[str, str]] = TRAINING_UNUSED
+
+    def check(self) -> None:
+        refuse_not_yet(self)
+        if not self.csv_path:
+            raise UserError("csv_path is not set; give the table of the training videos as --csv_path FILE.csv")
+        if not self.video_folder and not self.vae_latent_folder:
+            raise UserError("video_folder is not set; give --video_folder, or --vae_latent_folder with cached latents")
+        if not self.shape.is_fixed:
+            if self.bucket_config:
+                raise UserError("bucket_config is not supported yet; give image_size, or resolution and aspect_ratio")
+            raise UserError("the videos have no size; give image_size (height width), or resolution and aspect_ratio")
+        if self.bucket_config:
+            logger.warning("bucket_config has no effect: a fixed size is given")

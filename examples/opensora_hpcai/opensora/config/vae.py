@@ -1,0 +1,223 @@
+"""Settings of ``train_vae.py`` and ``inference_vae.py``: training and judging an autoencoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from mindone.config import Settings, require_at_least
+from mindone.errors import UserError
+from opensora.config.common import UNUSED_EVERYWHERE, Autoencoder, Dtype, Runtime, VaeType, VideoBackend
+from opensora.config.not_yet import refuse_not_yet
+from opensora.config.train import TRAINING_UNUSED, Loop, Optim, Optimizer, Parallel, TrainRuntime
+
+Mixed = Literal["mixed_video_image", "mixed_video_random", "image_only"]
+
+
+@dataclass
+class VaeData:
+    """Videos, and how they are cut and cropped."""
+
+    csv_path: str | None = None
+    """table with a column of video paths"""
+    video_folder: str | None = None
+    """folder that the paths of the table start from"""
+    video_column: str = "video"
+    """column of the video paths; the first column if there is none of that name"""
+    filter_data: bool = False
+    """leave out rows whose files are missing, before training"""
+    video_backend: VideoBackend = "pyav"
+    """who decodes the videos"""
+    image_size: int = 256
+    """height and width in pixels"""
+    num_frames: int = 17
+    """frames of a clip"""
+    frame_stride: int = 3
+    """take every n-th frame of a video"""
+    random_crop: bool = False
+    """crop anywhere instead of in the centre"""
+    flip: bool = False
+    """mirror half of the clips"""
+    mixed_strategy: Mixed | None = None
+    """mix in images (mixed_video_image), shorter clips (mixed_video_random), or take images only"""
+    mixed_image_ratio: float = 0.0
+    """share of batches that are images or shorter clips"""
+    num_parallel_workers: int = 12
+    """loader processes; 0: load in the training process"""
+    prefetch_size: int = 16
+    """samples that each loader process prepares ahead"""
+    max_bad_fraction: float = 0.1
+    """stop when more than this share of the videos cannot be read"""
+
+    def check(self) -> None:
+        require_at_least(self, image_size=8, num_frames=1, frame_stride=1, num_parallel_workers=0, prefetch_size=1)
+        for name in ("mixed_image_ratio", "max_bad_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}={getattr(self, name)} has to be between 0 and 1")
+        for name in ("csv_path", "video_folder"):
+            if not getattr(self, name):
+                raise UserError(f"{name} is not set; give it as --{name} PATH")
+
+
+@dataclass
+class VaeModel:
+    """The autoencoder and what it starts from."""
+
+    model_type: VaeType = "OpenSora-VAE-v1.2"
+    """which autoencoder it is; OpenSoraVAE_V1_2 is the same as OpenSora-VAE-v1.2"""
+    vae: dict[str, Any] = field(default_factory=dict)
+    """settings of the network that replace the published ones"""
+    pretrained_model_path: str | None = None
+    """folder or file of the weights to start from; random ones if not given"""
+    vae2d_checkpoint: str | None = None
+    """folder or file of the weights that the 2D part starts from"""
+    freeze_vae_2d: bool = True
+    """train the temporal part only"""
+    micro_batch_size: int | None = 4
+    """frames that go through the 2D part at once; 0: all"""
+    micro_frame_size: int | None = 17
+    """frames that go through the temporal part at once; 0: all"""
+    dtype: Dtype = "fp32"
+    """precision of matrix products; bf16 runs in float32 on a CPU"""
+    use_recompute: bool = False
+    """recompute blocks in the backward pass: less memory, more time"""
+
+    def check(self) -> None:
+        require_at_least(self, micro_batch_size=0, micro_frame_size=0)
+
+
+@dataclass
+class VaeLoss:
+    """What the autoencoder is trained for."""
+
+    perceptual_loss_weight: float = 0.1
+    """weight of LPIPS in the pixel loss; needs lpips_checkpoint, or 0"""
+    lpips_checkpoint: str | None = None
+    """folder or file of the LPIPS weights (VGG)"""
+    kl_loss_weight: float = 1e-6
+    """weight of the distance between posterior and standard normal"""
+    use_real_rec_loss: bool = False
+    """reconstruct pixels"""
+    use_z_rec_loss: bool = False
+    """reconstruct the latents of the 2D part"""
+    use_image_identity_loss: bool = False
+    """an image's latents shall pass the temporal part unchanged"""
+    use_discriminator: bool = False
+    """adversarial loss"""
+
+    def check(self) -> None:
+        require_at_least(self, perceptual_loss_weight=0, kl_loss_weight=0)
+
+
+@dataclass
+class VaeOptim(Optim):
+    """Optimizer, learning rate, gradients."""
+
+    optim: Optimizer = "adamw_re"
+    """optimizer; the adamw names all mean the same AdamW"""
+    weight_decay: float = 0.0
+    """decoupled weight decay"""
+    scale_lr: bool = False
+    """multiply the learning rate by the number of samples per update"""
+
+
+@dataclass
+class TrainVaeConfig(Settings):
+    """Training an autoencoder on videos."""
+
+    data: VaeData = field(default_factory=VaeData)
+    model: VaeModel = field(default_factory=VaeModel)
+    loss: VaeLoss = field(default_factory=VaeLoss)
+    optimizer: VaeOptim = field(default_factory=VaeOptim)
+    train: Loop = field(default_factory=Loop)
+    parallel: Parallel = field(default_factory=Parallel)
+    runtime: TrainRuntime = field(default_factory=TrainRuntime)
+
+    aliases: ClassVar[dict[str, str]] = {
+        "vae_checkpoint": "pretrained_model_path",
+        "vae_type": "model_type",
+        "vae_micro_batch_size": "micro_batch_size",
+        "vae_micro_frame_size": "micro_frame_size",
+        "vae_dtype": "dtype",
+    }
+    accepted_but_unused: ClassVar[dict[str, str]] = {
+        **TRAINING_UNUSED,
+        "caption_column": "an autoencoder needs no captions",
+        "pre_patchify": "an autoencoder has no patches",
+        "num_recompute_blocks": "use_recompute is for all blocks",
+        "mask_ratios": "an autoencoder sees whole clips",
+        "bucket_config": "clips have one size: image_size and num_frames",
+    }
+
+    def check(self) -> None:
+        refuse_not_yet(self)
+        if not (self.use_real_rec_loss or self.use_z_rec_loss):
+            raise UserError("there is no reconstruction loss; set use_real_rec_loss or use_z_rec_loss")
+
+
+@dataclass
+class VaeJudge:
+    """Which clips are reconstructed, and what is written."""
+
+    csv_path: str | None = None
+    """table with a column of video paths"""
+    video_folder: str | None = None
+    """folder that the paths of the table start from"""
+    video_column: str = "video"
+    """column of the video paths; the first column if there is none of that name"""
+    video_backend: VideoBackend = "pyav"
+    """who decodes the videos"""
+    image_size: int | list[int] = 256
+    """height and width in pixels, or one number for a square"""
+    num_frames: int | str = 17
+    """frames of a clip"""
+    frame_stride: int = 1
+    """take every n-th frame of a video"""
+    batch_size: int = 1
+    """clips at once"""
+    output_path: str = "samples/vae_recons"
+    """folder for the reconstructions and the scores"""
+    eval_loss: bool = False
+    """also compute LPIPS; needs lpips_checkpoint"""
+    lpips_checkpoint: str | None = None
+    """folder or file of the LPIPS weights"""
+    save_vis: bool = True
+    """write original and reconstruction side by side"""
+    use_temporal_vae: bool = True
+    """False: the 2D part alone"""
+    encode_only: bool = False
+    """save the latents and stop"""
+
+    def check(self) -> None:
+        require_at_least(self, frame_stride=1, batch_size=1)
+        for name in ("csv_path", "video_folder"):
+            if not getattr(self, name):
+                raise UserError(f"{name} is not set; give it as --{name} PATH")
+
+
+@dataclass
+class EvaluateVaeConfig(Settings):
+    """Reconstruction quality of an autoencoder: PSNR, SSIM, LPIPS."""
+
+    data: VaeJudge = field(default_factory=VaeJudge)
+    autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    runtime: Runtime = field(default_factory=Runtime)
+
+    aliases: ClassVar[dict[str, str]] = {
+        "ckpt_path": "vae_checkpoint",
+        "dtype": "vae_dtype",
+        "micro_batch_size": "vae_micro_batch_size",
+        "micro_frame_size": "vae_micro_frame_size",
+    }
+    accepted_but_unused: ClassVar[dict[str, str]] = {
+        **UNUSED_EVERYWHERE,
+        "model_config": "the model's config.json says it",
+        "expand_dim_t": "an image is a clip of one frame",
+        "num_parallel_workers": "clips are read one after the other",
+        "mixed_strategy": "clips have one length: num_frames",
+        "mixed_image_ratio": "clips have one length: num_frames",
+        "save_z_dist": "infer_vae.py saves mean and standard deviation",
+    }
+
+    def check(self) -> None:
+        refuse_not_yet(self)
