@@ -1,0 +1,74 @@
+"""Options and fixtures of all tests: both modes of MindSpore, and the reference runs of the original networks.
+
+``pytest --golden DIR`` takes the reference runs from another folder than ``tests/golden``. A test marked
+``@pytest.mark.golden("prefix_", ...)`` runs once for every case whose stem begins with a prefix (fixture
+``golden_case``), and in both modes if it takes the fixture ``mode``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mindone.testing import golden
+
+DEFAULT_GOLDEN = Path(__file__).parent / "tests" / "golden"
+MODES = ("graph", "pynative")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", metavar="DIR", default=str(DEFAULT_GOLDEN), help="folder of reference runs")
+
+
+def golden_folder(config: pytest.Config) -> Path:
+    return Path(config.getoption("--golden"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "golden_case" in metafunc.fixturenames:
+        prefixes = [prefix for mark in metafunc.definition.iter_markers("golden") for prefix in mark.args]
+        folder = golden_folder(metafunc.config)
+        found = [stem for stem in golden.stems(folder) if golden.matching(stem, prefixes)]
+        metafunc.parametrize("golden_case", [folder / f"{stem}.json" for stem in found], ids=found, indirect=True)
+    if "mode" in metafunc.fixturenames:
+        metafunc.parametrize("mode", MODES, indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drops the placeholder that pytest makes for a parity test without any case in the chosen folder."""
+    empty = [item for item in items if "golden_case" in getattr(item, "fixturenames", ()) and _has_no_case(item)]
+    if empty:
+        config.hook.pytest_deselected(items=empty)
+        items[:] = [item for item in items if item not in empty]
+
+
+def _has_no_case(item: pytest.Item) -> bool:
+    return not isinstance(getattr(item, "callspec", None) and item.callspec.params.get("golden_case"), Path)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    stems = golden.stems(golden_folder(config))
+    waiting = [stem for stem in stems if golden.matching(stem, golden.NOT_YET_COVERED)]
+    if waiting:
+        terminalreporter.write_sep("-", "reference runs not yet covered")
+        terminalreporter.write_line(", ".join(waiting))
+
+
+@pytest.fixture
+def golden_case(request: pytest.FixtureRequest) -> golden.GoldenCase:
+    """The reference run of this test."""
+    return golden.GoldenCase(request.param)
+
+
+@pytest.fixture
+def mode(request: pytest.FixtureRequest) -> str:
+    """``graph`` or ``pynative``; MindSpore is in that mode while the test runs."""
+    golden.use_mode(request.param)
+    return request.param
+
+
+@pytest.fixture
+def golden_dir(request: pytest.FixtureRequest) -> Path:
+    """The folder of reference runs."""
+    return golden_folder(request.config)

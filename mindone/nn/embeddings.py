@@ -1,0 +1,125 @@
+"""Embeddings of timesteps, positions and patches.
+
+All tables are computed in float32, whatever the network's precision: bfloat16 would round positions and angles.
+
+Legend: `B` batch, `C` channels, `T` frames, `H`/`W` height/width, `S = H*W` tokens of a frame, `D` width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Uniform, initializer
+
+from mindone.nn import functional as F
+from mindone.nn.layers import Linear, SiLU
+
+
+def sinusoid(values: Tensor, size: int = 256, max_period: float = 10000.0) -> Tensor:
+    """Cosines, then sines, of ``values * max_period^(-k / (size/2))``: (B,) → (B, size) float32."""
+    half = size // 2
+    frequencies = Tensor(np.exp(-math.log(max_period) * np.arange(half) / half).astype(np.float32))
+    angles = F.cast(values, ms.float32).reshape(-1, 1) * frequencies
+    return ops.concat((ops.cos(angles), ops.sin(angles)), -1)
+
+
+def rotary_table(frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of ``position * frequency`` for positions 0..length-1: (d/2,) → two (length, d/2), float32."""
+    positions = Tensor(np.arange(length, dtype=np.float32)[:, None])
+    angles = positions * F.cast(frequencies, ms.float32)
+    return ops.cos(angles), ops.sin(angles)
+
+
+def position_table_2d(height: int, width: int, size: int, scale: Tensor, base_size: int) -> Tensor:
+    """Sine-cosine embedding of a grid (PixArt's, with Open-Sora's resolution scale) → (height * width, size) float32.
+
+    A coordinate is ``index / scale * base_size / n`` along an axis of ``n`` tokens; a token's vector is
+    ``[sin w, cos w, sin h, cos h]``, each of ``size / 4`` frequencies ``10000^(-2k / (size/2))``.
+
+    Args:
+        scale: (), pixel size of the picture over the size that counts as 1.
+        base_size: tokens per side of a square picture with as many tokens.
+    """
+    by_height, by_width = (_axis_table(n, size // 2, scale, base_size) for n in (height, width))
+    by_width = ops.broadcast_to(by_width[None], (height, width, size // 2))
+    by_height = ops.broadcast_to(by_height[:, None], (height, width, size // 2))
+    return ops.concat((by_width, by_height), -1).reshape(height * width, size)
+
+
+def _axis_table(length: int, size: int, scale: Tensor, base_size: int) -> Tensor:
+    frequencies = 10000.0 ** (-np.arange(0, size, 2, dtype=np.float64) / size)
+    per_unit = np.arange(length)[:, None] * (base_size / length) * frequencies
+    angles = Tensor(per_unit.astype(np.float32)) / scale
+    return ops.concat((ops.sin(angles), ops.cos(angles)), -1)
+
+
+class TimestepEmbedder(nn.Cell):
+    """A scalar per sample, such as a timestep or a frame rate, to a vector: (B,) → (B, D).
+
+    The sinusoid is computed from the float32 value. Parameters ``mlp.0`` and ``mlp.2``, with SiLU between.
+    """
+
+    def __init__(self, width: int, frequencies: int = 256):
+        super().__init__()
+        self.frequencies = frequencies
+        self.mlp = nn.SequentialCell(Linear(frequencies, width), SiLU(), Linear(width, width))
+
+    def construct(self, values: Tensor) -> Tensor:
+        return self.mlp(sinusoid(values, self.frequencies))
+
+
+class RotaryEmbedding(nn.Cell):
+    """Rotary tables of a head size; ``freqs`` (d/2,) is stored with the weights and not trained."""
+
+    def __init__(self, head_size: int, theta: float = 10000.0):
+        super().__init__()
+        frequencies = theta ** (-np.arange(0, head_size, 2, dtype=np.float64) / head_size)
+        self.freqs = Parameter(Tensor(frequencies.astype(np.float32)), requires_grad=False)
+
+    def construct(self, length: int) -> tuple[Tensor, Tensor]:
+        return rotary_table(self.freqs, length)
+
+
+class PatchEmbed3D(nn.Cell):
+    """Latents to tokens: (B, C, T, H, W) → (B, T', S', D), zeros added at the end of T, H, W up to whole patches.
+
+    ``proj.weight`` (D, C, pt, ph, pw) is a convolution kernel as wide as its stride, so it is one matrix product.
+    """
+
+    def __init__(self, patch_size: tuple[int, int, int], in_channels: int, width: int):
+        super().__init__()
+        self.patch_size = tuple(patch_size)
+        self.proj = _PatchProjection(self.patch_size, in_channels, width)
+
+    def grid(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Number of patches along T, H, W for latents of a size, counting incomplete ones."""
+        return tuple(-(-n // p) for n, p in zip(size, self.patch_size))
+
+    def construct(self, x: Tensor) -> Tensor:
+        batch, channels, frames, height, width = x.shape
+        t, h, w = self.patch_size
+        rest = (-width % w, -height % h, -frames % t)
+        if rest != (0, 0, 0):
+            x = ops.pad(x, (0, rest[0], 0, rest[1], 0, rest[2]))
+        nt, nh, nw = -(-frames // t), -(-height // h), -(-width // w)
+        patches = x.reshape(batch, channels, nt, t, nh, h, nw, w).transpose(0, 2, 4, 6, 1, 3, 5, 7)
+        return self.proj(patches.reshape(batch, nt, nh * nw, channels * t * h * w))
+
+
+class _PatchProjection(nn.Cell):
+    """The kernel of `PatchEmbed3D`, applied to flattened patches (..., C*pt*ph*pw)."""
+
+    def __init__(self, patch_size: tuple[int, int, int], in_channels: int, width: int):
+        super().__init__()
+        self.compute_dtype = ms.float32
+        bound = Uniform(1 / math.sqrt(in_channels * math.prod(patch_size)))
+        self.weight = Parameter(initializer(bound, (width, in_channels, *patch_size), ms.float32))
+        self.bias = Parameter(initializer(bound, (width,), ms.float32))
+
+    def construct(self, x: Tensor) -> Tensor:
+        dtype = self.compute_dtype
+        weight = F.cast(self.weight, dtype).reshape(self.weight.shape[0], -1)
+        return ops.dense(F.cast(x, dtype), weight, F.cast(self.bias, dtype))

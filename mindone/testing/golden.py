@@ -1,0 +1,219 @@
+"""Reference runs of the original networks: a pair ``stem.safetensors`` + ``stem.json``, and comparisons with it.
+
+Tensor names carry a prefix: ``weights/``, ``inputs/``, ``outputs/``, ``intermediate/``, ``grads/``. The sidecar holds the
+constructor arguments, the scalar loss that the gradients belong to, and the tolerances.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindone import runtime
+from mindone.errors import UserError
+
+FOLDERS = ("weights", "inputs", "outputs", "intermediate", "grads")
+NOT_YET_COVERED = (
+    "v10_stdit",
+    "v11_",
+    "v20_",
+    "clip_text",
+    "sched_v10_",
+    "sched_v11_",
+    "sched_v20_",
+    "data_",
+)
+"""Beginnings of the stems whose networks or rules do not exist yet."""
+
+DEFAULT_TOLERANCE = {"outputs_atol": 2e-5, "outputs_rtol": 1e-5, "grads_atol_over_max": 1e-4}
+
+
+class GoldenCase:
+    """One reference run.
+
+    Attributes:
+        stem: file name without suffix.
+        sidecar: the JSON beside the tensors.
+        args: constructor arguments of the network.
+        tolerance: ``outputs_atol``, ``outputs_rtol``, ``grads_atol_over_max``.
+    """
+
+    def __init__(self, path: str | Path):
+        """Opens the case whose sidecar or tensor file is ``path``."""
+        self.path = Path(path).with_suffix(".json")
+        self.stem = self.path.stem
+        if not self.path.is_file():
+            raise UserError(f"{self.path} does not exist; a reference run is a pair STEM.json + STEM.safetensors")
+        self.sidecar: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        self.args: dict[str, Any] = self.sidecar.get("constructor_args") or {}
+        self.tolerance: dict[str, Any] = {**DEFAULT_TOLERANCE, **(self.sidecar.get("tolerance") or {})}
+
+    def __repr__(self) -> str:
+        return f"GoldenCase({self.stem})"
+
+    @cached_property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Everything in the tensor file, by full name; empty for a case that is JSON only."""
+        from safetensors.numpy import load_file
+
+        file = self.path.with_suffix(".safetensors")
+        return load_file(file) if file.is_file() else {}
+
+    def folder(self, name: str) -> dict[str, np.ndarray]:
+        """The tensors under one prefix, without it."""
+        return {key[len(name) + 1 :]: value for key, value in self.tensors.items() if key.startswith(name + "/")}
+
+    @cached_property
+    def weights(self) -> dict[str, np.ndarray]:
+        return self.folder("weights")
+
+    @cached_property
+    def inputs(self) -> dict[str, np.ndarray]:
+        return self.folder("inputs")
+
+    @cached_property
+    def outputs(self) -> dict[str, np.ndarray]:
+        return self.folder("outputs")
+
+    @cached_property
+    def intermediates(self) -> dict[str, np.ndarray]:
+        return self.folder("intermediate")
+
+    @cached_property
+    def grads(self) -> dict[str, np.ndarray]:
+        return self.folder("grads")
+
+    # --- feeding a network -------------------------------------------------------------------------------------------
+
+    def load_into(self, network, weights: Mapping[str, np.ndarray] | None = None):
+        """Loads the weights strictly, through the checkpoint loader, and switches to evaluation mode."""
+        weights = self.weights if weights is None else weights
+        try:
+            from mindone.checkpoint import load_into
+        except ImportError:
+            load_into = _load_into
+        load_into(network, weights)
+        return network.set_train(False)
+
+    def input_tensors(self, names: Sequence[str] | None = None) -> list:
+        """Inputs as MindSpore tensors, None where the case has no such input; integers become int32."""
+        return [as_tensor(self.inputs.get(name)) for name in (names or list(self.inputs))]
+
+    # --- comparing ---------------------------------------------------------------------------------------------------
+
+    def check_outputs(self, name: str, value) -> None:
+        """Compares with ``outputs/name``: ``|a - b| <= outputs_atol + outputs_rtol * |b|``."""
+        self._check(value, self.outputs[name], f"outputs/{name}")
+
+    def check_intermediate(self, name: str, value) -> None:
+        """Compares with ``intermediate/name`` within the outputs' tolerance, if the case has it."""
+        if name in self.intermediates:
+            self._check(value, self.intermediates[name], f"intermediate/{name}")
+
+    def check_gradients(self, gradients: Mapping[str, Any]) -> None:
+        """Compares gradients by parameter name: ``max|a - b| <= grads_atol_over_max * max|b|`` per tensor."""
+        limit = self.tolerance["grads_atol_over_max"]
+        for name, expected in self.grads.items():
+            actual = as_numpy(gradients[name])
+            if actual.shape != expected.shape:
+                raise AssertionError(f"{self.stem} grads/{name}: shape {actual.shape}, expected {expected.shape}")
+            worst, largest = np.abs(actual - expected).max(), np.abs(expected).max()
+            if not worst <= limit * largest:
+                raise AssertionError(f"{self.stem} grads/{name}: off by {worst / largest:.2e} of the largest, {limit=}")
+
+    def _check(self, value, expected: np.ndarray, what: str) -> None:
+        np.testing.assert_allclose(
+            as_numpy(value),
+            expected,
+            rtol=self.tolerance["outputs_rtol"],
+            atol=self.tolerance["outputs_atol"],
+            err_msg=f"{self.stem} {what}",
+        )
+
+    def check_loss_and_gradients(self, network, loss_cell, inputs: Sequence) -> list:
+        """Runs loss, further results and gradients in one compiled call; compares loss and gradients.
+
+        Args:
+            network: the network that holds the parameters named in ``grads/``.
+            loss_cell: a cell ``(*inputs) -> (loss, result, ...)`` around the network.
+            inputs: what the cell is called with.
+        Returns:
+            The further results, to be compared by the caller.
+        """
+        named = {name: parameter for name, parameter in network.parameters_and_names()}
+        names = list(self.grads)
+        missing = sorted(set(names) - set(named))
+        if missing:
+            raise AssertionError(f"{self.stem}: the network has no parameters {missing}")
+        (loss, *results), gradients = loss_and_gradients(loss_cell, [named[name] for name in names], inputs)
+        self.check_outputs("loss", loss)
+        self.check_gradients(dict(zip(names, gradients)))
+        return results
+
+
+def loss_and_gradients(loss_cell, parameters: Sequence, inputs: Sequence) -> tuple:
+    """``((loss, results...), gradients)`` of a cell ``(*inputs) -> (loss, results...)``, compiled once in graph mode."""
+    import mindspore as ms
+    from mindspore import ParameterTuple, nn
+
+    class LossAndGradients(nn.Cell):
+        def __init__(self):
+            super().__init__(auto_prefix=False)
+            self.run = ms.value_and_grad(loss_cell, None, weights=ParameterTuple(parameters), has_aux=True)
+
+        def construct(self, *args):
+            return self.run(*args)
+
+    return LossAndGradients()(*inputs)
+
+
+def _load_into(network, weights: Mapping[str, np.ndarray]) -> None:
+    import mindspore as ms
+
+    named = dict(network.parameters_and_names())
+    if set(named) != set(weights):
+        raise AssertionError(f"names differ: {sorted(set(named) ^ set(weights))}")
+    for name, parameter in named.items():
+        if parameter.shape != weights[name].shape:
+            raise AssertionError(f"{name} has shape {parameter.shape}, the file has {weights[name].shape}")
+        parameter.set_data(ms.Tensor(weights[name]))
+
+
+def use_mode(mode: str) -> None:
+    """Switches this process to ``graph`` or ``pynative`` mode on a CPU."""
+    runtime.setup(device_target="CPU", graph=mode == "graph")
+
+
+def stems(folder: str | Path) -> list[str]:
+    """The stems of all reference runs in a folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = sorted(file.stem for file in Path(folder).glob("*.json"))
+    if not found:
+        raise UserError(f"{folder} holds no reference runs (STEM.json + STEM.safetensors)")
+    return found
+
+
+def matching(stem: str, prefixes: Iterable[str]) -> bool:
+    """Whether a stem belongs to one of the prefixes."""
+    return any(stem.startswith(prefix) for prefix in prefixes)
+
+
+def as_tensor(value: np.ndarray | None):
+    """A MindSpore tensor, int64 as int32; None stays None."""
+    import mindspore as ms
+
+    if value is None:
+        return None
+    return ms.Tensor(value.astype(np.int32) if value.dtype == np.int64 else value)
+
+
+def as_numpy(value) -> np.ndarray:
+    return value.asnumpy() if hasattr(value, "asnumpy") else np.asarray(value)
