@@ -74,6 +74,8 @@ RADIUS = (0.15, 0.21)
 """Radius of the circle as a share of the frame; square and triangle are scaled to look as large."""
 PATH = (0.25, 0.42)
 """Length of the way of a moving shape, as a share of the frame."""
+BACKGROUND = (20.0, 60.0)
+"""Brightness of the background, 0..255: dark, so that most of what there is to learn is the shape."""
 NOISE = 3.0
 """Standard deviation of the noise, in steps of 0..255."""
 
@@ -129,8 +131,8 @@ def render(scene: Scene, rng: np.random.Generator, num_frames: int = 17, image_s
     reach = _reach(scene.shape, radius)
     centres = _path(scene.direction, reach, rng, num_frames, image_size)
     alpha = np.clip(0.5 - _distance(scene.shape, radius, centres, image_size), 0, 1)[..., None]
-    grey = rng.uniform(60, 200) + rng.uniform(-8, 8, 3)
-    frames = grey + alpha * (_shade(scene.colour, rng) - grey)
+    dark = rng.uniform(*BACKGROUND) + rng.uniform(-6, 6, 3)
+    frames = dark + alpha * (_shade(scene.colour, rng) - dark)
     frames += rng.normal(0, NOISE, frames.shape)
     return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
 
