@@ -1,0 +1,23 @@
+"""Checkpoints: safe reading of every format, strict loading, published names, and files that appear whole."""
+
+from mindone.checkpoint.atomic import atomic_folder, atomic_write
+from mindone.checkpoint.load import LoadReport, cast, load_into, network_tensors, save_model
+from mindone.checkpoint.naming import DEFAULT_ADAPTERS, pixart_as_spatial
+from mindone.checkpoint.read import read_tensors
+from mindone.checkpoint.safetensors_file import save_safetensors
+from mindone.checkpoint.tensors import TensorFile
+
+__all__ = [
+    "DEFAULT_ADAPTERS",
+    "LoadReport",
+    "TensorFile",
+    "atomic_folder",
+    "atomic_write",
+    "cast",
+    "load_into",
+    "network_tensors",
+    "pixart_as_spatial",
+    "read_tensors",
+    "save_model",
+    "save_safetensors",
+]

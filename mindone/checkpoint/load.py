@@ -1,0 +1,172 @@
+"""Filling a network from a checkpoint, strictly, and taking its tensors out again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindone import runtime
+from mindone.checkpoint import naming
+from mindone.checkpoint.atomic import atomic_write
+from mindone.checkpoint.naming import ALWAYS_UNEXPECTED, DEFAULT_ADAPTERS, Adapter
+from mindone.checkpoint.read import read_tensors
+from mindone.checkpoint.safetensors_file import save_safetensors
+from mindone.checkpoint.tensors import BFLOAT16, MINDSPORE_DTYPES, Entry, TensorFile, as_tensor_file, entry_of
+from mindone.errors import UserError
+
+LISTED = 10
+WEIGHTS_FILE = "model.safetensors"
+DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": BFLOAT16}
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_into` did.
+
+    Attributes:
+        loaded: names of the parameters that were filled.
+        missing: parameters the checkpoint does not hold and ``allow_missing`` names; they keep their values.
+        unexpected: tensors of the checkpoint that no parameter took and that were allowed.
+        renamed: parameter → name in the file, where they differ.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    renamed: Mapping[str, str]
+
+
+def load_into(
+    network: Any,
+    source: str | Path | TensorFile | Mapping[str, Any],
+    adapters: Sequence[Adapter] = DEFAULT_ADAPTERS,
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+    dtype: str | None = None,
+) -> LoadReport:
+    """Fills the parameters of a network from a checkpoint, one tensor at a time.
+
+    Everything is checked before the first parameter changes. Parameters are known by their place in the network
+    (``parameters_and_names``); those made under `runtime.lazy_parameters` get their memory here.
+
+    Args:
+        source: a path or named arrays.
+        adapters: how names of the file become names of the network, see `mindone.checkpoint.naming`.
+        allow_missing: patterns (``*``, ``?``) of parameters that may keep their values.
+        allow_unexpected: patterns of tensors in the file that may stay unused, besides the well-known ones.
+        dtype: ``fp32``, ``fp16`` or ``bf16`` for all floating parameters; each keeps its own if not given.
+    Raises:
+        UserError: tensors are missing, unexpected or of another shape; the message lists them.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"dtype={dtype} is not known; use one of {', '.join(DTYPES)}")
+    tensors = read_tensors(source) if isinstance(source, (str, Path)) else as_tensor_file(source)
+    parameters = dict(network.parameters_and_names())
+    found, unexpected = naming.resolve(tensors, parameters, adapters)
+    missing = [name for name in parameters if name not in found]
+    _check(
+        tensors,
+        parameters,
+        found,
+        [name for name in missing if not naming.matches(name, allow_missing)],
+        [name for name in unexpected if not naming.matches(name, (*ALWAYS_UNEXPECTED, *allow_unexpected))],
+    )
+    for name, file_name in found.items():
+        _fill(parameters[name], tensors[file_name], DTYPES.get(dtype))
+    renamed = {name: file_name for name, file_name in found.items() if name != file_name}
+    return LoadReport(tuple(found), tuple(missing), tuple(unexpected), renamed)
+
+
+def _check(
+    tensors: TensorFile,
+    parameters: Mapping[str, Any],
+    found: Mapping[str, str],
+    missing: list[str],
+    unexpected: list[str],
+) -> None:
+    misshapen = [
+        f"{name} {list(shape)} instead of {list(target)}"
+        for name, file_name in found.items()
+        if (shape := tensors.shape(file_name)) != (target := tuple(parameters[name].shape))
+        and not naming.fits_after_reshape(name, shape, target)
+    ]
+    if not (missing or unexpected or misshapen):
+        return
+    parts = [
+        _listed("missing", missing, len(parameters)),
+        _listed("unexpected", unexpected, len(tensors)),
+        _listed("of another shape", misshapen, len(found)),
+    ]
+    raise UserError(f"{tensors.path} does not fit the network: {'; '.join(filter(None, parts))}. {_hint(found)}")
+
+
+def _listed(what: str, names: list[str], total: int) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{len(names)} of {total} tensors {what} ({', '.join(names[:LISTED])}{more})"
+
+
+def _hint(found: Mapping[str, str]) -> str:
+    if not found:
+        return "No name is shared: is it the checkpoint of another network?"
+    return "Check that model, version and config.json belong to this checkpoint"
+
+
+def _fill(parameter: Any, array: np.ndarray, dtype: np.dtype | None) -> None:
+    ms = runtime.quiet_mindspore()
+    own = MINDSPORE_DTYPES[str(parameter.dtype)]
+    wanted = dtype if dtype is not None and _is_float(own) else own
+    # The tensor gets memory of its own: it must not stay tied to the mapped file.
+    value = ms.Tensor(np.ascontiguousarray(array.reshape(parameter.shape).astype(wanted, copy=False)))
+    if wanted != own:
+        parameter.set_dtype(value.dtype)
+    parameter.set_data(value)
+
+
+def _is_float(dtype: np.dtype) -> bool:
+    return dtype.kind == "f" or dtype == BFLOAT16
+
+
+def network_tensors(network: Any, dtype: str | None = None) -> TensorFile:
+    """The parameters of a network as a lazy mapping of published names, floating ones as ``dtype`` if given."""
+    entries = {name: entry_of(parameter) for name, parameter in network.parameters_and_names()}
+    return TensorFile("<network>", entries) if dtype is None else cast(TensorFile("<network>", entries), dtype)
+
+
+def cast(tensors: TensorFile, dtype: str) -> TensorFile:
+    """The same tensors with all floating ones converted to ``fp32``, ``fp16`` or ``bf16`` when they are read.
+
+    Raises:
+        UserError: an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype={dtype} is not known; use one of {', '.join(DTYPES)}")
+    entries = {name: _cast_entry(entry, DTYPES[dtype]) for name, entry in tensors.entries.items()}
+    return TensorFile(tensors.path, entries, tensors.metadata)
+
+
+def _cast_entry(entry: Entry, dtype: np.dtype) -> Entry:
+    if entry.dtype == dtype or not _is_float(entry.dtype):
+        return entry
+    return Entry(dtype, entry.shape, lambda: entry.read().astype(dtype))
+
+
+def save_model(folder: str | Path, network: Any, config: Mapping[str, Any], dtype: str | None = None) -> None:
+    """Writes ``config.json`` and ``model.safetensors`` in the hub's layout, under the published names.
+
+    Args:
+        config: the constructor arguments, as JSON values.
+        dtype: ``fp32``, ``fp16`` or ``bf16`` for floating parameters; each keeps its own if not given.
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    save_safetensors(folder / WEIGHTS_FILE, network_tensors(network, dtype), {"format": "pt"})
+    with atomic_write(folder / "config.json") as file:
+        file.write((json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n").encode("utf-8"))

@@ -1,0 +1,153 @@
+"""`TensorFile`: a mapping from names to arrays that are read only when they are asked for."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mindone.errors import UserError
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+MAX_DIMENSIONS = 32
+
+# MindSpore's names of dtypes, as it prints them and as its checkpoint files carry them.
+MINDSPORE_DTYPES = {
+    "Bool": np.dtype(np.bool_),
+    "Int8": np.dtype(np.int8),
+    "Int16": np.dtype(np.int16),
+    "Int32": np.dtype(np.int32),
+    "Int64": np.dtype(np.int64),
+    "UInt8": np.dtype(np.uint8),
+    "UInt16": np.dtype(np.uint16),
+    "UInt32": np.dtype(np.uint32),
+    "UInt64": np.dtype(np.uint64),
+    "Float16": np.dtype(np.float16),
+    "Float32": np.dtype(np.float32),
+    "Float64": np.dtype(np.float64),
+    "BFloat16": BFLOAT16,
+    "Complex64": np.dtype(np.complex64),
+    "Complex128": np.dtype(np.complex128),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: its dtype and shape, and a function that reads it as a (read-only) array."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+class TensorFile(Mapping[str, np.ndarray]):
+    """The tensors of a checkpoint: ``file[name]`` reads one; names, shapes and dtypes cost nothing.
+
+    Arrays are read-only views of the mapped file wherever its format allows it.
+
+    Attributes:
+        path: where the tensors come from, for messages.
+        entries: name → `Entry`, in the order of the file.
+        metadata: the strings stored beside the tensors.
+    """
+
+    def __init__(self, path: str | Path, entries: Mapping[str, Entry], metadata: Mapping[str, str] | None = None):
+        self.path = Path(path)
+        self.entries = dict(entries)
+        self.metadata = dict(metadata or {})
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.entries[name].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def __repr__(self) -> str:
+        return f"TensorFile({str(self.path)!r}, {len(self)} tensors)"
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.entries[name].shape
+
+    def dtype(self, name: str) -> np.dtype:
+        return self.entries[name].dtype
+
+    @property
+    def nbytes(self) -> int:
+        return sum(entry.nbytes for entry in self.entries.values())
+
+    def under(self, prefix: str) -> TensorFile:
+        """The tensors whose names start with ``prefix``, without it."""
+        kept = {name[len(prefix) :]: entry for name, entry in self.entries.items() if name.startswith(prefix)}
+        return TensorFile(self.path, kept, self.metadata)
+
+    def renamed(self, names: Mapping[str, str]) -> TensorFile:
+        """The same tensors, some under new names.
+
+        Raises:
+            UserError: two tensors get the same name.
+        """
+        entries: dict[str, Entry] = {}
+        for name, entry in self.entries.items():
+            new = names.get(name, name)
+            if new in entries:
+                raise UserError(f"{self.path} holds two tensors for {new}; one of them is {name}")
+            entries[new] = entry
+        return TensorFile(self.path, entries, self.metadata)
+
+
+def as_tensor_file(source: TensorFile | Mapping[str, Any] | Iterable[tuple[str, Any]]) -> TensorFile:
+    """Any collection of named arrays or MindSpore tensors as a `TensorFile` that converts each when it is read."""
+    if isinstance(source, TensorFile):
+        return source
+    pairs = source.items() if isinstance(source, Mapping) else source
+    return TensorFile("<memory>", {name: entry_of(value) for name, value in pairs})
+
+
+def entry_of(value: Any) -> Entry:
+    """The `Entry` of a numpy array or of a MindSpore tensor or parameter."""
+    if not hasattr(value, "asnumpy"):
+        array = np.asarray(value)
+        return Entry(array.dtype, array.shape, lambda: array)
+    dtype = MINDSPORE_DTYPES[str(value.dtype)]
+    # MindSpore has a numpy bfloat16 of its own, which is not equal to that of ml_dtypes but has the same bits.
+    return Entry(dtype, tuple(value.shape), lambda: value.asnumpy().view(dtype))
+
+
+def map_file(path: str | Path) -> mmap.mmap:
+    """The read-only memory map of a file.
+
+    Raises:
+        UserError: it is missing, a folder, unreadable or empty.
+    """
+    try:
+        with open(path, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except ValueError as error:
+        raise UserError(f"{path} is empty; copy or download it again") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def view(content: mmap.mmap, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """A read-only array over the bytes of a mapped file, which the caller has checked to be there."""
+    return np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape)
