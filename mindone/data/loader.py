@@ -1,8 +1,8 @@
 """Batches from a dataset: worker processes, an order that does not depend on them, and an account of bad samples.
 
 The order is a function of seed and epoch. Of each global batch of ``world_size * batch_size`` positions a rank takes
-its own consecutive part, so two ranks with batch b see what one rank with batch 2b sees. A sample that cannot be read is
-counted, reported, and replaced by the next readable one in the order, which is the same on every rank and with any
+its own consecutive part, so two ranks with batch b see what one rank with batch 2b sees. A sample that cannot be read
+is counted, reported, and replaced by the next readable one in the order, which is the same on every rank and with any
 number of workers; when too large a share is bad, loading stops.
 """
 
@@ -207,11 +207,9 @@ class Loader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yields the batches of one epoch from batch number ``start`` on; `state` follows."""
         self.state = {"epoch": epoch, "batch": start}
-        tried = 0
         for number, loaded in enumerate(self._loaded(epoch, start), start=start):
-            tried += len(loaded.tried)
             last = number + 1 == len(self)
-            self._account(loaded, enough=tried >= MIN_TRIED or last)
+            self._account(loaded, complete=last and start == 0)
             self.state = {"epoch": epoch + 1, "batch": 0} if last else {"epoch": epoch, "batch": number + 1}
             if loaded.samples:
                 yield collate(loaded.samples) if self.collate else loaded.samples
@@ -236,7 +234,7 @@ class Loader:
         except BrokenProcessPool as error:
             self.close()
             raise UserError(
-                "a data worker was killed or crashed, most often for lack of memory; use fewer num_workers or less prefetch"
+                "a data worker was killed or crashed, most often for lack of memory; lower num_workers or prefetch"
             ) from error
         finally:
             for future in pending:
@@ -255,7 +253,7 @@ class Loader:
     def bad_samples(self) -> list[BadRecord]:
         return list(self._bad.values())
 
-    def _account(self, loaded: Loaded, enough: bool) -> None:
+    def _account(self, loaded: Loaded, complete: bool) -> None:
         self._tried[loaded.tried] = True
         for record in loaded.bad:
             if record.index not in self._bad:
@@ -264,6 +262,7 @@ class Loader:
         tried = int(self._tried.sum())
         if not loaded.samples and self._source.replace_bad:
             raise UserError(f"{len(loaded.bad)} samples in a row cannot be used; {self.bad_summary()}")
+        enough = tried >= MIN_TRIED or complete
         if self._bad and enough and len(self._bad) > self.max_bad_fraction * tried:
             raise UserError(
                 f"{len(self._bad)} of {tried} samples cannot be used, more than max_bad_fraction="

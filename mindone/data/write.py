@@ -5,7 +5,6 @@ Frames are (T, H, W, 3) uint8 RGB. Every file is written beside its place and re
 
 from __future__ import annotations
 
-import io
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mindone.checkpoint.atomic import atomic_write
+from mindone.checkpoint.atomic import atomic_folder, atomic_write
 from mindone.errors import UserError
 
 SHEET_BACKGROUND, SHEET_TEXT = (255, 255, 255), (20, 20, 20)
@@ -82,17 +81,15 @@ def write_png(path: str | Path, frames: np.ndarray) -> Path:
         _write_image(path, frames[0])
         return Path(path)
     folder = Path(path).with_suffix("") if Path(path).suffix == ".png" else Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, frame in enumerate(frames):
-        _write_image(folder / f"{index:04d}.png", frame)
+    with atomic_folder(folder) as unfinished:
+        for index, frame in enumerate(frames):
+            Image.fromarray(frame).save(unfinished / f"{index:04d}.png")
     return folder
 
 
 def _write_image(path: str | Path, image: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
     with atomic_write(path) as file:
-        file.write(buffer.getvalue())
+        Image.fromarray(image).save(file, "PNG")
 
 
 def _checked(frames: np.ndarray, path: str | Path) -> np.ndarray:

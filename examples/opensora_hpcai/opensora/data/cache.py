@@ -185,8 +185,6 @@ def is_complete(path: str | Path, keys: Sequence[str]) -> bool:
 
 
 def _write(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         np.savez(file, **arrays)
 

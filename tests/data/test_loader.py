@@ -1,0 +1,236 @@
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from mindone.data.errors import BadSample
+from mindone.data.loader import Loader, collate
+from mindone.errors import UserError
+
+# Worker processes import the dataset by name, so it lives in a module of its own.
+DATASET = """
+import os, time
+import numpy as np
+from mindone.data.errors import BadSample
+
+class Numbers:
+    def __init__(self, length, bad=(), die_at=None, slow=0.0):
+        self.length, self.bad, self.die_at, self.slow = length, set(bad), die_at, slow
+
+    def __len__(self):
+        return self.length
+
+    def name(self, index):
+        return f"clip{index}.mp4"
+
+    def get(self, index, rng):
+        time.sleep(self.slow)
+        if index == self.die_at:
+            os._exit(9)
+        if index in self.bad:
+            raise BadSample(f"clip{index}.mp4 is truncated at frame {index}")
+        return {"index": index, "draw": rng.random(3, np.float32), "caption": f"clip {index}"}
+"""
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("module")
+    (folder / "numbers_dataset.py").write_text(DATASET)
+    return folder
+
+
+@pytest.fixture
+def numbers(module_folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(module_folder))
+    return importlib.import_module("numbers_dataset").Numbers
+
+
+def indices(batches) -> list[list[int]]:
+    return [batch["index"].tolist() for batch in batches]
+
+
+def test_an_epoch_visits_each_sample_once_in_an_order_of_its_own(numbers):
+    loader = Loader(numbers(12), 3, seed=1)
+    first, second = (np.concatenate(indices(loader.epoch(epoch))).tolist() for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second and first != list(range(12))
+    assert indices(Loader(numbers(12), 3, seed=2).epoch(0)) != indices(loader.epoch(0))
+
+
+def test_without_shuffling_the_last_batch_may_be_smaller(numbers):
+    loader = Loader(numbers(5), 2, shuffle=False, drop_last=False)
+    assert indices(loader.epoch(0)) == [[0, 1], [2, 3], [4]] and len(loader) == 3
+
+
+def test_two_ranks_see_what_one_rank_with_the_doubled_batch_sees(numbers):
+    dataset = numbers(18, bad=[3, 4, 11])
+    whole = list(Loader(dataset, 4, seed=5, max_bad_fraction=0.5).epoch(0))
+    ranks = [
+        list(Loader(dataset, 2, seed=5, rank=rank, world_size=2, max_bad_fraction=0.5).epoch(0)) for rank in (0, 1)
+    ]
+    assert len(whole) == len(ranks[0]) == len(ranks[1]) == 4
+    for both, left, right in zip(whole, *ranks):
+        assert (both["index"] == np.concatenate([left["index"], right["index"]])).all()
+        assert (both["draw"] == np.concatenate([left["draw"], right["draw"]])).all()
+
+
+def test_worker_processes_change_nothing(numbers):
+    dataset = numbers(14, bad=[2, 9])
+    inline = Loader(dataset, 3, seed=3)
+    with Loader(dataset, 3, seed=3, num_workers=2) as workers:
+        for epoch in (0, 1):
+            pairs = list(zip(inline.epoch(epoch), workers.epoch(epoch), strict=True))
+            assert len(pairs) == 4
+            for one, other in pairs:
+                assert (one["index"] == other["index"]).all() and (one["draw"] == other["draw"]).all()
+                assert one["caption"] == other["caption"]
+    assert sorted(inline.bad_samples) == sorted(workers.bad_samples)
+
+
+def test_a_resumed_run_continues_exactly(numbers):
+    dataset = numbers(9)
+    batches = iter(Loader(dataset, 2, seed=7))
+    expected = [next(batches) for _ in range(11)]
+    first = Loader(dataset, 2, seed=7)
+    stopped = iter(first)
+    for _ in range(6):
+        next(stopped)
+    assert first.state == {"epoch": 1, "batch": 2}
+    second = Loader(dataset, 2, seed=7)
+    second.state = first.state
+    for batch, resumed in zip(expected[6:], second):
+        assert (batch["index"] == resumed["index"]).all() and (batch["draw"] == resumed["draw"]).all()
+
+
+def test_state_points_to_the_next_epoch_after_the_last_batch(numbers):
+    loader = Loader(numbers(4), 2)
+    list(loader.epoch(3))
+    assert loader.state == {"epoch": 4, "batch": 0}
+
+
+def test_a_bad_sample_is_reported_and_replaced_by_the_next_good_one(numbers, caplog, tmp_path):
+    loader = Loader(numbers(30, bad=[5, 6]), 5, shuffle=False)
+    assert indices(loader.epoch(0))[1] == [7, 7, 7, 8, 9]
+    assert [record.name for record in loader.bad_samples] == ["clip5.mp4", "clip6.mp4"]
+    assert "clip5.mp4 is truncated at frame 5" in caplog.text and "replaced" in caplog.text
+    loader.save_bad_samples(tmp_path / "bad.csv")
+    assert (tmp_path / "bad.csv").read_text().splitlines()[1] == "5,clip5.mp4,clip5.mp4 is truncated at frame 5"
+
+
+def test_the_end_of_the_order_takes_its_replacement_from_the_start(numbers):
+    loader = Loader(numbers(25, bad=[24]), 5, shuffle=False)
+    assert indices(loader.epoch(0))[-1] == [20, 21, 22, 23, 0]
+
+
+def test_bad_samples_can_be_left_out(numbers):
+    loader = Loader(numbers(24, bad=[1, 4, 5]), 2, shuffle=False, drop_last=False, replace_bad=False)
+    assert indices(loader.epoch(0))[:4] == [[0], [2, 3], [6, 7], [8, 9]]
+    assert len(loader.bad_samples) == 3
+
+
+def test_too_many_bad_samples_stop_the_run_with_the_reasons(numbers):
+    loader = Loader(numbers(100, bad=range(0, 100, 2)), 4, seed=1)
+    with pytest.raises(UserError, match=r"more than max_bad_fraction=0.2 allows; \d+x clip\d+.mp4 is truncated"):
+        list(loader.epoch(0))
+
+
+def test_a_few_bad_samples_at_the_start_do_not_stop_it(numbers):
+    assert len(list(Loader(numbers(100, bad=[0, 1, 2]), 4, shuffle=False).epoch(0))) == 25
+
+
+def test_a_small_dataset_is_judged_at_its_end(numbers):
+    with pytest.raises(UserError, match="2 of 4 samples cannot be used"):
+        list(Loader(numbers(4, bad=[0, 1]), 2, shuffle=False).epoch(0))
+
+
+def test_a_dataset_without_a_good_sample_is_an_error(numbers):
+    with pytest.raises(UserError, match="64 samples in a row cannot be used; 64x clip0.mp4 is truncated"):
+        next(iter(Loader(numbers(500, bad=range(500)), 1, shuffle=False)))
+
+
+def test_a_dataset_smaller_than_a_batch_is_an_error(numbers):
+    with pytest.raises(UserError, match=r"has 3 samples, but one batch needs 8 \(2 ranks x batch_size=4\)"):
+        Loader(numbers(3), 4, world_size=2)
+    with pytest.raises(UserError, match="has 0 samples"):
+        Loader(numbers(0), 1, drop_last=False)
+
+
+def test_settings_that_cannot_work_are_refused(numbers):
+    with pytest.raises(UserError, match="batch_size=0"):
+        Loader(numbers(3), 0)
+    with pytest.raises(UserError, match="use drop_last=True"):
+        Loader(numbers(3), 1, world_size=2, drop_last=False)
+
+
+def test_a_worker_that_dies_is_a_clear_error(numbers):
+    with (
+        Loader(numbers(10, die_at=4), 2, shuffle=False, num_workers=1) as loader,
+        pytest.raises(UserError, match="a data worker was killed or crashed"),
+    ):
+        list(loader.epoch(0))
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_its_run(module_folder, tmp_path, signal_number):
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent("""
+        import multiprocessing
+        from numbers_dataset import Numbers
+        from mindone.data.loader import Loader
+
+        if __name__ == "__main__":
+            loader = Loader(Numbers(1000, slow=0.02), 1, num_workers=2)
+            for number, _ in enumerate(loader):
+                if number == 0:
+                    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+        """)
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(module_folder), os.environ.get("PYTHONPATH", "")])}
+    run = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True
+    )
+    workers = [int(pid) for pid in run.stdout.readline().split()]
+    run.send_signal(signal_number)
+    assert run.wait(timeout=20) != 0 and len(workers) == 2
+    deadline = time.monotonic() + 20
+    while any(_runs(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker is still there"
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().split()[2] != "Z"
+
+
+def test_collate_stacks_numbers_and_arrays_and_lists_the_rest():
+    samples = [{"a": np.ones((2, 3), np.float32), "fps": 24.0, "index": 3, "caption": "x"} for _ in range(4)]
+    batch = collate(samples)
+    assert batch["a"].shape == (4, 2, 3) and batch["a"].dtype == np.float32
+    assert batch["fps"].dtype == np.float32 and batch["index"].tolist() == [3] * 4 and batch["caption"] == ["x"] * 4
+
+
+def test_samples_of_different_shapes_name_what_differs():
+    with pytest.raises(UserError, match=r"the shape of video: \(3,\) and \(4,\); use batch_size=1"):
+        collate([{"video": np.zeros(3)}, {"video": np.zeros(4)}])
+
+
+def test_bad_samples_survive_the_way_between_processes():
+    import pickle
+
+    from mindone.data.video import MissingFrames
+
+    error = pickle.loads(pickle.dumps(MissingFrames("short", 7)))
+    assert isinstance(error, BadSample) and error.num_frames == 7 and str(error) == "short"
