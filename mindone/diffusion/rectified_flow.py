@@ -23,7 +23,7 @@ import numpy as np
 from mindone.errors import UserError
 
 SAMPLE_METHODS = ("uniform", "discrete-uniform", "logit-normal")
-REFERENCE_AREA = 512 * 512
+REFERENCE_AREA = 512.0 * 512.0
 FRAMES_PER_CHUNK, LATENTS_PER_CHUNK = 17, 5
 
 Velocity = Callable[[np.ndarray, np.ndarray, "np.ndarray | None"], np.ndarray]
@@ -78,12 +78,12 @@ def timestep_transform(t, height, width, num_frames, scale: float = 1.0, num_tim
     Returns:
         float32 timesteps of the broadcast shape, in [0, num_timesteps].
     """
-    t = np.asarray(t, np.float32) / num_timesteps
+    t = np.asarray(t, np.float32) / np.float32(num_timesteps)
     area = np.asarray(height, np.float32) * np.asarray(width, np.float32)
     latent_frames = np.maximum(np.asarray(num_frames) // FRAMES_PER_CHUNK * LATENTS_PER_CHUNK, 1).astype(np.float32)
     ratio = np.sqrt(area / REFERENCE_AREA) * np.sqrt(latent_frames) * np.float32(scale)
     # Rounding must not push pure noise beyond the end of the path.
-    return np.minimum(ratio * t / (1 + (ratio - 1) * t), 1) * np.float32(num_timesteps)
+    return np.minimum(ratio * t / (1 + (ratio - 1) * t), np.float32(1)) * np.float32(num_timesteps)
 
 
 def add_noise(x_start, noise, t, frames_mask=None, num_timesteps: int = 1000):
@@ -148,9 +148,9 @@ class RectifiedFlow:
         draws = np.asarray(draws, np.float32)
         if config.sample_method == "logit-normal":
             fraction = 1 / (1 + np.exp(-(np.float32(config.loc) + np.float32(config.scale) * draws)))
-            t = fraction * config.num_timesteps
+            t = fraction * np.float32(config.num_timesteps)
         else:
-            t = draws * config.num_timesteps
+            t = draws * np.float32(config.num_timesteps)
             if config.sample_method == "discrete-uniform":
                 t = np.floor(t)
         return self._transform(t, height, width, num_frames)

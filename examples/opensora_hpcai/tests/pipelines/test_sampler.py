@@ -51,9 +51,7 @@ def last(steps):
     return result
 
 
-@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE], ids=["pynative", "graph"])
 def test_a_guided_batch_of_three_equals_three_batches_of_one(mode):
-    ms.set_context(mode=mode)
     text, mask = texts(3, np.random.default_rng(0))
     noise = initial_noise([5, 6, 7], SHAPE)
     edit = np.array([[1, 1, 1], [0, 1, 1], [1, 0, 1]], np.float32)
@@ -66,8 +64,7 @@ def test_a_guided_batch_of_three_equals_three_batches_of_one(mode):
     assert np.array_equal(together[1, :, 0], noise[1, :, 0])
 
 
-def test_guidance_uses_the_null_caption_with_the_mask_of_the_prompt():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+def test_guidance_uses_the_null_caption_with_the_mask_of_the_prompt(mode):
     text, mask = texts(2, np.random.default_rng(1))
     noise = initial_noise([1, 2], SHAPE)
     denoiser = StandIn()
