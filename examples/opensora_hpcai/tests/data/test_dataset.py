@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+
+from mindone.data.errors import BadSample
+from mindone.data.loader import Loader
+from mindone.data.table import read_video_table
+from mindone.data.write import write_png, write_video
+from opensora.data.cache import LatentEntry, cache_path, write_latent, write_text
+from opensora.data.dataset import LatentTextDataset, Memory, VideoTextDataset
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Four clips of 12 frames that get brighter, one short clip, one damaged file; text for all."""
+    folder = tmp_path_factory.mktemp("videos")
+    lines = ["video,caption"]
+    for number in range(6):
+        frames = np.zeros((3 if number == 4 else 12, 32, 48, 3), np.uint8)
+        frames += (np.arange(len(frames), dtype=np.uint8) * 20)[:, None, None, None]
+        if number == 5:
+            (folder / "clip5.mp4").write_bytes(b"damaged" * 100)
+        else:
+            write_video(folder / f"clip{number}.mp4", frames, fps=12)
+        text = np.full((4, 8), number, np.float32)
+        write_text(cache_path(folder / "text", f"clip{number}.mp4"), text, np.ones(4), np.arange(4))
+        lines.append(f"clip{number},caption {number}")
+    (folder / "video_caption.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def rows(folder):
+    return read_video_table(folder / "video_caption.csv")
+
+
+def frame_numbers(video: np.ndarray) -> list[int]:
+    return np.round((video.mean(axis=(0, 2, 3)) + 1) * 127.5 / 20).astype(int).tolist()
+
+
+def test_a_clip_has_the_asked_frames_size_and_conditions(rows, folder):
+    item = VideoTextDataset(rows, 4, (16, 24), frame_stride=2, text_folder=folder / "text").get(1, rng())
+    assert item["video"].shape == (3, 4, 16, 24) and item["video"].dtype == np.float32
+    start = frame_numbers(item["video"])[0]
+    assert frame_numbers(item["video"]) == [start, start + 2, start + 4, start + 6]
+    assert (item["fps"], item["height"], item["width"], item["num_frames"]) == (6, 16, 24, 4)
+    assert item["caption"] == "caption 1" and item["index"] == 1
+    assert (item["text_emb"] == 1).all() and item["text_mask"].tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("backend", ["pyav", "cv2"])
+@pytest.mark.parametrize("cache_bytes", [0, 10**6])
+def test_memory_and_backend_change_nothing(rows, backend, cache_bytes):
+    plain = VideoTextDataset(rows, 5, (16, 16), flip=True)
+    other = VideoTextDataset(rows, 5, (16, 16), flip=True, backend=backend, cache_bytes=cache_bytes)
+    for seed in range(6):
+        assert (plain.get(2, rng(seed))["video"] == other.get(2, rng(seed))["video"]).all()
+
+
+def test_starts_are_random_unless_switched_off(rows):
+    dataset = VideoTextDataset(rows, 3, (16, 16))
+    assert len({frame_numbers(dataset.get(0, rng(seed))["video"])[0] for seed in range(40)}) > 5
+    fixed = VideoTextDataset(rows, 3, (16, 16), random_start=False)
+    assert frame_numbers(fixed.get(0, rng())["video"]) == [0, 1, 2]
+
+
+def test_short_videos_are_bad_or_stretched(rows):
+    with pytest.raises(BadSample, match="clip4.mp4 is too short: 3 frames"):
+        VideoTextDataset(rows, 6, (16, 16)).get(4, rng())
+    stretched = VideoTextDataset(rows, 6, (16, 16), stretch=True).get(4, rng())["video"]
+    assert frame_numbers(stretched) == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_truncated_video_gives_the_frames_it_has(folder, rows, tmp_path):
+    noise = rng().integers(0, 256, (40, 32, 32, 3)).astype(np.uint8)
+    content = write_video(tmp_path / "clip0.mp4", noise, fps=8).read_bytes()
+    (tmp_path / "clip0.mp4").write_bytes(content[: len(content) // 2])
+    (tmp_path / "table.csv").write_text("video,caption\nclip0,x\n")
+    dataset = VideoTextDataset(read_video_table(tmp_path / "table.csv"), 3, (16, 16))
+    for seed in range(8):
+        assert dataset.get(0, rng(seed))["video"].shape == (3, 3, 16, 16)
+
+
+def test_a_picture_is_a_clip_of_one_frame(tmp_path):
+    write_png(tmp_path / "a.png", np.zeros((1, 20, 20, 3), np.uint8))
+    (tmp_path / "table.csv").write_text("video,caption\na.png,x\n")
+    item = VideoTextDataset(read_video_table(tmp_path / "table.csv"), 1, (16, 16)).get(0, rng())
+    assert item["video"].shape == (3, 1, 16, 16) and item["fps"] == 120
+
+
+def test_the_loader_replaces_damaged_files_on_every_rank_alike(rows):
+    dataset = VideoTextDataset(rows, 3, (16, 16))
+    whole = [batch["index"].tolist() for batch in Loader(dataset, 2, seed=4, max_bad_fraction=0.5).epoch(0)]
+    with Loader(dataset, 2, seed=4, max_bad_fraction=0.5, num_workers=2) as loader:
+        assert [batch["index"].tolist() for batch in loader.epoch(0)] == whole
+        assert [record.index for record in loader.bad_samples] == [5]
+    assert 5 not in sum(whole, []) and len(sum(whole, [])) == 6
+
+
+# --- latents ---------------------------------------------------------------------------------------------------------
+
+
+def write_latents(path, frames: int, **known):
+    mean = np.arange(frames, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 2, 3), np.float32)
+    write_latent(path, LatentEntry(mean, mean / 10, 8.0, (240, 426), **known))
+
+
+def test_latents_come_channels_first_with_what_was_encoded(rows, folder, tmp_path):
+    write_latents(tmp_path / "clip0.npz", 5, num_frames=17, size=(16, 24))
+    dataset = LatentTextDataset(rows, tmp_path, folder / "text", cache_bytes=10**6)
+    for _ in range(2):
+        item = dataset.get(0, rng())
+        assert item["latent_mean"].shape == item["latent_std"].shape == (4, 5, 2, 3)
+        assert item["latent_mean"][0, :, 0, 0].tolist() == [0, 1, 2, 3, 4]
+        assert (item["fps"], item["height"], item["width"], item["num_frames"]) == (8, 16, 24, 17)
+        assert item["caption"] == "caption 0" and item["text_emb"].shape == (4, 8)
+    assert dataset.memory.used == 2 * 5 * 4 * 2 * 3 * 4 + 4 * 8 * 4 + 4
+
+
+def test_older_latent_files_tell_their_size_by_their_shape(rows, tmp_path):
+    write_latents(tmp_path / "clip0.npz", 6)
+    item = LatentTextDataset(rows, tmp_path).get(0, rng())
+    assert (item["height"], item["width"], item["num_frames"]) == (16, 24, 6)
+
+
+def test_pieces_of_long_latents_start_at_whole_chunks(rows, tmp_path):
+    write_latents(tmp_path / "clip0.npz", 15, num_frames=51)
+    dataset = LatentTextDataset(rows, tmp_path, latent_frames=5, latent_align=5)
+    starts = {int(dataset.get(0, rng(seed))["latent_mean"][0, 0, 0, 0]) for seed in range(30)}
+    assert starts == {0, 5, 10}
+    assert dataset.get(0, rng())["num_frames"] == 17
+    with pytest.raises(BadSample, match="too short: 15 latent frames, 20 are needed"):
+        LatentTextDataset(rows, tmp_path, latent_frames=20).get(0, rng())
+
+
+def test_one_of_several_resolutions_is_drawn(rows, tmp_path):
+    write_latents(tmp_path / "latent_16x24/clip0.npz", 3)
+    write_latents(tmp_path / "latent_32x48/clip0.npz", 4)
+    write_latents(tmp_path / "latent_32x48/clip1.npz", 4)
+    dataset = LatentTextDataset(rows, tmp_path)
+    assert {dataset.get(0, rng(seed))["latent_mean"].shape[1] for seed in range(20)} == {3, 4}
+    assert {dataset.get(1, rng(seed))["latent_mean"].shape[1] for seed in range(20)} == {4}
+
+
+def test_missing_caches_are_bad_samples(rows, folder, tmp_path):
+    write_latents(tmp_path / "clip0.npz", 3)
+    with pytest.raises(BadSample, match="clip1.npz is missing"):
+        LatentTextDataset(rows, tmp_path).get(1, rng())
+    with pytest.raises(BadSample, match="text/clip0.npz is missing"):
+        LatentTextDataset(rows, tmp_path, tmp_path / "text").get(0, rng())
+
+
+def test_memory_keeps_no_more_than_its_limit():
+    reads = []
+
+    def read(name):
+        reads.append(name)
+        return np.zeros(10, np.uint8)
+
+    memory = Memory(25)
+    for name in ("a", "b", "c", "a", "b", "c"):
+        memory.get(name, lambda name=name: read(name))
+    assert reads == ["a", "b", "c", "c"] and memory.used == 20
