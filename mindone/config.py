@@ -24,7 +24,8 @@ import os
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -150,13 +151,12 @@ def leaves(schema: type) -> dict[str, Leaf]:
     Raises:
         TypeError: a mistake in the schema: a name that occurs twice.
     """
-    found: dict[str, Leaf] = {}
-    names = [*_group_paths(schema)]
-    for leaf in _walk(schema, schema(), ()):
-        if leaf.name in found or (leaf.name,) in names:
-            raise TypeError(f"{schema.__name__} has two settings or groups called {leaf.name}")
-        found[leaf.name] = leaf
-    return found
+    settings = list(_walk(schema, schema(), ()))
+    names = Counter([leaf.name for leaf in settings] + [path[-1] for path in _groups(settings)])
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise TypeError(f"{schema.__name__} has two settings or groups called {', '.join(twice)}")
+    return {leaf.name: leaf for leaf in settings}
 
 
 def to_yaml(config: Any) -> str:
@@ -193,12 +193,8 @@ def _walk(cls: type, default: Any, groups: tuple[str, ...]) -> Iterator[Leaf]:
             yield Leaf(field.name, groups, hints[field.name], value)
 
 
-def _group_paths(cls: type, groups: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    hints = get_type_hints(cls)
-    for field in fields(cls):
-        if is_dataclass(hints[field.name]):
-            yield (*groups, field.name)
-            yield from _group_paths(hints[field.name], (*groups, field.name))
+def _groups(settings: Iterable[Leaf]) -> set[tuple[str, ...]]:
+    return {leaf.groups[: depth + 1] for leaf in settings for depth in range(len(leaf.groups))}
 
 
 class _Tree:
@@ -209,7 +205,7 @@ class _Tree:
         self.leaves = leaves(schema)
         for name, value in (defaults or {}).items():
             self.leaves[name] = replace(self.leaves[name], default=value)
-        self.groups = set(_group_paths(schema))
+        self.groups = _groups(self.leaves.values())
         self.aliases: Mapping[str, str] = getattr(schema, "aliases", {})
         self.unused: Mapping[str, str] = getattr(schema, "accepted_but_unused", {})
         self._noticed: set[str] = set()
@@ -261,10 +257,10 @@ class _Tree:
             return None
         if _accepts(leaf.type, dict) and isinstance(value, str):
             value = _load_text(value, leaf.name, source)
-        if isinstance(value, dict):
-            value = _text_keys(value)
         try:
-            return self.parser.parse_object({leaf.name: value}, defaults=False)[leaf.name]
+            if value is None and not _accepts(leaf.type, type(None)):
+                raise TypeError("None")
+            return self.parser.parse_object({leaf.name: _text_keys(value)}, defaults=False)[leaf.name]
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
             raise UserError(_bad_value(leaf, value, source)) from error
 
@@ -283,8 +279,8 @@ class _Tree:
             epilog="A name may carry its group, as in --group.name.",
             add_help=False,
         )
-        parser.add_argument("-h", "--help", help="show this and leave")
-        parser.add_argument("--print_config", help="show all settings as a recipe and leave")
+        parser.add_argument("-h", "--help", action="store_true", help="show this and leave")
+        parser.add_argument("--print_config", action="store_true", help="show all settings as a recipe and leave")
         parser.add_argument("-c", "--config", metavar="RECIPE.yaml", help="settings from files; later ones win")
         docs, sections = _docs(self.schema), {(): parser}
         for leaf in self.leaves.values():
@@ -359,11 +355,10 @@ def _type_name(tp: Any) -> str:
 
 
 def _bad_value(leaf: Leaf, value: Any, source: Source) -> str:
-    choices = [
-        str(choice) for member in _members(leaf.type) if get_origin(member) is Literal for choice in get_args(member)
-    ]
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    literals = [member for member in _members(leaf.type) if get_origin(member) is Literal]
+    choices = {str(choice).lower(): choice for member in literals for choice in get_args(member)}
+    near = difflib.get_close_matches(str(value).lower(), choices, n=1)
+    hint = f"; did you mean {choices[near[0]]}?" if near else ""
     return f"{leaf.name}={value!r} ({source}) has to be {_type_name(leaf.type)}{hint}"
 
 
@@ -455,9 +450,7 @@ def _flag_value(leaf: Leaf, entry: tuple[str, ...], option: str, values: list[st
     lists = _accepts(leaf.type, list) or _accepts(leaf.type, tuple)
     if len(values) > 1:
         if not lists:
-            raise UserError(
-                f"{option} takes one value, but got {len(values)}: {' '.join(values)}; quote it if it is one"
-            )
+            raise UserError(f"{option} takes one value, not {len(values)}: {' '.join(values)}; quote it if it is one")
         return values
     only_lists = lists and not any(_accepts(leaf.type, kind) for kind in (int, float, str, bool))
     bracketed = values[0].startswith("[") and not _is_text(_element(leaf.type))
@@ -499,9 +492,10 @@ def _read_recipe(tree: _Tree, path: str) -> list[Given]:
             continue
         leaf, entry = found
         if (leaf.name, entry) in seen:
-            raise UserError(f"{path}, line {line} gives {leaf.name} again; it stands on line {seen[leaf.name, entry]}")
+            raise UserError(f"{source} gives {leaf.name} again; it stands on line {seen[leaf.name, entry]}")
         seen[leaf.name, entry] = line
-        given.append(Given(leaf, entry, _node_value(loader, node, Any if entry else leaf.type), source))
+        value = _node_value(loader, node, Any if entry else leaf.type, source)
+        given.append(Given(leaf, entry, value, source))
     return given
 
 
@@ -545,14 +539,13 @@ def _entries(
             raise UserError(f"{path}, line {line}: '{name}' is a group of settings and has to hold 'key: value' lines")
 
 
-def _node_value(loader: _Loader, node: yaml.Node, tp: Any) -> Any:
+def _node_value(loader: _Loader, node: yaml.Node, tp: Any, source: Source) -> Any:
     """The value of a node; a number where text is due stays as it is written (``9:16`` is 556 to YAML)."""
-    is_null = node.tag == "tag:yaml.org,2002:null"
-    if isinstance(node, yaml.ScalarNode) and _is_text(tp) and not is_null:
+    if _is_text(tp) and node.tag.removeprefix("tag:yaml.org,2002:") in ("str", "int", "float", "bool", "timestamp"):
         return node.value
     if isinstance(node, yaml.SequenceNode) and _is_text(_element(tp)):
-        return [_node_value(loader, child, _element(tp)) for child in node.value]
+        return [_node_value(loader, child, _element(tp), source) for child in node.value]
     try:
         return loader.construct_object(node, deep=True)
     except yaml.YAMLError as error:
-        raise UserError(f"line {node.start_mark.line + 1} of a recipe is not plain YAML: {error}") from error
+        raise UserError(f"{source} is not plain YAML: {getattr(error, 'problem', None) or error}") from error
