@@ -5,7 +5,7 @@ Open-Sora 1.2)::
 
     x_t = (1 - tau) * x_0 + tau * noise        velocity = x_0 - noise        z <- z + velocity * (tau_i - tau_{i+1})
 
-`add_noise` and `training_loss` are plain arithmetic: they take numpy arrays as well as MindSpore tensors and may be
+`point_on_path` and `training_loss` are plain arithmetic: they take numpy arrays as well as MindSpore tensors and may be
 called inside a compiled graph. Timesteps and the sampling loop live on the host, in numpy. No network is known here:
 the caller gives the draws, the noise and a velocity function.
 
@@ -86,7 +86,7 @@ def timestep_transform(t, height, width, num_frames, scale: float = 1.0, num_tim
     return np.minimum(ratio * t / (1 + (ratio - 1) * t), np.float32(1)) * np.float32(num_timesteps)
 
 
-def add_noise(x_start, noise, t, frames_mask=None, num_timesteps: int = 1000):
+def point_on_path(x_start, noise, t, frames_mask=None, num_timesteps: int = 1000):
     """The point at timestep ``t`` of the path from ``x_start`` to ``noise``.
 
     Args:
@@ -156,8 +156,8 @@ class RectifiedFlow:
         return self._transform(t, height, width, num_frames)
 
     def add_noise(self, x_start, noise, t, frames_mask=None):
-        """`add_noise` with the number of timesteps of this flow."""
-        return add_noise(x_start, noise, t, frames_mask, self.config.num_timesteps)
+        """`point_on_path` with the number of timesteps of this flow."""
+        return point_on_path(x_start, noise, t, frames_mask, self.config.num_timesteps)
 
     def _transform(self, t: np.ndarray, height, width, num_frames) -> np.ndarray:
         config = self.config

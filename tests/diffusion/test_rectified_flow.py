@@ -8,7 +8,7 @@ from mindone.diffusion.guidance import classifier_free
 from mindone.diffusion.rectified_flow import (
     RectifiedFlow,
     RectifiedFlowConfig,
-    add_noise,
+    point_on_path,
     timestep_transform,
     training_loss,
 )
@@ -82,7 +82,7 @@ def test_given_frames_stay_exact_and_do_not_count_in_the_loss():
     mask = np.array([[True, False, True, True], [False, False, False, False]])
     x, noise = x.swapaxes(2, 3)[:, :, :4], noise.swapaxes(2, 3)[:, :, :4]
     t = np.array([400.0, 900.0], np.float32)
-    noised = add_noise(x, noise, t, mask)
+    noised = point_on_path(x, noise, t, mask)
     assert np.array_equal(noised[0, :, 1], x[0, :, 1])
     assert np.array_equal(noised[1], x[1])
     assert not np.allclose(noised[0, :, 0], x[0, :, 0])
@@ -94,7 +94,7 @@ def test_given_frames_stay_exact_and_do_not_count_in_the_loss():
 
 class LossCell(nn.Cell):
     def construct(self, x, noise, t, mask):
-        noised = add_noise(x, noise, t, mask)
+        noised = point_on_path(x, noise, t, mask)
         prediction = ms.ops.cat((noised * 0.3, noised), 1)
         return training_loss(prediction, x, noise, mask)
 
@@ -103,7 +103,7 @@ def test_noise_and_loss_are_the_same_in_a_network_as_on_the_host(mode):
     x, noise = rng().normal(size=(2, 3, 4, 2, 3, 3)).astype(np.float32)
     t = np.array([10.0, 500.0, 990.0], np.float32)
     mask = np.array([[True, True], [True, False], [False, False]])
-    noised = add_noise(x, noise, t, mask)
+    noised = point_on_path(x, noise, t, mask)
     expected = training_loss(np.concatenate([noised * np.float32(0.3), noised], 1), x, noise, mask)
     result = LossCell()(*map(ms.Tensor, (x, noise, t, mask))).asnumpy()
     np.testing.assert_allclose(result, expected, rtol=1e-5)
