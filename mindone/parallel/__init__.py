@@ -1,0 +1,1 @@
+"""Strategies that spread one network over several ranks."""

@@ -1,7 +1,7 @@
 """Reference runs of the original networks: a pair ``stem.safetensors`` + ``stem.json``, and comparisons with it.
 
-Tensor names carry a prefix: ``weights/``, ``inputs/``, ``outputs/``, ``intermediate/``, ``grads/``. The sidecar holds the
-constructor arguments, the scalar loss that the gradients belong to, and the tolerances.
+Tensor names carry a prefix: ``weights/``, ``inputs/``, ``outputs/``, ``intermediate/``, ``grads/``. The sidecar holds
+the constructor arguments, the scalar loss that the gradients belong to, and the tolerances.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class GoldenCase:
         Returns:
             The further results, to be compared by the caller.
         """
-        named = {name: parameter for name, parameter in network.parameters_and_names()}
+        named = dict(network.parameters_and_names())
         names = list(self.grads)
         missing = sorted(set(names) - set(named))
         if missing:
@@ -157,7 +157,7 @@ class GoldenCase:
 
 
 def loss_and_gradients(loss_cell, parameters: Sequence, inputs: Sequence) -> tuple:
-    """``((loss, results...), gradients)`` of a cell ``(*inputs) -> (loss, results...)``, compiled once in graph mode."""
+    """``((loss, results...), gradients)`` of a cell ``(*inputs) -> (loss, results...)``, in one compiled call."""
     import mindspore as ms
     from mindspore import ParameterTuple, nn
 

@@ -1,0 +1,76 @@
+"""Attention layers of video transformers.
+
+Legend: `B` batch, `T` frames, `S` tokens of a frame, `N = T*S`, `L` text tokens, `D` width, `h` heads, `d` head size.
+"""
+
+from __future__ import annotations
+
+from mindspore import Tensor, nn
+
+from mindone.errors import UserError
+from mindone.nn import functional as F
+from mindone.nn.layers import Linear, RMSNorm
+
+
+class AxialSelfAttention(nn.Cell):
+    """Self-attention among the tokens of a frame (``axis="space"``) or of one place over time (``axis="time"``).
+
+    Queries and keys are RMS-normed per head if ``qk_norm``, then rotated if rotary tables are given. ``parallel`` is
+    told before and after the attention, so that it can exchange tokens for heads.
+    """
+
+    def __init__(self, width: int, num_heads: int, axis: str, qk_norm: bool, parallel: nn.Cell):
+        super().__init__()
+        if width % num_heads:
+            raise UserError(f"hidden_size={width} is not divisible by num_heads={num_heads}")
+        self.num_heads, self.head_size = num_heads, width // num_heads
+        self.axis, self.qk_norm, self.parallel = axis, qk_norm, parallel
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
+        if qk_norm:
+            self.q_norm = RMSNorm(self.head_size)
+            self.k_norm = RMSNorm(self.head_size)
+
+    def construct(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """(B, T, S, D) → (B, T, S, D); ``rope`` is cosine and sine (N, d/2) of neighbouring channel pairs."""
+        batch, frames, places, width = x.shape
+        qkv = self.qkv(x).reshape(batch, frames, places, 3, self.num_heads, self.head_size)
+        qkv = self.parallel.before_attention(qkv, self.axis)
+        batch, frames, places, _, heads, size = qkv.shape
+        over_time = self.axis == "time"
+        if over_time:
+            qkv = qkv.transpose(3, 0, 2, 4, 1, 5).reshape(3, batch * places, heads, frames, size)
+        else:
+            qkv = qkv.transpose(3, 0, 1, 4, 2, 5).reshape(3, batch * frames, heads, places, size)
+        q, k, v = qkv[0], qkv[1], qkv[2]
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = F.apply_rope_interleaved(q, *rope), F.apply_rope_interleaved(k, *rope)
+        out = F.attention(q, k, v)
+        if over_time:
+            out = out.reshape(batch, places, heads, frames, size).transpose(0, 3, 1, 2, 4)
+        else:
+            out = out.reshape(batch, frames, heads, places, size).transpose(0, 1, 3, 2, 4)
+        out = self.parallel.after_attention(out, self.axis)
+        return self.proj(out.reshape(x.shape))
+
+
+class CrossAttention(nn.Cell):
+    """All video tokens attend to the text: (B, T, S, D) and (B, L, D) → (B, T, S, D)."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        self.num_heads, self.head_size = num_heads, width // num_heads
+        self.q_linear = Linear(width, width)
+        self.kv_linear = Linear(width, 2 * width)
+        self.proj = Linear(width, width)
+
+    def construct(self, x: Tensor, text: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``mask`` (B, 1, 1, L) bool, True = a token of the text, False = padding."""
+        batch, frames, places, width = x.shape
+        heads, size, length = self.num_heads, self.head_size, text.shape[1]
+        q = self.q_linear(x).reshape(batch, frames * places, heads, size).transpose(0, 2, 1, 3)
+        kv = self.kv_linear(text).reshape(batch, length, 2, heads, size).transpose(2, 0, 3, 1, 4)
+        out = F.attention(q, kv[0], kv[1], mask)
+        return self.proj(out.transpose(0, 2, 1, 3).reshape(x.shape))

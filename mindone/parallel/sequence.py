@@ -1,0 +1,44 @@
+"""Sequence parallelism as a strategy object that a video network calls at fixed places.
+
+The network is written for one device. It hands its tokens to the strategy where they can be split over ranks
+(`split`), gathered (`gather`), around every self-attention (`before_attention`, `after_attention`) and between spatial
+and temporal blocks (`to_temporal`, `to_spatial`). Which of these exchange anything is the strategy's business.
+
+Legend: `B` batch, `T` frames, `S` tokens of a frame, `D` width, `h` heads, `d` head size.
+"""
+
+from __future__ import annotations
+
+from mindspore import Tensor, nn
+
+
+class NoParallel(nn.Cell):
+    """Every rank works on all tokens of its own batch; the interface that other strategies implement."""
+
+    def split(self, x: Tensor) -> Tensor:
+        """All tokens (B, T, S, D), equal on all ranks → the tokens of this rank."""
+        return x
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The tokens of this rank → all tokens (B, T, S, D), equal on all ranks."""
+        return x
+
+    def frames(self, values: Tensor, axis: str) -> Tensor:
+        """Values per frame (B, T, ...), or (B, 1, ...) for all → those of the frames seen by a block of ``axis``."""
+        return values
+
+    def before_attention(self, qkv: Tensor, axis: str) -> Tensor:
+        """Projections (B, T, S, 3, h, d) → with all tokens along ``axis`` (``space`` or ``time``)."""
+        return qkv
+
+    def after_attention(self, x: Tensor, axis: str) -> Tensor:
+        """Attended values (B, T, S, h, d) → back as they were before `before_attention`."""
+        return x
+
+    def to_temporal(self, x: Tensor) -> Tensor:
+        """Tokens that leave a spatial block → as the temporal blocks want them."""
+        return x
+
+    def to_spatial(self, x: Tensor) -> Tensor:
+        """Tokens that leave a temporal block → as the spatial blocks want them."""
+        return x
