@@ -165,12 +165,15 @@ def to_yaml(config: Any) -> str:
 
 
 def save_config(config: Any, path: str | Path) -> None:
-    """Writes `to_yaml` to a file, beside its place first and then renamed into it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(to_yaml(config), encoding="utf-8")
-    os.replace(beside, path)
+    """Writes `to_yaml` to a file, which appears whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from mindone.checkpoint.atomic import atomic_write
+
+    with atomic_write(path) as file:
+        file.write(to_yaml(config).encode())
 
 
 def _plain(value: Any) -> Any:

@@ -95,8 +95,8 @@ class Shape:
 
         if self.num_frames is not None:
             parse_num_frames(self.num_frames)
-        sides = self.image_size if isinstance(self.image_size, list) else [self.image_size or 1]
-        if len(sides) not in (1, 2) or min(sides) < 1:
+        sides = [self.image_size] if isinstance(self.image_size, int) else self.image_size
+        if sides is not None and (len(sides) not in (1, 2) or min(sides) < 1):
             raise UserError(f"image_size={self.image_size} has to be one positive number or two: height width")
         if bool(self.resolution) != bool(self.aspect_ratio):
             raise UserError("resolution and aspect_ratio belong together; give both, or image_size instead")

@@ -1,0 +1,190 @@
+"""The settings of each command, against the published flags."""
+
+import subprocess
+import sys
+
+import pytest
+
+import opensora.config
+from mindone.config import leaves, load, parse
+from mindone.errors import UserError
+from opensora.config import (
+    DecodeConfig,
+    EmbedTextConfig,
+    EmbedVideoConfig,
+    EvaluateVaeConfig,
+    GenerateConfig,
+    TrainConfig,
+    TrainVaeConfig,
+)
+from opensora.config.not_yet import NOT_YET
+
+SCHEMAS = [getattr(opensora.config, name) for name in opensora.config.__all__]
+
+PUBLISHED = {
+    TrainConfig: """
+        dataset_name csv_path video_column caption_column video_folder text_embed_folder vae_latent_folder filter_data
+        output_path add_datetime model_version pretrained_model_path space_scale time_scale model_max_length
+        freeze_y_embedder patchify manual_pad vae_type noise_scheduler sample_method use_timestep_transform debug
+        device_target max_device_memory mode save_graphs use_parallel parallel_mode jit_level resume optim zero_stage
+        betas optim_eps group_strategy weight_decay seed warmup_steps batch_size vae_micro_batch_size
+        vae_micro_frame_size start_learning_rate end_learning_rate decay_steps scheduler pre_patchify max_image_size
+        dataset_sink_mode sink_size video_backend epochs train_steps init_loss_scale loss_scale_factor scale_window
+        gradient_accumulation_steps use_ema ema_decay clip_grad max_grad_norm use_recompute num_recompute_blocks
+        drop_overflow_update loss_scaler_type ckpt_save_interval ckpt_save_steps ckpt_max_keep step_mode custom_train
+        profile log_level log_interval dtype vae_dtype vae_keep_gn_fp32 global_bf16 vae_param_dtype amp_level
+        vae_amp_level t5_model_name_or_path vae_checkpoint sd_scale_factor image_size resolution aspect_ratio num_frames
+        frame_stride mask_ratios bucket_config num_parallel_workers num_workers_dataset num_workers_batch prefetch_size
+        data_multiprocessing max_rowsize disable_flip enable_flash_attention enable_sequence_parallelism
+        sequence_parallel_shards dsp validate val_interval num_eval_timesteps val_csv_path val_video_folder
+        val_text_embed_folder val_vae_latent_folder val_batch_size val_bucket_config""",
+    GenerateConfig: """
+        model_version image_size resolution aspect_ratio num_frames num_samples ckpt_path t5_model_name_or_path
+        vae_checkpoint sd_scale_factor vae_type vae_micro_batch_size vae_micro_frame_size jit_level sampling_steps
+        guidance_scale guidance_channels frame_interval loop model_max_length condition_frame_length
+        condition_frame_edit mask_strategy reference_path device_target mode use_parallel debug seed max_device_memory
+        patchify enable_flash_attention enable_sequence_parallelism dsp dtype vae_dtype t5_dtype amp_level space_scale
+        time_scale captions prompt_path output_path append_timestr save_format fps batch_size text_embed_folder
+        save_latent use_vae_decode sampling pre_patchify max_image_size max_num_frames""",
+    EmbedTextConfig: """
+        csv_path prompt_path output_path caption_column t5_model_name_or_path model_max_length device_target mode
+        use_parallel seed enable_flash_attention precision_mode use_recompute dtype captions batch_size""",
+    EmbedVideoConfig: """
+        csv_path output_path save_distribution video_column caption_column video_folder filter_data image_size
+        dl_return_all_frames vae_checkpoint sd_scale_factor device_target mode use_parallel seed enable_flash_attention
+        dtype precision_mode frame_stride transform_name vae_micro_batch_size use_recompute global_bf16 allow_overwrite
+        batch_size resize_by_max_value""",
+    DecodeConfig: """
+        vae_checkpoint sd_scale_factor latent_folder output_path use_fp16 save_format fps device_target mode seed""",
+    TrainVaeConfig: """
+        random_crop flip model_type freeze_vae_2d use_discriminator perceptual_loss_weight kl_loss_weight
+        use_real_rec_loss use_z_rec_loss use_image_identity_loss mixed_strategy mixed_image_ratio scale_lr optim
+        weight_decay micro_batch_size micro_frame_size frame_stride image_size num_frames batch_size epochs dataset_name
+        caption_column add_datetime optim_eps pre_patchify max_image_size train_steps num_recompute_blocks
+        vae_param_dtype vae_amp_level sd_scale_factor mask_ratios bucket_config data_multiprocessing max_rowsize
+        enable_flash_attention ckpt_save_steps step_mode sink_size csv_path video_folder use_parallel use_ema""",
+    EvaluateVaeConfig: """
+        ckpt_path csv_path video_folder output_path num_frames frame_stride image_size batch_size eval_loss save_vis
+        use_temporal_vae encode_only video_column dtype mode model_config expand_dim_t num_parallel_workers
+        mixed_strategy mixed_image_ratio save_z_dist device_target""",
+}
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_every_published_flag_has_a_meaning_or_a_reason_why_not(schema):
+    known = {*leaves(schema), *schema.aliases, *schema.accepted_but_unused}
+    assert set(PUBLISHED[schema].split()) - known == set()
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_no_name_means_two_things(schema):
+    names = [*leaves(schema), *schema.aliases, *schema.accepted_but_unused]
+    assert len(names) == len(set(names))
+    assert set(schema.aliases.values()) <= set(leaves(schema))
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_help_explains_every_setting(schema, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse(schema, ["--help"])
+    assert leaving.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    following = [f"--{name} " for name in leaves(schema)]
+    for flag in following:
+        words = text.split(flag, 1)[1].split(" --", 1)[0].split()
+        assert len(words) > 2, f"{flag} has no explanation"
+
+
+def test_settings_are_read_without_importing_mindspore():
+    code = (
+        "import sys; from opensora.config import TrainConfig; from mindone.config import load;"
+        "load(TrainConfig, ['--image_size', '32']); sys.exit('mindspore' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_what_cannot_be_done_yet_stands_in_some_schema():
+    names = {name for schema in SCHEMAS for name in leaves(schema)}
+    assert set(NOT_YET) <= names
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_defaults_ask_for_nothing_that_cannot_be_done_yet(schema):
+    config = load(schema, [])
+    wanted = {name: NOT_YET[name][0] for name in leaves(schema) if name in NOT_YET}
+    assert [name for name, is_wanted in wanted.items() if is_wanted(getattr(config, name))] == []
+
+
+TRAIN = ["--csv_path", "a.csv", "--video_folder", "v", "--image_size", "64"]
+GENERATE = ["--captions", "a red circle", "--image_size", "64"]
+VAE = ["--csv_path", "a.csv", "--video_folder", "v", "--use_z_rec_loss", "True"]
+
+
+@pytest.mark.parametrize(
+    "schema, argv, message",
+    [
+        (
+            TrainConfig,
+            [*TRAIN, "--enable_sequence_parallelism", "True"],
+            "enable_sequence_parallelism=True is not ",
+        ),
+        (TrainConfig, [*TRAIN, "--dsp", "True"], "dsp=True is not supported yet"),
+        (TrainConfig, [*TRAIN, "--zero_stage", "2"], "zero_stage=2 is not supported yet; use 0"),
+        (TrainConfig, [*TRAIN, "--validate", "True"], "validate=True is not supported yet"),
+        (TrainConfig, [*TRAIN, "--model_version", "v1.1"], "model_version=v1.1 is not supported yet; use v1.2"),
+        (TrainConfig, [*TRAIN, "--model_version", "v1.3"], "has to be one of v1, v1.1, v1.2, v2.0"),
+        (TrainConfig, [*TRAIN, "--optim", "came"], "optim=came is not supported yet; use adamw"),
+        (TrainConfig, TRAIN[2:], "csv_path is not set; give the table"),
+        (TrainConfig, [*TRAIN[:2], *TRAIN[4:]], "video_folder is not set"),
+        (TrainConfig, TRAIN[:4], "the videos have no size; give image_size"),
+        (TrainConfig, [*TRAIN[:4], "--resolution", "720p"], "resolution and aspect_ratio belong together"),
+        (TrainConfig, [*TRAIN[:4], "--resolution", "720p", "--aspect_ratio", "7:5"], "aspect_ratio=7:5"),
+        (TrainConfig, [*TRAIN, "--num_frames", "5s"], "num_frames=5s"),
+        (TrainConfig, [*TRAIN, "--image_size", "0"], "image_size=0"),
+        (TrainConfig, [*TRAIN, "--image_size", "1", "2", "3"], "image_size=[1, 2, 3]"),
+        (TrainConfig, [*TRAIN, "--batch_size", "0"], "batch_size=0 has to be at least 1"),
+        (TrainConfig, [*TRAIN, "--ema_decay", "1.5"], "ema_decay=1.5"),
+        (TrainConfig, [*TRAIN, "--max_bad_fraction", "2"], "max_bad_fraction=2.0 has to be between 0 and 1"),
+        (TrainConfig, [*TRAIN, "--mask_ratios", "{sideways: 0.5}"], "sideways"),
+        (TrainConfig, [*TRAIN, "--mask_ratios", "{random: 0.9, image_head: 0.5}"], "1.4"),
+        (GenerateConfig, GENERATE[:2], "the video has no size"),
+        (GenerateConfig, [*GENERATE, "--loop", "2"], "loop=2 is not supported yet; use 1"),
+        (GenerateConfig, [*GENERATE, "--reference_path", "a.png"], "reference_path=['a.png'] is not supported yet"),
+        (GenerateConfig, [*GENERATE, "--sampling", "ddim"], "sampling=ddim is not supported yet; use rflow"),
+        (GenerateConfig, [*GENERATE, "--sampling_steps", "0"], "sampling_steps=0 has to be at least 1"),
+        (GenerateConfig, [*GENERATE, "--use_vae_decode", "False"], "would write nothing"),
+        (GenerateConfig, [*GENERATE, "--camera_motion", "pan lef"], "did you mean pan left?"),
+        (EmbedTextConfig, ["--output_path", "o"], "there is nothing to encode"),
+        (EmbedTextConfig, ["--captions", "a"], "output_path is not set"),
+        (EmbedVideoConfig, ["--csv_path", "a.csv"], "video_folder is not set"),
+        (EmbedVideoConfig, [*TRAIN[:4], "--output_path", "o"], "the videos have no size"),
+        (DecodeConfig, [], "latent_folder is not set"),
+        (TrainVaeConfig, VAE[:4], "there is no reconstruction loss"),
+        (TrainVaeConfig, [*VAE, "--use_discriminator"], "use_discriminator=True is not supported yet"),
+        (TrainVaeConfig, [*VAE, "--vae_type", "VideoAutoencoderKL"], "model_type=VideoAutoencoderKL is not supp"),
+        (EvaluateVaeConfig, [], "csv_path is not set"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_sentence(schema, argv, message):
+    with pytest.raises(UserError) as refusal:
+        parse(schema, argv)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "schema, argv",
+    [
+        (TrainConfig, TRAIN),
+        (TrainConfig, [*TRAIN, "--vae_type", "OpenSoraVAE_V1_2", "--resume", "True", "--mask_ratios.random", "0.1"]),
+        (GenerateConfig, [*GENERATE, "--reference_path", "", "--num_frames", "4s"]),
+        (GenerateConfig, ["--prompt", "a", "--resolution", "240p", "--aspect-ratio", "9:16", "--aes", "6.5"]),
+        (EmbedTextConfig, ["--csv_path", "a.csv", "--output_path", "o", "--dtype", "fp16"]),
+        (EmbedVideoConfig, [*TRAIN, "--output_path", "o", "--dl_return_all_frames", "True"]),
+        (DecodeConfig, ["--latent_folder", "a", "b"]),
+        (TrainVaeConfig, VAE),
+        (EvaluateVaeConfig, [*TRAIN, "--ckpt_path", "vae"]),
+    ],
+)
+def test_what_can_work_is_accepted(schema, argv):
+    parse(schema, argv)

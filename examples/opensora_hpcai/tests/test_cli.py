@@ -1,0 +1,54 @@
+"""The console command and the scripts: doors that open at once and refuse in one line."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from opensora.cli import COMMANDS, main
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def test_help_lists_all_commands(capsys):
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"  {name} " in listed for name in COMMANDS)
+
+
+def test_unknown_command_is_refused_with_the_nearest_one(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(["generat"])
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err == "error: unknown command 'generat'; did you mean generate?\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_leads_somewhere(command):
+    module, function, _ = COMMANDS[command]
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("*.py")))
+def test_every_script_explains_itself_without_mindspore(script):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{script}', '--help']\n"
+        "try:\n"
+        f"    runpy.run_path({str(SCRIPTS / script)!r}, run_name='__main__')\n"
+        "finally:\n"
+        "    print('mindspore' in sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "False\n")
+    assert done.stdout.startswith(f"usage: {script} [-c RECIPE.yaml ...]")
+
+
+def test_wrong_use_of_a_script_ends_with_one_line_and_code_2():
+    command = [sys.executable, SCRIPTS / "inference.py", "--sampling_step", "3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: unknown option '--sampling_step'; did you mean --sampling_steps?\n"
