@@ -8,6 +8,7 @@ networks take them; ``index``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,6 +158,44 @@ class WholeVideo:
     @property
     def nbytes(self) -> int:
         return self.frames.nbytes
+
+
+class WholeVideoDataset:
+    """Whole videos, for encoding: ``frames`` (T, height, width, 3) uint8, their ``fps``, ``ori_size``, and ``index``.
+
+    Args:
+        num_frames: so many frames from the start, a shorter video being bad; None takes all.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[VideoRow],
+        transform: ResizeCrop,
+        num_frames: int | None = None,
+        frame_stride: int = 1,
+        backend: str = "pyav",
+    ):
+        self.rows, self.transform, self.backend = list(rows), transform, backend
+        self.num_frames, self.frame_stride = num_frames, frame_stride
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        return str(self.rows[index].file)
+
+    def get(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        file = self.rows[index].file
+        info = probe(file)
+        stop = self.num_frames * self.frame_stride if self.num_frames else sys.maxsize
+        wanted = range(0, stop, self.frame_stride)
+        frames = iter_frames(file, wanted, self.backend, allow_short=self.num_frames is None)
+        return {
+            "frames": self.transform.clip(frames),
+            "fps": (info.fps or IMAGE_FPS) / self.frame_stride,
+            "ori_size": (info.height, info.width),
+            "index": index,
+        }
 
 
 class LatentTextDataset:

@@ -1,0 +1,158 @@
+"""Videos from latents in files: what ``infer_vae_decode.py`` does.
+
+``.npz`` files are caches of ``infer_vae.py`` (their mean is decoded), ``.npy`` files are normalised latents
+(1, C, T', h, w) of ``inference.py --save_latent``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from mindone.config import parse
+from mindone.data.errors import BadSample
+from mindone.data.table import shard
+from mindone.data.write import to_uint8
+from mindone.errors import UserError, guarded
+from opensora.data.aspect import parse_num_frames
+from opensora.data.cache import read_latent
+from opensora.families import get_family
+from opensora.model_folder import require_path
+from opensora.pipelines import outputs
+from opensora.pipelines.start import start
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".npy", ".npz")
+
+
+class Latents(NamedTuple):
+    """Latents (1, C, T', h, w) float32, whether they are normalised, and the number of their frames if it is known."""
+
+    values: np.ndarray
+    normalised: bool
+    num_frames: int | None
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> list[Path]:
+    """Entry of ``scripts/infer_vae_decode.py``."""
+    from opensora.config import DecodeConfig
+
+    return decode_files(parse(DecodeConfig, argv))
+
+
+def decode_files(config: Any) -> list[Path]:
+    """Decodes every file of the folders; returns the videos of this rank. Files that cannot be read are reported.
+
+    Raises:
+        UserError: no latents, or none that can be read.
+    """
+    current = start(config)
+    family = get_family(config.model_version)
+    require_path(config.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
+    files = shard(find_latents(config.latent_folder), current.rank, current.world_size)
+    autoencoder = family.load_autoencoder(
+        config.vae_checkpoint, config.vae_dtype, config.vae_micro_batch_size, config.vae_micro_frame_size
+    )
+    asked_frames = parse_num_frames(config.num_frames) if config.num_frames else None
+    videos, bad = [], []
+    for file, relative in tqdm(files, desc="decode", disable=not current.is_main):
+        try:
+            frames = _decode(autoencoder, file, asked_frames)
+        except BadSample as error:
+            bad.append(error)
+            logger.warning("left out: %s", error)
+            continue
+        folder = outputs.make_run_folder(config.output_path, str(relative.parent))
+        stem = outputs.free_stem(folder, relative.stem)
+        videos.append(outputs.write_clip(folder, stem, frames, config.save_format, config.fps))
+    logger.info("%s: %d videos written, %d files left out", config.output_path, len(videos), len(bad))
+    if bad and not videos:
+        raise UserError(f"none of {len(files)} files could be decoded; the first: {bad[0]}")
+    return videos
+
+
+def find_latents(folders: str | Sequence[str]) -> list[tuple[Path, Path]]:
+    """The latents' files below some folders, and their paths relative to these."""
+    found = []
+    for folder in [folders] if isinstance(folders, str) else folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"latent_folder={folder} is not a folder; give the folder of the latents")
+        files = sorted(file for file in Path(folder).rglob("*") if file.suffix in SUFFIXES)
+        found += [(file, file.relative_to(folder)) for file in files]
+    if not found:
+        raise UserError(f"latent_folder={folders} has no .npy or .npz files; make some with infer_vae.py")
+    return found
+
+
+def read_latents(file: Path) -> Latents:
+    """Latents of either kind.
+
+    Raises:
+        BadSample: damaged, or not latents.
+    """
+    if file.suffix == ".npz":
+        entry = read_latent(file)
+        return Latents(entry.mean.transpose(1, 0, 2, 3)[None], False, entry.num_frames)
+    try:
+        values = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadSample(f"{file} is damaged or not an npy file ({str(error) or type(error).__name__})") from error
+    values = values[None] if values.ndim == 4 else values
+    if values.ndim != 5 or not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values).all():
+        raise BadSample(f"{file} holds no latents (1, C, T, h, w): its shape is {values.shape}")
+    return Latents(values.astype(np.float32), True, _recorded_frames(file))
+
+
+def _recorded_frames(file: Path) -> int | None:
+    """The frame count in the JSON file beside latents that ``inference.py`` saved."""
+    record = file.with_suffix(".json")
+    try:
+        return int(json.loads(record.read_text(encoding="utf-8"))["num_frames"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _decode(autoencoder: Any, file: Path, asked_frames: int | None) -> np.ndarray:
+    """Frames (T, H, W, 3) uint8 of the first video in a file."""
+    latents = read_latents(file)
+    if latents.values.shape[1] != autoencoder.latent_channels:
+        raise BadSample(
+            f"{file} has {latents.values.shape[1]} latent channels, the autoencoder {autoencoder.latent_channels}"
+        )
+    frames = asked_frames or latents.num_frames or frames_of(autoencoder, latents.values.shape[2])
+    values = latents.values[:1]
+    if not latents.normalised:
+        values = _normalised(autoencoder, values)
+    try:
+        return to_uint8(autoencoder.decode(values, frames).asnumpy()[0])
+    except UserError as error:
+        raise BadSample(f"{file}: {error}") from error
+
+
+def _normalised(autoencoder: Any, values: np.ndarray) -> np.ndarray:
+    import mindspore as ms
+
+    return autoencoder.normalize(ms.Tensor(values, ms.float32)).asnumpy()
+
+
+def frames_of(autoencoder: Any, latent_frames: int) -> int:
+    """The largest number of frames that is encoded to so many latent ones; a single one is a picture.
+
+    Raises:
+        UserError: no video is encoded to so many latent frames.
+    """
+    if latent_frames == 1:
+        return 1
+    counts = range(latent_frames, latent_frames * autoencoder.time_compression + 1)
+    fitting = [count for count in counts if autoencoder.latent_size((count, 64, 64))[0] == latent_frames]
+    if not fitting:
+        raise BadSample(f"no video has {latent_frames} latent frames; give num_frames")
+    return fitting[-1]

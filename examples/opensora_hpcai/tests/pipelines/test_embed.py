@@ -1,0 +1,250 @@
+import numpy as np
+import pytest
+
+from mindone import runtime
+from mindone.data.write import write_video
+from opensora.data.cache import read_latent, read_text
+from opensora.pipelines import decode, embed
+from opensora.text.encoder import TextEmbeddings
+
+
+class Array(np.ndarray):
+    """An array with a tensor's way out."""
+
+    def asnumpy(self) -> np.ndarray:
+        return np.asarray(self)
+
+
+class Config:
+    micro_frame_size = 4
+
+
+class Averages:
+    """An autoencoder of 4 frames a chunk: latents are averages over 8x8 pixels and pairs of frames."""
+
+    config, latent_channels, spatial_compression, time_compression = Config(), 3, 8, 2
+
+    def __init__(self):
+        self.calls = []
+
+    def latent_size(self, size):
+        return -(-size[0] // 2), size[1] // 8, size[2] // 8
+
+    def posterior(self, video):
+        self.calls.append(video.shape)
+        batch, channels, frames, height, width = video.shape
+        video = np.pad(video, ((0, 0), (0, 0), (0, frames % 2), (0, 0), (0, 0)), mode="edge")
+        blocks = video.reshape(batch, channels, -1, 2, height // 8, 8, width // 8, 8)
+        mean = blocks.mean(axis=(3, 5, 7)).view(Array)
+        return mean, (mean * 0 + 0.5).view(Array)
+
+    def normalize(self, latents):
+        return latents * 2
+
+    def decode(self, latents, num_frames):
+        video = np.asarray(latents).repeat(2, 2).repeat(8, 3).repeat(8, 4) / 2
+        return video[:, :, :num_frames].view(Array)
+
+
+class Lengths:
+    """A text encoder whose embeddings are the lengths of the texts."""
+
+    def __init__(self):
+        self.batches = []
+
+    def encode(self, texts):
+        self.batches.append(list(texts))
+        emb = np.array([[[len(text)] * 8] * 4 for text in texts], np.float32)
+        return TextEmbeddings(emb, np.ones((len(texts), 4), np.uint8), np.ones((len(texts), 4), np.int32))
+
+
+class Networks:
+    """Stands in for the networks of the family, everything else is its own."""
+
+    def __init__(self, monkeypatch):
+        self.autoencoder, self.encoder = Averages(), Lengths()
+        from opensora.families import OpenSora12
+
+        monkeypatch.setattr(OpenSora12, "autoencoder_skeleton", lambda *_: self.autoencoder)
+        monkeypatch.setattr(OpenSora12, "load_autoencoder", lambda *_, **__: self.autoencoder)
+        monkeypatch.setattr(OpenSora12, "load_text_encoder", lambda *_, **__: self.encoder)
+        monkeypatch.setattr(decode, "_normalised", lambda autoencoder, values: autoencoder.normalize(values))
+
+
+@pytest.fixture
+def networks(monkeypatch):
+    monkeypatch.setattr(runtime, "setup", lambda *_, **__: runtime.current())
+    return Networks(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three clips of 10, 10 and 7 frames, a damaged one, and a table of them."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number, length in enumerate((10, 10, 7)):
+        frames = np.full((length, 32, 32, 3), 40 * (number + 1), np.uint8)
+        write_video(folder / f"sub/clip{number}.mp4", frames, fps=12)
+    (folder / "sub/clip3.mp4").write_bytes(b"damaged" * 99)
+    rows = ["video,caption", "sub/clip0,A red circle", "sub/clip1,a square", "sub/clip2,a square", "sub/clip3,x"]
+    (folder / "table.csv").write_text("\n".join(rows))
+    return folder
+
+
+def text_flags(folder, output, *more) -> list[str]:
+    return [f"--t5_model_name_or_path={folder}", f"--output_path={output}", "--batch_size=2", *more]
+
+
+def video_flags(folder, output, *more) -> list[str]:
+    return [
+        f"--csv_path={folder}/table.csv",
+        f"--video_folder={folder}",
+        f"--vae_checkpoint={folder}",
+        f"--output_path={output}",
+        "--image_size=16",
+        "--num_parallel_workers=0",
+        "--max_bad_fraction=0.5",
+        *more,
+    ]
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_tables_captions_are_cached_beside_its_videos(networks, folder, tmp_path):
+    counts = embed.text_main(text_flags(folder, tmp_path, f"--csv_path={folder}/table.csv"))
+    assert (counts.written, counts.skipped, counts.bad) == (4, 0, 0)
+    entry = read_text(tmp_path / "sub/clip0.npz")
+    assert entry.text_emb.shape == (4, 8) and entry.text_emb[0, 0] == len("a red circle")
+    assert networks.encoder.batches == [["a red circle", "a square"], ["x"]], "equal captions are encoded once"
+
+
+def test_prompts_are_cached_in_their_order_with_a_batch_dimension(networks, folder, tmp_path):
+    embed.text_main(text_flags(folder, tmp_path, "--captions", "A red circle!", "two"))
+    assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["000-A-red-circle.npz", "001-two.npz"]
+    with np.load(tmp_path / "001-two.npz") as stored:
+        assert stored["text_emb"].shape == (1, 4, 8) and stored["tokens"].shape == stored["mask"].shape == (1, 4)
+
+
+def test_a_stopped_text_run_makes_only_what_is_missing(networks, folder, tmp_path):
+    flags = text_flags(folder, tmp_path, f"--csv_path={folder}/table.csv")
+    embed.text_main(flags)
+    (tmp_path / "sub/clip1.npz").write_bytes(b"cut")
+    networks.encoder.batches.clear()
+    counts = embed.text_main(flags)
+    assert (counts.written, counts.skipped) == (1, 3) and networks.encoder.batches == [["a square"]]
+    assert embed.text_main([*flags, "--allow_overwrite=True"]).written == 4
+
+
+def test_ranks_share_the_captions(networks, folder, tmp_path, monkeypatch):
+    for rank in (0, 1):
+        monkeypatch.setattr(runtime, "_current", runtime.Runtime(rank=rank, world_size=2))
+        counts = embed.text_main(text_flags(folder, tmp_path, f"--csv_path={folder}/table.csv"))
+        assert counts.written == 2
+    assert len(list(tmp_path.rglob("*.npz"))) == 4
+
+
+def test_wrong_text_inputs_end_with_code_2(networks, folder, tmp_path, capsys):
+    (tmp_path / "other.csv").write_text("video,text\na,b\n")
+    for flags, message in (
+        ([f"--csv_path={tmp_path}/other.csv"], 'has no column "caption"; it has: video, text'),
+        ([f"--csv_path={folder}/table.csv", "--captions", "x"], "either a table or prompts"),
+        (["--captions", "x", "--t5_model_name_or_path=/none"], "t5_model_name_or_path"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            embed.text_main(text_flags(folder, tmp_path / "out", *flags))
+        assert caught.value.code == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ") and message in error
+
+
+# --- video -----------------------------------------------------------------------------------------------------------
+
+
+def test_videos_are_cached_with_what_was_encoded(networks, folder, tmp_path):
+    counts = embed.video_main(video_flags(folder, tmp_path, "--batch_size=4"))
+    assert (counts.written, counts.skipped, counts.bad) == (3, 0, 1)
+    entry = read_latent(tmp_path / "sub/clip1.npz")
+    assert entry.mean.shape == entry.std.shape == (5, 3, 2, 2) and (entry.std == 0.5).all()
+    assert entry.mean == pytest.approx(80 / 127.5 - 1, abs=0.03)
+    assert (entry.fps, entry.ori_size, entry.num_frames, entry.size) == (12, (32, 32), 10, (16, 16))
+    assert "clip3.mp4 is not a readable video" in (tmp_path / "bad_samples.csv").read_text()
+    assert networks.autoencoder.calls[0] == (2, 3, 10, 16, 16), "videos of equal length go through together"
+
+
+def test_stride_and_length_choose_the_frames(networks, folder, tmp_path):
+    counts = embed.video_main(video_flags(folder, tmp_path, "--frame_stride=2", "--num_frames=4"))
+    entry = read_latent(tmp_path / "sub/clip2.npz")
+    assert counts.written == 3 and (entry.num_frames, entry.fps, len(entry.mean)) == (4, 6, 2)
+    counts = embed.video_main(video_flags(folder, tmp_path / "long", "--num_frames=9", "--max_bad_fraction=1"))
+    assert (counts.written, counts.bad) == (2, 2)
+
+
+def test_a_stopped_video_run_makes_only_what_is_missing(networks, folder, tmp_path):
+    embed.video_main(video_flags(folder, tmp_path))
+    (tmp_path / "sub/clip0.npz").unlink()
+    networks.autoencoder.calls.clear()
+    counts = embed.video_main(video_flags(folder, tmp_path, "--max_bad_fraction=1"))
+    assert (counts.written, counts.skipped, counts.bad) == (1, 2, 1) and len(networks.autoencoder.calls) == 1
+
+
+def test_the_mean_alone_can_be_saved(networks, folder, tmp_path):
+    embed.video_main(video_flags(folder, tmp_path, "--save_distribution=False"))
+    with np.load(tmp_path / "sub/clip0.npz") as stored:
+        assert "latent_std" not in stored.files
+
+
+def test_long_videos_are_encoded_in_runs_of_whole_chunks():
+    frames = np.random.default_rng(0).integers(0, 256, (1, 70, 8, 8, 3)).astype(np.uint8)
+    autoencoder = Averages()
+    mean, std = embed.encode_frames(autoencoder, frames)
+    assert [shape[2] for shape in autoencoder.calls] == [64, 6] and mean.shape == std.shape == (1, 3, 35, 1, 1)
+
+
+def test_too_many_damaged_videos_stop_the_run(networks, folder, tmp_path, capsys):
+    (folder / "damaged.csv").write_text("video,caption\nsub/clip3,x\n")
+    with pytest.raises(SystemExit) as caught:
+        embed.video_main(video_flags(folder, tmp_path, f"--csv_path={folder}/damaged.csv"))
+    assert caught.value.code == 2
+    assert "1 of 1 samples cannot be used" in capsys.readouterr().err
+    assert (tmp_path / "bad_samples.csv").is_file()
+
+
+def test_a_size_the_autoencoder_cannot_encode_is_refused(networks, folder, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        embed.video_main(video_flags(folder, tmp_path, "--image_size=20"))
+    assert "20 is not divisible by 8" in capsys.readouterr().err
+
+
+# --- and back --------------------------------------------------------------------------------------------------------
+
+
+def test_cached_latents_become_videos_again(networks, folder, tmp_path):
+    from mindone.data.video import probe, read_video
+
+    embed.video_main(video_flags(folder, tmp_path / "latents"))
+    flags = [f"--vae_checkpoint={folder}", f"--latent_folder={tmp_path}/latents", f"--output_path={tmp_path}/videos"]
+    videos = decode.main([*flags, "--fps=6"])
+    assert videos == [tmp_path / f"videos/sub/clip{number}.mp4" for number in range(3)]
+    info = probe(videos[2])
+    assert (info.num_frames, info.height, info.width, info.fps) == (7, 16, 16, 6)
+    assert read_video(videos[0]).mean() == pytest.approx(40, abs=3)
+    assert decode.main(flags)[0] == tmp_path / "videos/sub/clip0-2.mp4", "nothing is overwritten"
+
+
+def test_sampled_latents_tell_their_frames_in_the_record_beside_them(networks, folder, tmp_path):
+    latents = tmp_path / "latents"
+    latents.mkdir()
+    for stem in ("a", "b"):
+        np.save(latents / f"{stem}.npy", np.zeros((1, 3, 4, 2, 2), np.float32))
+    (latents / "a.json").write_text('{"num_frames": 7}')
+    (latents / "c.npy").write_bytes(b"damaged")
+    np.save(latents / "d.npy", np.zeros((3, 3)))
+    flags = [f"--vae_checkpoint={folder}", f"--latent_folder={latents}", f"--output_path={tmp_path}/videos"]
+    videos = decode.main([*flags, "--save_format=png"])
+    assert [len(list(video.iterdir())) for video in videos] == [7, 8]
+
+
+def test_folders_without_latents_are_refused(networks, folder, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        decode.main([f"--vae_checkpoint={folder}", f"--latent_folder={tmp_path}", f"--output_path={tmp_path}/v"])
+    assert "has no .npy or .npz files" in capsys.readouterr().err
