@@ -17,6 +17,7 @@ current folder), and ``~/`` is the home folder. All else stays as it is, such as
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import difflib
 import logging
@@ -435,7 +436,7 @@ def _options(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
             values = [value] if equals else []
         elif option is None:
             hint = f"give a recipe as --config {token}" if token.endswith((".yaml", ".yml")) else "give it an option"
-            raise UserError(f"unexpected argument '{token}'; {hint}")
+            raise UserError(f"unexpected argument {token!r}; {hint}")
         else:
             values.append(token)
     if option is not None:
@@ -472,11 +473,21 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _load_text(text: str, name: str, source: Source) -> Any:
+@contextlib.contextmanager
+def _valid_yaml(where: str) -> Iterator[None]:
+    """Turns what PyYAML raises, for its syntax or for a nesting too deep, into one sentence."""
     try:
+        yield
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark and "line" not in where else ""
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise UserError(f"{where}{line} is not valid YAML: {reason}") from error
+
+
+def _load_text(text: str, name: str, source: Source) -> Any:
+    with _valid_yaml(f"{name}={text!r} ({source})"):
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}={text!r} ({source}) is not readable as YAML") from error
 
 
 def _read_recipe(tree: _Tree, path: str) -> list[Given]:
@@ -485,6 +496,7 @@ def _read_recipe(tree: _Tree, path: str) -> list[Given]:
     Raises:
         UserError: no such file, not YAML, not a mapping, a key unknown or given twice.
     """
+    path = os.path.expanduser(path)
     loader, root = _compose(path)
     given: list[Given] = []
     seen: dict[Any, int] = {}
@@ -503,20 +515,17 @@ def _read_recipe(tree: _Tree, path: str) -> list[Given]:
 
 
 def _compose(path: str) -> tuple[_Loader, yaml.Node | None]:
-    path = os.path.expanduser(path)
     if not os.path.isfile(path):
         raise UserError(f"the recipe {path} is not a file; give --config the path of a .yaml file")
     try:
-        loader = _Loader(Path(path).read_text(encoding="utf-8"))
-        root = loader.get_single_node()
+        text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"the recipe {path} is not UTF-8 text") from error
     except OSError as error:
         raise UserError(f"the recipe {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"the recipe {path}{where} is not valid YAML: {getattr(error, 'problem', error)}") from error
+    with _valid_yaml(f"the recipe {path}"):
+        loader = _Loader(text)
+        root = loader.get_single_node()
     if root is not None and not isinstance(root, yaml.MappingNode):
         raise UserError(f"the recipe {path} has to hold 'key: value' lines")
     return loader, root
@@ -528,7 +537,8 @@ def _entries(
     """The keys of a mapping and of the groups in it, as dotted names, with their value nodes and lines."""
     if node is None:
         return
-    loader.flatten_mapping(node)
+    with _valid_yaml(f"{path}, line {node.start_mark.line + 1}"):
+        loader.flatten_mapping(node)
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
@@ -548,7 +558,5 @@ def _node_value(loader: _Loader, node: yaml.Node, tp: Any, source: Source) -> An
         return node.value
     if isinstance(node, yaml.SequenceNode) and _is_text(_element(tp)):
         return [_node_value(loader, child, _element(tp), source) for child in node.value]
-    try:
+    with _valid_yaml(str(source)):
         return loader.construct_object(node, deep=True)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} is not plain YAML: {getattr(error, 'problem', None) or error}") from error
