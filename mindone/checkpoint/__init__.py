@@ -1,6 +1,7 @@
 """Checkpoints: safe reading of every format, strict loading, published names, and files that appear whole."""
 
 from mindone.checkpoint.atomic import atomic_folder, atomic_write
+from mindone.checkpoint.ckpt_file import save_ckpt
 from mindone.checkpoint.load import LoadReport, cast, load_into, network_tensors, save_model
 from mindone.checkpoint.naming import DEFAULT_ADAPTERS, pixart_as_spatial
 from mindone.checkpoint.read import read_tensors
@@ -18,6 +19,7 @@ __all__ = [
     "network_tensors",
     "pixart_as_spatial",
     "read_tensors",
+    "save_ckpt",
     "save_model",
     "save_safetensors",
 ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path, PurePosixPath
 
+from mindone.checkpoint.ckpt_file import read_ckpt
 from mindone.checkpoint.safetensors_file import read_safetensors
 from mindone.checkpoint.tensors import Entry, TensorFile
+from mindone.checkpoint.torch_file import read_torch_legacy, read_torch_zip
 from mindone.errors import UserError
 
 INDEX_SUFFIX = ".index.json"
@@ -60,6 +62,12 @@ def _read_file(path: Path) -> TensorFile:
         start = file.read(9)
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return read_safetensors(path)
+    if start.startswith(b"PK\x03\x04"):
+        return read_torch_zip(path)
+    if start.startswith(b"\x80"):
+        return read_torch_legacy(path)
+    if path.suffix == ".ckpt":
+        return read_ckpt(path)
     raise UserError(f"{path} is not a checkpoint of a known format (safetensors, PyTorch, MindSpore)")
 
 
