@@ -475,10 +475,10 @@ _Loader.add_implicit_resolver(
 
 @contextlib.contextmanager
 def _valid_yaml(where: str) -> Iterator[None]:
-    """Turns what PyYAML raises, for its syntax or for a nesting too deep, into one sentence."""
+    """Turns what PyYAML raises, for bad syntax, a forced type (``!!int x``) or a deep nesting, into one sentence."""
     try:
         yield
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark and "line" not in where else ""
         reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
