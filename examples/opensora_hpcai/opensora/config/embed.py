@@ -96,8 +96,6 @@ class Videos:
     """folder that the paths of the table start from"""
     video_column: str = "video"
     """column of the video paths"""
-    caption_column: str = "caption"
-    """column of the captions; not needed"""
     filter_data: bool = False
     """leave out rows whose files are missing, before encoding"""
     video_backend: VideoBackend = "pyav"
@@ -155,6 +153,7 @@ class EmbedVideoConfig(Settings):
     aliases: ClassVar[dict[str, str]] = {"dtype": "vae_dtype"}
     accepted_but_unused: ClassVar[dict[str, str]] = {
         **UNUSED,
+        "caption_column": "latents need no captions",
         "dl_return_all_frames": "all frames are encoded unless num_frames limits them",
         "transform_name": "videos are resized to cover the size and cropped in the centre",
     }
