@@ -2,19 +2,24 @@
 
 from mindone.checkpoint.atomic import atomic_folder, atomic_write
 from mindone.checkpoint.ckpt_file import save_ckpt
-from mindone.checkpoint.load import LoadReport, cast, load_into, network_tensors, save_model
+from mindone.checkpoint.convert import convert
+from mindone.checkpoint.load import LoadReport, load_into, network_tensors, save_model
 from mindone.checkpoint.naming import DEFAULT_ADAPTERS, pixart_as_spatial
 from mindone.checkpoint.read import read_tensors
+from mindone.checkpoint.run import RunCheckpoint, RunCheckpoints
 from mindone.checkpoint.safetensors_file import save_safetensors
-from mindone.checkpoint.tensors import TensorFile
+from mindone.checkpoint.tensors import TensorFile, cast
 
 __all__ = [
     "DEFAULT_ADAPTERS",
     "LoadReport",
+    "RunCheckpoint",
+    "RunCheckpoints",
     "TensorFile",
     "atomic_folder",
     "atomic_write",
     "cast",
+    "convert",
     "load_into",
     "network_tensors",
     "pixart_as_spatial",

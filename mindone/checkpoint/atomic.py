@@ -77,6 +77,14 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_folder(path: str | Path) -> None:
+    """Deletes a folder that vanishes from its place at once, so that no one finds it half deleted."""
+    path = Path(path)
+    aside = _beside(path)
+    os.rename(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def sync_file(path: Path) -> None:
     """Returns once the file's content is on disk."""
     with open(path, "rb") as file:

@@ -16,12 +16,19 @@ from mindone.checkpoint.atomic import atomic_write
 from mindone.checkpoint.naming import ALWAYS_UNEXPECTED, DEFAULT_ADAPTERS, Adapter
 from mindone.checkpoint.read import read_tensors
 from mindone.checkpoint.safetensors_file import save_safetensors
-from mindone.checkpoint.tensors import BFLOAT16, MINDSPORE_DTYPES, Entry, TensorFile, as_tensor_file, entry_of
+from mindone.checkpoint.tensors import (
+    MINDSPORE_DTYPES,
+    TensorFile,
+    as_tensor_file,
+    cast,
+    entry_of,
+    float_dtype,
+    is_float,
+)
 from mindone.errors import UserError
 
 LISTED = 10
 WEIGHTS_FILE = "model.safetensors"
-DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": BFLOAT16}
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,7 @@ def load_into(
     Raises:
         UserError: tensors are missing, unexpected or of another shape; the message lists them.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"dtype={dtype} is not known; use one of {', '.join(DTYPES)}")
+    floats = None if dtype is None else float_dtype(dtype)
     tensors = read_tensors(source) if isinstance(source, (str, Path)) else as_tensor_file(source)
     parameters = dict(network.parameters_and_names())
     found, unexpected = naming.resolve(tensors, parameters, adapters)
@@ -77,7 +83,7 @@ def load_into(
         [name for name in unexpected if not naming.matches(name, (*ALWAYS_UNEXPECTED, *allow_unexpected))],
     )
     for name, file_name in found.items():
-        _fill(parameters[name], tensors[file_name], DTYPES.get(dtype))
+        _fill(parameters[name], tensors[file_name], floats)
     renamed = {name: file_name for name, file_name in found.items() if name != file_name}
     return LoadReport(tuple(found), tuple(missing), tuple(unexpected), renamed)
 
@@ -121,7 +127,7 @@ def _hint(found: Mapping[str, str]) -> str:
 def _fill(parameter: Any, array: np.ndarray, dtype: np.dtype | None) -> None:
     ms = runtime.quiet_mindspore()
     own = MINDSPORE_DTYPES[str(parameter.dtype)]
-    wanted = dtype if dtype is not None and _is_float(own) else own
+    wanted = dtype if dtype is not None and is_float(own) else own
     # The tensor gets memory of its own: it must not stay tied to the mapped file.
     value = ms.Tensor(np.ascontiguousarray(array.reshape(parameter.shape).astype(wanted, copy=False)))
     if wanted != own:
@@ -129,32 +135,10 @@ def _fill(parameter: Any, array: np.ndarray, dtype: np.dtype | None) -> None:
     parameter.set_data(value)
 
 
-def _is_float(dtype: np.dtype) -> bool:
-    return dtype.kind == "f" or dtype == BFLOAT16
-
-
 def network_tensors(network: Any, dtype: str | None = None) -> TensorFile:
     """The parameters of a network as a lazy mapping of published names, floating ones as ``dtype`` if given."""
     entries = {name: entry_of(parameter) for name, parameter in network.parameters_and_names()}
     return TensorFile("<network>", entries) if dtype is None else cast(TensorFile("<network>", entries), dtype)
-
-
-def cast(tensors: TensorFile, dtype: str) -> TensorFile:
-    """The same tensors with all floating ones converted to ``fp32``, ``fp16`` or ``bf16`` when they are read.
-
-    Raises:
-        UserError: an unknown dtype.
-    """
-    if dtype not in DTYPES:
-        raise UserError(f"dtype={dtype} is not known; use one of {', '.join(DTYPES)}")
-    entries = {name: _cast_entry(entry, DTYPES[dtype]) for name, entry in tensors.entries.items()}
-    return TensorFile(tensors.path, entries, tensors.metadata)
-
-
-def _cast_entry(entry: Entry, dtype: np.dtype) -> Entry:
-    if entry.dtype == dtype or not _is_float(entry.dtype):
-        return entry
-    return Entry(dtype, entry.shape, lambda: entry.read().astype(dtype))
 
 
 def save_model(folder: str | Path, network: Any, config: Mapping[str, Any], dtype: str | None = None) -> None:

@@ -153,12 +153,15 @@ def fits_after_reshape(name: str, shape: Shape, target: Shape) -> bool:
     """
     if math.prod(shape) != math.prod(target):
         return False
-    last = name.split(".")
-    if len(target) == 5 and len(shape) in (2, 4) and last[-1] == "weight":
-        return shape[0] == target[0] and shape[1:2] in ((target[1],), (math.prod(target[1:]),))
-    if last[-1] == "weight" and {len(shape), len(target)} <= {2, 4}:
-        return shape[:2] == target[:2]
-    return last[-1] in ("scale", "shift") and _squeezed(shape) == _squeezed(target)
+    last = name.rpartition(".")[2]
+    if last in ("scale", "shift"):
+        return _squeezed(shape) == _squeezed(target)
+    if last != "weight":
+        return False
+    if len(target) == 5:
+        return shape in ((target[0], math.prod(target[1:])), target[:2] + target[3:])
+    wide, narrow = sorted((shape, target), key=len, reverse=True)
+    return len(wide) == 4 and len(narrow) == 2 and wide[:2] == narrow
 
 
 def _squeezed(shape: Shape) -> Shape:

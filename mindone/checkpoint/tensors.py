@@ -17,6 +17,9 @@ from mindone.errors import UserError
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 MAX_DIMENSIONS = 32
 
+# The names of dtypes in settings and options.
+FLOAT_DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": BFLOAT16}
+
 # MindSpore's names of dtypes, as it prints them and as its checkpoint files carry them.
 MINDSPORE_DTYPES = {
     "Bool": np.dtype(np.bool_),
@@ -131,6 +134,39 @@ def entry_of(value: Any) -> Entry:
     dtype = MINDSPORE_DTYPES[str(value.dtype)]
     # MindSpore has a numpy bfloat16 of its own, which is not equal to that of ml_dtypes but has the same bits.
     return Entry(dtype, tuple(value.shape), lambda: value.asnumpy().view(dtype))
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Whether a dtype holds real numbers; those of ml_dtypes do not say so by their kind alone."""
+    return dtype.kind in "fV"
+
+
+def float_dtype(name: str) -> np.dtype:
+    """The numpy dtype of ``fp32``, ``fp16`` or ``bf16``.
+
+    Raises:
+        UserError: another name.
+    """
+    if name not in FLOAT_DTYPES:
+        raise UserError(f"dtype={name} is not known; use one of {', '.join(FLOAT_DTYPES)}")
+    return FLOAT_DTYPES[name]
+
+
+def cast(tensors: TensorFile, dtype: str) -> TensorFile:
+    """The same tensors with all floating ones converted to ``fp32``, ``fp16`` or ``bf16`` when they are read.
+
+    Raises:
+        UserError: an unknown dtype.
+    """
+    wanted = float_dtype(dtype)
+    entries = {name: _cast_entry(entry, wanted) for name, entry in tensors.entries.items()}
+    return TensorFile(tensors.path, entries, tensors.metadata)
+
+
+def _cast_entry(entry: Entry, dtype: np.dtype) -> Entry:
+    if entry.dtype == dtype or not is_float(entry.dtype):
+        return entry
+    return Entry(dtype, entry.shape, lambda: entry.read().astype(dtype))
 
 
 def map_file(path: str | Path) -> mmap.mmap:

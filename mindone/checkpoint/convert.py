@@ -1,0 +1,112 @@
+"""Conversion of checkpoints between formats and names, one tensor at a time; bytes are copied where dtypes stay."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mindone.checkpoint import naming
+from mindone.checkpoint.ckpt_file import save_ckpt
+from mindone.checkpoint.naming import Adapter
+from mindone.checkpoint.read import read_tensors
+from mindone.checkpoint.safetensors_file import save_safetensors
+from mindone.checkpoint.tensors import Entry, TensorFile, cast
+from mindone.errors import UserError
+
+SPATIAL_PREFIX = "spatial_vae.module."
+TEMPORAL_PREFIX = "temporal_vae."
+_ATTENTION_MATRIX = re.compile(r".*\.attentions\.\d+\.(to_q|to_k|to_v|to_out\.0)\.weight")
+
+
+def to_mindspore(name: str) -> str:
+    """The names that the earlier MindSpore port gave to norms: ``*norm*.weight`` → ``gamma``, ``bias`` → ``beta``."""
+    head, dot, last = name.rpartition(".")
+    if not dot:
+        return {"weight": "gamma", "bias": "beta"}.get(name, name)
+    return head + dot + {"weight": "gamma", "bias": "beta"}.get(last, last) if "norm" in name else name
+
+
+# What `--names` may ask for.
+NAMES: Mapping[str, tuple[Adapter, ...]] = {
+    "keep": (),
+    "published": (naming.without_wrappers, naming.from_mindspore, naming.from_old_attention),
+    "mindspore": (to_mindspore,),
+}
+
+
+def convert(source: str | Path, target: str | Path, names: str = "keep", dtype: str | None = None) -> TensorFile:
+    """Writes a checkpoint in another format; the suffix of ``target`` says which: ``.ckpt`` or ``.safetensors``.
+
+    Args:
+        names: ``keep``; ``published`` undoes what MindSpore and wrappers do to names; ``mindspore`` gives norms
+            ``gamma`` and ``beta``.
+        dtype: ``fp32``, ``fp16`` or ``bf16`` for floating tensors; each keeps its own if not given.
+    Returns:
+        What was written.
+    Raises:
+        UserError: the source cannot be read, the target cannot be written, or two tensors would get the same name.
+    """
+    if names not in NAMES:
+        raise UserError(f"names={names} is not known; use one of {', '.join(NAMES)}")
+    writer = _writer(target)
+    tensors = read_tensors(source)
+    tensors = tensors.renamed(naming.renames(tensors, NAMES[names]))
+    tensors = tensors if dtype is None else cast(tensors, dtype)
+    writer(target, tensors)
+    return tensors
+
+
+def convert_video_autoencoder(source: str | Path, target: str | Path, from_vae2d: bool = False) -> TensorFile:
+    """Brings an autoencoder of Open-Sora 1.2 to its published names and shapes, in any format.
+
+    Args:
+        from_vae2d: the source is the 2D autoencoder alone; its tensors become ``spatial_vae.module.*``.
+    Returns:
+        What was written.
+    Raises:
+        UserError: as `convert`, or the source is another network.
+    """
+    writer = _writer(target)
+    tensors = read_tensors(source)
+    tensors = tensors.renamed({name: _autoencoder_name(name, from_vae2d) for name in tensors})
+    for prefix in (SPATIAL_PREFIX,) if from_vae2d else (SPATIAL_PREFIX, TEMPORAL_PREFIX):
+        if f"{prefix}encoder" not in {".".join(name.split(".")[: prefix.count(".") + 1]) for name in tensors}:
+            other = "it has" if from_vae2d else "for a 2D autoencoder use --from_vae2d; it has"
+            raise UserError(f"{source} is not such an autoencoder: no {prefix}encoder.*; {other} {next(iter(tensors))}")
+    tensors = TensorFile(
+        tensors.path, {name: _published_shape(name, entry) for name, entry in tensors.entries.items()}, tensors.metadata
+    )
+    writer(target, tensors)
+    return tensors
+
+
+def _autoencoder_name(name: str, from_vae2d: bool) -> str:
+    name = name.removeprefix("first_stage_model.")
+    name = naming.from_compvis(naming.from_old_attention(naming.from_mindspore(naming.without_wrappers(name))))
+    return f"{SPATIAL_PREFIX}{name}" if from_vae2d and not name.startswith(SPATIAL_PREFIX) else name
+
+
+def _published_shape(name: str, entry: Entry) -> Entry:
+    """Matrices in place of 1x1 kernels, and (1, C, 1, 1, 1) for ``scale`` and ``shift``."""
+    shape = entry.shape
+    if _ATTENTION_MATRIX.fullmatch(name) and shape[2:] == (1, 1):
+        shape = shape[:2]
+    elif name in ("scale", "shift") and len(shape) == 1:
+        shape = (1, *shape, 1, 1, 1)
+    return entry if shape == entry.shape else Entry(entry.dtype, shape, _reshaped(entry, shape))
+
+
+def _reshaped(entry: Entry, shape: tuple[int, ...]) -> Callable[[], np.ndarray]:
+    return lambda: entry.read().reshape(shape)
+
+
+def _writer(target: str | Path) -> Callable[[str | Path, TensorFile], None]:
+    suffix = Path(target).suffix
+    if suffix == ".ckpt":
+        return save_ckpt
+    if suffix == ".safetensors":
+        return lambda path, tensors: save_safetensors(path, tensors, tensors.metadata or {"format": "pt"})
+    raise UserError(f"{target} has to end in .safetensors (which PyTorch reads too) or .ckpt (MindSpore)")
