@@ -17,6 +17,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from mindone.data.errors import BadSample
 from mindone.data.write import contact_sheet, slug, to_uint8, write_contact_sheet, write_gif, write_png, write_video
@@ -91,7 +92,7 @@ def probe(path: str | Path) -> VideoInfo:
     with contextlib.closing(_PyAVReader(path)) as reader:
         if not reader.advance():
             raise BadSample(f"{path} has no frames")
-        height, width, _ = reader.image().shape
+        height, width = reader.size
         fps, num_frames = reader.fps, reader.header_frames
     num_frames = num_frames or count_frames(path)
     return VideoInfo(num_frames, height, width, fps, num_frames / fps if fps else 0.0)
@@ -199,6 +200,8 @@ class _PyAVReader:
     def __init__(self, path: str | Path):
         _require_file(path)
         self.path, self._frame, self._pending = path, None, None
+        # one for all frames: a frame's own converter sets up its tables anew, which costs more than a small picture
+        self._converter = VideoReformatter()
         self._open()
 
     def _open(self) -> None:
@@ -222,6 +225,17 @@ class _PyAVReader:
     def header_frames(self) -> int:
         return self._stream.frames
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the upright frame it stands on."""
+        frame = self._frame
+        return (frame.width, frame.height) if self._turns % 2 else (frame.height, frame.width)
+
+    @property
+    def _turns(self) -> int:
+        """Quarter turns to the left that make the frame upright; older releases of PyAV do not tell."""
+        return round(getattr(self._frame, "rotation", 0) / 90) % 4
+
     def advance(self) -> bool:
         if self._pending is not None:
             self._frame, self._pending = self._pending, None
@@ -233,9 +247,8 @@ class _PyAVReader:
         return self._frame is not None
 
     def image(self) -> np.ndarray:
-        image = self._frame.to_ndarray(format="rgb24")
-        turns = round(getattr(self._frame, "rotation", 0) / 90) % 4
-        return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+        image = self._converter.reformat(self._frame, format="rgb24").to_ndarray()
+        return np.ascontiguousarray(np.rot90(image, self._turns)) if self._turns else image
 
     def seek(self, index: int, position: int) -> int:
         """Jumps to the keyframe before ``index`` if frame numbers follow from time stamps: a constant frame rate."""
@@ -274,6 +287,7 @@ class _CV2Reader:
             self._capture.release()
             probe(path)
             raise BadSample(f"{path} cannot be opened by OpenCV; try the pyav backend")
+        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
 
     @property
     def header_frames(self) -> int:

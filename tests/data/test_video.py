@@ -1,3 +1,4 @@
+import struct
 from fractions import Fraction
 
 import av
@@ -114,6 +115,19 @@ def test_pictures_are_turned_upright(tmp_path):
     exif[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=exif)
     assert read_video(tmp_path / "turned.jpg").shape == (1, 32, 16, 3)
+
+
+@pytest.mark.parametrize("backend", ["pyav", "cv2"])
+def test_rotated_videos_are_turned_upright(tmp_path, backend):
+    frames = np.zeros((3, 32, 64, 3), np.uint8)
+    frames[:, :, :32] = 200
+    content = bytearray(write_video(tmp_path / "clip.mp4", frames, fps=8).read_bytes())
+    matrix = content.find(b"tkhd") + 44
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)
+    (tmp_path / "turned.mp4").write_bytes(content)
+    turned = read_video(tmp_path / "turned.mp4", backend=backend)
+    assert turned.shape == (3, 64, 32, 3) and probe(tmp_path / "turned.mp4").height == 64
+    assert turned[:, :30].mean() > 190 and turned[:, 34:].mean() < 10
 
 
 def test_frames_of_files_without_a_count_are_counted(tmp_path):
