@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "embed-video": ("opensora.pipelines.embed", "video_main", "cache latents of videos"),
     "decode": ("opensora.pipelines.decode", "main", "videos from cached latents"),
     "evaluate-vae": ("opensora.pipelines.evaluate_vae", "main", "how well an autoencoder reconstructs videos"),
+    "convert": ("opensora.cli", "convert_main", "a checkpoint in another format or with other names"),
 }
 
 
@@ -46,3 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     module, function, _ = COMMANDS[name]
     getattr(importlib.import_module(module), function)(rest)
     return 0
+
+
+@guarded
+def convert_main(argv: Sequence[str] | None = None) -> None:
+    """Entry of ``opensora convert``."""
+    from mindone.checkpoint.convert import convert
+    from mindone.config import parse
+    from opensora.config import ConvertConfig
+
+    config = parse(ConvertConfig, argv)
+    written = convert(config.src, config.target, config.names, config.dtype)
+    print(f"{config.target}: {len(written)} tensors, {written.nbytes:,} bytes")

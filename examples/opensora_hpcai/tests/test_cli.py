@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mindone.checkpoint import read_tensors, save_safetensors
 from opensora.cli import COMMANDS, main
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -23,6 +25,15 @@ def test_unknown_command_is_refused_with_the_nearest_one(capsys):
         main(["generat"])
     assert leaving.value.code == 2
     assert capsys.readouterr().err == "error: unknown command 'generat'; did you mean generate?\n"
+
+
+def test_convert_writes_another_format(tmp_path, capsys):
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
+    save_safetensors(tmp_path / "a.safetensors", {"norm.weight": weight})
+    source, target = str(tmp_path / "a.safetensors"), str(tmp_path / "a.ckpt")
+    assert main(["convert", "--src", source, "--target", target, "--names", "mindspore"]) == 0
+    assert "1 tensors, 24 bytes" in capsys.readouterr().out
+    assert np.array_equal(read_tensors(target)["norm.gamma"], weight)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -52,10 +52,10 @@ class Data:
     """take every n-th frame of a video"""
     disable_flip: bool = True
     """False: mirror half of the videos (not with caches)"""
-    num_parallel_workers: int = 12
+    num_parallel_workers: int = 4
     """loader processes; 0: load in the training process"""
-    prefetch_size: int = 16
-    """samples that each loader process prepares ahead"""
+    prefetch_size: int = 2
+    """batches that each loader process prepares ahead"""
     max_bad_fraction: float = 0.1
     """stop when more than this share of the samples cannot be read"""
 

@@ -42,10 +42,10 @@ class VaeData:
     """mix in images (mixed_video_image), shorter clips (mixed_video_random), or take images only"""
     mixed_image_ratio: float = 0.0
     """share of batches that are images or shorter clips"""
-    num_parallel_workers: int = 12
+    num_parallel_workers: int = 4
     """loader processes; 0: load in the training process"""
-    prefetch_size: int = 16
-    """samples that each loader process prepares ahead"""
+    prefetch_size: int = 2
+    """batches that each loader process prepares ahead"""
     max_bad_fraction: float = 0.1
     """stop when more than this share of the videos cannot be read"""
 

@@ -9,6 +9,7 @@ import opensora.config
 from mindone.config import leaves, load, parse
 from mindone.errors import UserError
 from opensora.config import (
+    ConvertConfig,
     DecodeConfig,
     EmbedTextConfig,
     EmbedVideoConfig,
@@ -22,6 +23,7 @@ from opensora.config.not_yet import NOT_YET
 SCHEMAS = [getattr(opensora.config, name) for name in opensora.config.__all__]
 
 PUBLISHED = {
+    ConvertConfig: "src target",
     TrainConfig: """
         dataset_name csv_path video_column caption_column video_folder text_embed_folder vae_latent_folder filter_data
         output_path add_datetime model_version pretrained_model_path space_scale time_scale model_max_length
@@ -158,6 +160,7 @@ VAE = ["--csv_path", "a.csv", "--video_folder", "v", "--use_z_rec_loss", "True"]
         (EmbedTextConfig, ["--captions", "a"], "output_path is not set"),
         (EmbedVideoConfig, ["--csv_path", "a.csv"], "video_folder is not set"),
         (EmbedVideoConfig, [*TRAIN[:4], "--output_path", "o"], "the videos have no size"),
+        (ConvertConfig, ["--src", "a.pth"], "target is not set"),
         (DecodeConfig, [], "latent_folder is not set"),
         (TrainVaeConfig, VAE[:4], "there is no reconstruction loss"),
         (TrainVaeConfig, [*VAE, "--use_discriminator"], "use_discriminator=True is not supported yet"),
@@ -181,6 +184,7 @@ def test_what_cannot_work_is_refused_in_one_sentence(schema, argv, message):
         (GenerateConfig, ["--prompt", "a", "--resolution", "240p", "--aspect-ratio", "9:16", "--aes", "6.5"]),
         (EmbedTextConfig, ["--csv_path", "a.csv", "--output_path", "o", "--dtype", "fp16"]),
         (EmbedVideoConfig, [*TRAIN, "--output_path", "o", "--dl_return_all_frames", "True"]),
+        (ConvertConfig, ["--src", "a.pth", "--target", "a.ckpt"]),
         (DecodeConfig, ["--latent_folder", "a", "b"]),
         (TrainVaeConfig, VAE),
         (EvaluateVaeConfig, [*TRAIN, "--ckpt_path", "vae"]),
