@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from opensora.families import Family, PromptRules, VideoSize, get_family
 from opensora.model_folder import require_path
 from opensora.pipelines import outputs
 from opensora.pipelines.sampler import Sampler, initial_noise
+from opensora.pipelines.start import start
 from opensora.text.prompts import collect_prompts
 
 logger = logging.getLogger(__name__)
@@ -86,7 +88,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mindone.config import parse
     from opensora.config import GenerateConfig
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     generate_videos(parse(GenerateConfig, argv, description=__doc__))
 
 
@@ -96,13 +97,7 @@ def generate_videos(config: Any) -> list[Result]:
     Raises:
         UserError: what in the configuration cannot work; found before a network is loaded where possible.
     """
-    runtime.setup(
-        config.device_target,
-        graph=config.mode == 0 and not config.debug,
-        use_parallel=config.use_parallel,
-        max_device_memory=config.max_device_memory,
-        jit_level=config.jit_level,
-    )
+    start(config)
     started = time.perf_counter()
     plan = make_plan(config)
     if not plan.jobs:
@@ -110,7 +105,8 @@ def generate_videos(config: Any) -> list[Result]:
     texts = encode_texts(plan)
     results = denoise(plan, texts)
     if config.use_vae_decode:
-        decode(plan, texts, results)
+        with _latents_kept_on_failure(plan, texts, results):
+            decode(plan, texts, results)
     _report(plan, results, time.perf_counter() - started)
     return results
 
@@ -124,6 +120,8 @@ def make_plan(config: Any) -> Plan:
     The seed of job i is ``seed + i``: the seed that stands in a result's JSON file, with its prompt alone, gives the
     same video again.
     """
+    from mindone.parallel.collectives import from_first_rank
+
     family = get_family(config.model_version)
     prompts = _prompts(config)
     _require_models(config)
@@ -138,8 +136,8 @@ def make_plan(config: Any) -> Plan:
     )
     latent_shape = (autoencoder.latent_channels, *autoencoder.latent_size(size))
     _say_if_rounded(size, latent_shape, autoencoder.spatial_compression)
-    seed = _from_first_rank(runtime.random_seed() if config.seed is None else config.seed)
-    stamp = outputs.time_stamp(_from_first_rank(int(time.time()))) if config.append_timestr else None
+    seed = from_first_rank(runtime.random_seed() if config.seed is None else config.seed)
+    stamp = outputs.time_stamp(from_first_rank(int(time.time()))) if config.append_timestr else None
     prompts, jobs = _own_share(prompts, list_jobs(prompts, config.num_samples, seed))
     folder = outputs.make_run_folder(config.output_path, stamp)
     return Plan(config, family, size, latent_shape, denoiser_config, prompts, jobs, folder)
@@ -192,20 +190,6 @@ def _say_if_rounded(size: VideoSize, latent_shape: Sequence[int], compression: i
     height, width = latent_shape[2] * compression, latent_shape[3] * compression
     if (height, width) != size[1:]:
         logger.warning("%dx%d is rounded down to %dx%d by the autoencoder", size[1], size[2], height, width)
-
-
-def _from_first_rank(number: int) -> int:
-    """The first rank's value of a non-negative number below 2**40, on every rank."""
-    current = runtime.current()
-    if current.world_size == 1:
-        return number
-    import mindspore as ms
-    from mindspore import ops
-
-    # A CPU reduces float32 only, which holds whole numbers up to 2**24 exactly.
-    parts = np.array([number >> 20, number & 0xFFFFF], np.float32) * current.is_main
-    high, low = ops.AllReduce()(ms.Tensor(parts)).asnumpy()
-    return (int(high) << 20) + int(low)
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
@@ -295,6 +279,19 @@ def _save_latents(plan: Plan, texts: Texts, results: list[Result]) -> None:
         outputs.write_json(folder / f"{stem}.json", _record(plan, texts, result))
 
 
+@contextlib.contextmanager
+def _latents_kept_on_failure(plan: Plan, texts: Texts, results: list[Result]) -> Iterator[None]:
+    """Denoising is the expensive part: if what follows fails or is stopped, its result is saved for decoding later."""
+    try:
+        yield
+    except BaseException:
+        undone = [result for result in results if not result.video and not result.latents_file]
+        _save_latents(plan, texts, undone)
+        if undone:
+            logger.error("decoding stopped; the latents are in %s", undone[0].latents_file.parent)
+        raise
+
+
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
@@ -355,9 +352,9 @@ def _record(plan: Plan, texts: Texts, result: Result) -> dict[str, Any]:
 
 
 def _report(plan: Plan, results: list[Result], seconds: float) -> None:
-    kind = "videos" if plan.config.use_vae_decode else "latents"
-    seeds = f"{results[0].job.seed}..{results[-1].job.seed}" if len(results) > 1 else f"{results[0].job.seed}"
-    logger.info("%d %s (seeds %s) in %.0f s: %s", len(results), kind, seeds, seconds, plan.folder)
+    kind = ("video" if plan.config.use_vae_decode else "latents file") + ("s" if len(results) > 1 else "")
+    seeds = sorted({results[0].job.seed, results[-1].job.seed})
+    logger.info("%d %s, seed %s, in %.0f s: %s", len(results), kind, "...".join(map(str, seeds)), seconds, plan.folder)
 
 
 def _progress(title: str, work: int | Sequence) -> tqdm:

@@ -6,6 +6,7 @@ The folder has the hub's layout: ``config.json``, the weights, and the tokenizer
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -75,9 +76,8 @@ class TextEncoder:
         tokens, mask, lengths = self.tokenizer(texts)
         for text, length in zip(texts, lengths):
             if length > self.tokenizer.max_length:
-                logger.warning(
-                    "prompt cut from %d to %d tokens: %s...", length, self.tokenizer.max_length, text[:60].strip()
-                )
+                start = textwrap.shorten(text, 60, placeholder="...")
+                logger.warning("prompt cut from %d to %d tokens: %s", length, self.tokenizer.max_length, start)
         embeddings = np.zeros((*tokens.shape, self.dim), np.float32)
         for start in range(0, len(texts), self.batch_size):
             part = slice(start, start + self.batch_size)

@@ -14,7 +14,7 @@ from mindone.models.autoencoder_kl import AutoencoderKLConfig
 from mindone.models.t5 import T5Config, T5Encoder
 from opensora.config import GenerateConfig
 from opensora.data.cache import prompt_path, write_text
-from opensora.families import get_family
+from opensora.families import Family, get_family
 from opensora.models.stdit3 import STDiT3, STDiT3Config
 from opensora.models.vae_temporal import TemporalAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
@@ -151,6 +151,17 @@ def test_cached_embeddings_of_either_form_replace_the_text_encoder(settings, fol
         assert all(result.video is None for result in cached)
     assert [result.job.stem for result in cached] == ["clip0", "clip1", "clip2"]
     assert len(list((tmp_path / "samples" / "denoised_latents").glob("clip*.json"))) == 3
+
+
+def test_latents_are_kept_when_decoding_fails(settings, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(Family, "load_autoencoder", fail)
+    with pytest.raises(MemoryError):
+        generate_videos(settings(captions=PROMPTS[:1], num_frames=1))
+    kept = np.load(tmp_path / "samples" / "denoised_latents" / "000-a-red-circle-moves-left.npy")
+    assert kept.shape == (1, 4, 1, 4, 4)
 
 
 def test_one_frame_becomes_a_picture(settings):
