@@ -1,0 +1,67 @@
+"""An exponential moving average of the weights, kept in float32 and updated once per optimizer update."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+_move_towards = ops.ApplyGradientDescent()
+_average = ops.MultitypeFuncGraph("ema")
+
+
+@_average.register("Tensor", "Tensor", "Tensor")
+def _average_one(rate, average, parameter):
+    # average - rate * (average - parameter), in place.
+    return _move_towards(average, rate, average - parameter)
+
+
+class Ema(nn.Cell):
+    """``average = decay * average + (1 - decay) * weights``, begun at the weights.
+
+    Args:
+        parameters: what is averaged.
+        decay: as published, constant from the first update on.
+        warmup: begin with smaller decays, ``min(decay, (1 + n) / (10 + n))`` at update n, so that a short training
+            from random weights does not keep them in its average.
+    Attributes:
+        averages: named ``ema.<parameter>``.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], decay: float = 0.9999, warmup: bool = False):
+        super().__init__(auto_prefix=False)
+        self.parameters = ParameterTuple(parameters)
+        self.averages = self.parameters.clone("ema", init="same")
+        self.decay, self.warmup = decay, warmup
+        self.map_ = ops.HyperMap()
+
+    def rate(self, update: int) -> float:
+        """``1 - decay`` at update number 0, 1, ..."""
+        return 1 - (min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay)
+
+    def restart(self) -> None:
+        """Begins again at the present weights."""
+        for average, parameter in zip(self.averages, self.parameters):
+            average.set_data(Tensor(parameter.asnumpy(), ms.float32))
+
+    def state(self) -> dict[str, Parameter]:
+        """The averages under the names of the weights."""
+        return {parameter.name: average for parameter, average in zip(self.parameters, self.averages)}
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within this context the network has the averages as its weights."""
+        raw = [parameter.asnumpy().copy() for parameter in self.parameters]
+        try:
+            for parameter, average in zip(self.parameters, self.averages):
+                parameter.set_data(Tensor(average.asnumpy(), parameter.dtype))
+            yield
+        finally:
+            for parameter, values in zip(self.parameters, raw):
+                parameter.set_data(Tensor(values))
+
+    def construct(self, rate: Tensor) -> tuple:
+        """Moves the averages by ``rate``, a float32 scalar, towards the present weights."""
+        return self.map_(ops.partial(_average, rate), self.averages, self.parameters)
