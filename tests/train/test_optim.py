@@ -36,7 +36,7 @@ def tensors(arrays) -> tuple[Tensor, ...]:
 
 
 def update(optimizer: AdamW, gradients, apply: bool = True, scale: float = 1.0) -> None:
-    optimizer(tensors(gradients), Tensor(0.1, ms.float32), Tensor(scale, ms.float32), Tensor(apply))
+    optimizer(ms.mutable(tensors(gradients)), Tensor(0.1, ms.float32), Tensor(scale, ms.float32), Tensor(apply))
 
 
 def test_updates_have_the_numbers_of_pytorch(mode):
