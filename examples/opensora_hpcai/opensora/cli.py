@@ -16,7 +16,6 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "embed-text": ("opensora.pipelines.embed", "text_main", "cache text embeddings of captions or prompts"),
     "embed-video": ("opensora.pipelines.embed", "video_main", "cache latents of videos"),
     "decode": ("opensora.pipelines.decode", "main", "videos from cached latents"),
-    "evaluate-vae": ("opensora.pipelines.evaluate_vae", "main", "how well an autoencoder reconstructs videos"),
     "convert": ("opensora.cli", "convert_main", "a checkpoint in another format or with other names"),
 }
 

@@ -1,7 +1,8 @@
-"""Measures how well an autoencoder reconstructs videos; `--help` lists all settings."""
+"""Measures how well an autoencoder reconstructs videos; `--help` lists all settings. Refused until there is a way."""
 
+from mindone.config import parse
 from mindone.errors import guarded
-from opensora.pipelines.evaluate_vae import main
+from opensora.config import EvaluateVaeConfig
 
 if __name__ == "__main__":
-    guarded(main)()
+    guarded(parse)(EvaluateVaeConfig)

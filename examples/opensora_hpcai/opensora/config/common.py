@@ -16,8 +16,8 @@ SaveFormat = Literal["mp4", "gif", "png"]
 
 
 @dataclass
-class Runtime:
-    """Device, mode, ranks and seed."""
+class Device:
+    """Device, mode and ranks."""
 
     device_target: Literal["auto", "CPU", "Ascend"] = "auto"
     """auto takes an Ascend NPU if there is one, else the CPU"""
@@ -31,6 +31,12 @@ class Runtime:
     """limit of device memory, such as 59GB; Ascend only"""
     jit_level: Literal["O0", "O1", "O2"] | None = None
     """graph compiler level; Ascend only"""
+
+
+@dataclass
+class Runtime(Device):
+    """Device, mode, ranks and seed."""
+
     seed: int | None = None
     """seed of all random numbers; a fresh one, printed and saved, if not given"""
 

@@ -10,8 +10,8 @@ from mindone.errors import UserError
 from opensora.config.common import (
     UNUSED_EVERYWHERE,
     Autoencoder,
+    Device,
     ModelVersion,
-    Runtime,
     SaveFormat,
     Shape,
     Text,
@@ -19,7 +19,11 @@ from opensora.config.common import (
 )
 from opensora.config.not_yet import refuse_not_yet
 
-UNUSED = {**UNUSED_EVERYWHERE, "use_recompute": "there is no backward pass here"}
+UNUSED = {
+    **UNUSED_EVERYWHERE,
+    "use_recompute": "there is no backward pass here",
+    "seed": "nothing is random here",
+}
 
 
 @dataclass
@@ -77,7 +81,7 @@ class EmbedTextConfig(Settings):
     cache: Cache = field(default_factory=Cache)
     model: Version = field(default_factory=Version)
     text: Text = field(default_factory=Text)
-    runtime: Runtime = field(default_factory=Runtime)
+    runtime: Device = field(default_factory=Device)
 
     aliases: ClassVar[dict[str, str]] = {"prompt": "captions", "dtype": "t5_dtype"}
     accepted_but_unused: ClassVar[dict[str, str]] = UNUSED
@@ -148,7 +152,7 @@ class EmbedVideoConfig(Settings):
     cache: LatentCache = field(default_factory=LatentCache)
     model: Version = field(default_factory=Version)
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
-    runtime: Runtime = field(default_factory=Runtime)
+    runtime: Device = field(default_factory=Device)
 
     aliases: ClassVar[dict[str, str]] = {"dtype": "vae_dtype"}
     accepted_but_unused: ClassVar[dict[str, str]] = {
@@ -190,7 +194,7 @@ class DecodeConfig(Settings):
     latents: Latents = field(default_factory=Latents)
     model: Version = field(default_factory=Version)
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
-    runtime: Runtime = field(default_factory=Runtime)
+    runtime: Device = field(default_factory=Device)
 
     aliases: ClassVar[dict[str, str]] = {"dtype": "vae_dtype"}
     accepted_but_unused: ClassVar[dict[str, str]] = {**UNUSED, "use_fp16": "dtype says it"}

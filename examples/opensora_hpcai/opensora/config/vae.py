@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from mindone.config import Settings, require_at_least
 from mindone.errors import UserError
-from opensora.config.common import UNUSED_EVERYWHERE, Autoencoder, Dtype, Runtime, VaeType, VideoBackend
+from opensora.config.common import UNUSED_EVERYWHERE, Autoencoder, Device, Dtype, VaeType, VideoBackend
 from opensora.config.not_yet import refuse_not_yet
 from opensora.config.train import TRAINING_UNUSED, Loop, Optim, Optimizer, Parallel, TrainRuntime
 
@@ -201,7 +201,7 @@ class EvaluateVaeConfig(Settings):
 
     data: VaeJudge = field(default_factory=VaeJudge)
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
-    runtime: Runtime = field(default_factory=Runtime)
+    runtime: Device = field(default_factory=Device)
 
     aliases: ClassVar[dict[str, str]] = {
         "ckpt_path": "vae_checkpoint",
@@ -211,6 +211,7 @@ class EvaluateVaeConfig(Settings):
     }
     accepted_but_unused: ClassVar[dict[str, str]] = {
         **UNUSED_EVERYWHERE,
+        "seed": "nothing is random here",
         "model_config": "the model's config.json says it",
         "expand_dim_t": "an image is a clip of one frame",
         "num_parallel_workers": "clips are read one after the other",
@@ -221,3 +222,4 @@ class EvaluateVaeConfig(Settings):
 
     def check(self) -> None:
         refuse_not_yet(self)
+        raise UserError("inference_vae.py is not supported yet; train_vae.py logs the reconstruction loss")
