@@ -271,12 +271,11 @@ class TrainRuntime(Runtime):
     """seed of all random numbers"""
     profile: bool = False
     """measure operators during the first steps"""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "logging.DEBUG", "logging.INFO", "logging.WARNING"] = "INFO"
-    """how much is logged"""
 
 
 TRAINING_UNUSED = {
     **UNUSED_EVERYWHERE,
+    "log_level": "screen and log file show the same lines, of level INFO and above",
     "dataset_name": "the table says what the data set is",
     "dataset_sink_mode": "the training loop has no sink mode",
     "sink_size": "the training loop has no sink mode",

@@ -73,6 +73,10 @@ class VaeModel:
     """folder or file of the weights that the 2D part starts from"""
     freeze_vae_2d: bool = True
     """train the temporal part only"""
+    vae_2d_only: bool = False
+    """train the 2D part only, frame by frame"""
+    latent_statistics: int = 0
+    """after training, set shift and scale from the latents of this many clips; 0: leave them"""
     micro_batch_size: int | None = 4
     """frames that go through the 2D part at once; 0: all"""
     micro_frame_size: int | None = 17
@@ -83,7 +87,9 @@ class VaeModel:
     """recompute blocks in the backward pass: less memory, more time"""
 
     def check(self) -> None:
-        require_at_least(self, micro_batch_size=0, micro_frame_size=0)
+        require_at_least(self, micro_batch_size=0, micro_frame_size=0, latent_statistics=0)
+        if self.vae_2d_only and self.freeze_vae_2d:
+            raise UserError("vae_2d_only trains what freeze_vae_2d freezes; set one of them to False")
 
 
 @dataclass
@@ -94,6 +100,8 @@ class VaeLoss:
     """weight of LPIPS in the pixel loss; needs lpips_checkpoint, or 0"""
     lpips_checkpoint: str | None = None
     """folder or file of the LPIPS weights (VGG)"""
+    mse_loss_weight: float = 0.0
+    """weight of the mean squared error, beside the mean absolute error"""
     kl_loss_weight: float = 1e-6
     """weight of the distance between posterior and standard normal"""
     use_real_rec_loss: bool = False
@@ -106,7 +114,7 @@ class VaeLoss:
     """adversarial loss"""
 
     def check(self) -> None:
-        require_at_least(self, perceptual_loss_weight=0, kl_loss_weight=0)
+        require_at_least(self, perceptual_loss_weight=0, mse_loss_weight=0, kl_loss_weight=0)
 
 
 @dataclass
