@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mindone.errors import UserError
+
+HUB_FILES = ("spiece.model", "tokenizer_config.json", "vocab.json")
 
 
 class TextTokenizer:
@@ -55,22 +58,23 @@ class TextTokenizer:
         return encode
 
     def _from_hub_layout(self):
-        files = ("spiece.model", "tokenizer_config.json", "vocab.json")
-        if not any((self.folder / name).is_file() for name in files):
+        if not any((self.folder / name).is_file() for name in HUB_FILES):
             raise UserError(
                 f"{self.folder} has no tokenizer; copy the model's tokenizer.json (or spiece.model and "
                 "tokenizer_config.json) there"
+            )
+        if (self.folder / "spiece.model").is_file() and importlib.util.find_spec("sentencepiece") is None:
+            raise UserError(
+                f"{self.folder}/spiece.model needs the package sentencepiece; pip install sentencepiece, or copy a "
+                "tokenizer.json there"
             )
         from transformers import AutoTokenizer
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # transformers raises many kinds for unreadable files and missing packages
+        except Exception as error:  # transformers raises many kinds for unreadable files
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise UserError(
-                f"the tokenizer in {self.folder} cannot be read ({reason}); a spiece.model needs the packages "
-                "sentencepiece and protobuf, a tokenizer.json needs neither"
-            ) from error
+            raise UserError(f"the tokenizer in {self.folder} cannot be read ({reason})") from error
 
         def encode(text: str) -> tuple[list[int], int]:
             length = len(tokenizer(text)["input_ids"])

@@ -48,3 +48,10 @@ def test_a_folder_without_a_tokenizer_or_with_a_broken_one_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="not a readable tokenizer"):
         TextTokenizer(tmp_path, 4)
+
+
+def test_a_sentencepiece_file_without_its_package_is_refused_by_name(tmp_path, monkeypatch):
+    (tmp_path / "spiece.model").touch()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install sentencepiece"):
+        TextTokenizer(tmp_path, 4)
