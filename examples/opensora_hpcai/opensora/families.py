@@ -55,8 +55,10 @@ class Family(ABC):
         """The denoiser's config: the preset, replaced by the folder's ``config.json``, then by ``overrides``."""
 
     @abstractmethod
-    def build_denoiser(self, config: Any, dtype: str = "fp32", recompute: bool = False, parallel: Any = None) -> Any:
-        """The denoiser with fresh weights."""
+    def build_denoiser(
+        self, config: Any, dtype: str = "fp32", recompute: bool | int = False, parallel: Any = None
+    ) -> Any:
+        """The denoiser with fresh weights; ``recompute`` says for how many of its blocks, True for all."""
 
     @abstractmethod
     def build_autoencoder(self, config: Any, dtype: str = "fp32") -> Any:
@@ -92,7 +94,7 @@ class Family(ABC):
         path: str | Path | None,
         overrides: Mapping[str, Any] | None = None,
         dtype: str = "fp32",
-        recompute: bool = False,
+        recompute: bool | int = False,
         allow_random: bool = False,
         parallel: Any = None,
         option: str = "ckpt_path",
@@ -101,6 +103,7 @@ class Family(ABC):
 
         Args:
             overrides: config fields that replace those of the folder.
+            recompute: as in `build_denoiser`.
             allow_random: without a path, keep random weights instead of refusing.
             option: the setting that gave the path, for messages.
         Raises:
@@ -214,14 +217,16 @@ class OpenSora12(Family):
             raise UserError(f"{', '.join(unknown)} is not a setting of STDiT3")
         return config_from(STDiT3Config, {**preset, **read_config(path), **changes})
 
-    def build_denoiser(self, config: Any, dtype: str = "fp32", recompute: bool = False, parallel: Any = None) -> Any:
+    def build_denoiser(
+        self, config: Any, dtype: str = "fp32", recompute: bool | int = False, parallel: Any = None
+    ) -> Any:
         from mindone.nn import set_compute_dtype
         from opensora.models.stdit3 import STDiT3
 
         denoiser = STDiT3(config) if parallel is None else STDiT3(config, parallel)
         set_compute_dtype(denoiser, runtime.compute_dtype(dtype))
         if recompute:
-            denoiser.recompute_blocks()
+            denoiser.recompute_blocks(None if recompute is True else recompute)
         return denoiser
 
     def autoencoder_config(

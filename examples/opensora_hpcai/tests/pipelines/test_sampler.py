@@ -1,10 +1,8 @@
 import mindspore as ms
 import numpy as np
-import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindone.errors import UserError
-from opensora.families import PromptRules, get_family
+from opensora.families import get_family
 from opensora.pipelines.sampler import Sampler, initial_noise
 
 SHAPE = (2, 3, 4, 4)
@@ -83,47 +81,3 @@ def test_noise_of_a_sample_depends_on_its_seed_alone():
     assert together.dtype == np.float32
     assert np.array_equal(together[1:2], initial_noise([4], SHAPE))
     assert not np.array_equal(together[0], together[1])
-
-
-def test_an_image_is_told_120_frames_per_second():
-    family = get_family("1.2")
-    assert family.conditions(64, 48, 17, 8, 2)["fps"].tolist() == [8, 8]
-    image = family.conditions(64, 48, 1, 8, 2)
-    assert {name: value.tolist() for name, value in image.items()} == {
-        "fps": [120, 120],
-        "height": [64, 64],
-        "width": [48, 48],
-    }
-
-
-def test_prompts_get_their_scores_and_are_cleaned():
-    rules = PromptRules(aesthetic_score=6.5, camera_motion="static")
-    text = get_family("v1.2").prepare_prompt("A red Circle.", rules)
-    assert text == "a red circle. aesthetic score: 6.5. camera motion: static."
-
-
-def test_sizes_come_from_numbers_or_names():
-    family = get_family("v1.2")
-    assert family.video_size("4s", resolution="720p", aspect_ratio="9:16") == (102, 720, 1280)
-    assert family.video_size(17, image_size=[64, 96]) == (17, 64, 96)
-    assert family.video_size(17, image_size=64) == (17, 64, 64)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({}, "image_size"),
-        ({"image_size": [60, 64]}, "64"),
-        ({"image_size": [0, 64]}, "positive"),
-        ({"image_size": [64, 64, 64]}, "height width"),
-        ({"resolution": "240p"}, "aspect_ratio"),
-    ],
-)
-def test_sizes_that_cannot_be_are_refused(given, message):
-    with pytest.raises(UserError, match=message):
-        get_family("v1.2").video_size(17, **given)
-
-
-def test_an_unknown_version_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match=r"v1\.2"):
-        get_family("v7")
