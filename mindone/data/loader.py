@@ -8,6 +8,7 @@ number of workers; when too large a share is bad, loading stops.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -120,19 +121,41 @@ _worker_source: Source | None = None
 
 
 def _start_worker(source: Source) -> None:
-    """Receives the dataset, leaves Ctrl+C to the main process, and ends when that is gone."""
+    """Receives the dataset, and sees to it that the worker ends when, and only when, the main process wants it to.
+
+    A terminal or a scheduler sends its signals to all processes of a run; the main process may then still want the
+    batches that are under way, to finish a step and save.
+    """
     import cv2
 
     global _worker_source
     _worker_source = source
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    for watch in (_end_with_parent, _end_by_parent):
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _end_with_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+def _end_by_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != multiprocessing.parent_process().pid:
+        pass
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Holds back signals from a process that starts now, until it has set up what to do with them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _load_in_worker(epoch: int, positions: Sequence[int]) -> Loaded:
@@ -150,7 +173,7 @@ class Loader:
         seed: of the order (stream ``("data", epoch)``) and of what a sample draws (``("data", epoch, position)``).
         drop_last: leave out the last, incomplete global batch; needed with more than one rank.
         num_workers: processes that read; 0 reads in this process.
-        prefetch: batches under way per worker.
+        prefetch: batches under way per worker process.
         replace_bad: put the next good sample in a bad one's place; False leaves it out, and batches get smaller.
         max_bad_fraction: a larger share of bad samples stops with an error, once 20 (or all) were tried.
         collate: False yields lists of samples instead of batches.
@@ -206,6 +229,11 @@ class Loader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yields the batches of one epoch from batch number ``start`` on; `state` follows."""
+        if not 0 <= start < len(self):
+            raise UserError(
+                f"an epoch has {len(self)} batches, so it cannot continue at batch {start}; "
+                "the data, the batch size or the number of ranks is not that of the run to resume"
+            )
         self.state = {"epoch": epoch, "batch": start}
         for number, loaded in enumerate(self._loaded(epoch, start), start=start):
             last = number + 1 == len(self)
@@ -226,7 +254,8 @@ class Loader:
         pool, waiting, pending = self._workers(), iter(batches), deque()
         try:
             for positions in waiting:
-                pending.append(pool.submit(_load_in_worker, epoch, positions))
+                with _signals_held():
+                    pending.append(pool.submit(_load_in_worker, epoch, positions))
                 if len(pending) > self.num_workers * self.prefetch:
                     yield pending.popleft().result()
             while pending:
@@ -334,7 +363,9 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
         if any(key not in sample for sample in samples):
             raise UserError(f"some samples of a batch have {key}, others do not")
         values = [sample[key] for sample in samples]
-        batch[key] = _stack(key, values) if isinstance(values[0], np.ndarray | np.number | int | float) else values
+        batch[key] = (
+            _stack(key, values) if isinstance(values[0], np.ndarray | np.number | np.bool_ | int | float) else values
+        )
     return batch
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ def read_video(
     frames = list(iter_frames(path, range(start, sys.maxsize, stride), backend, allow_short=True))
     if not frames:
         raise MissingFrames(f"{path} has no frame {start}")
-    return np.stack(frames)
+    return _stacked(path, frames)
 
 
 def read_frames(path: str | Path, indices: Sequence[int], backend: str = "pyav") -> np.ndarray:
@@ -138,7 +139,14 @@ def read_frames(path: str | Path, indices: Sequence[int], backend: str = "pyav")
     wanted, where = np.unique(np.asarray(indices, np.int64), return_inverse=True)
     if wanted[0] < 0:
         raise UserError(f"frame {wanted[0]} of {path} was asked for; frames count from 0")
-    return np.stack(list(iter_frames(path, wanted.tolist(), backend)))[where.reshape(-1)]
+    return _stacked(path, list(iter_frames(path, wanted.tolist(), backend)))[where.reshape(-1)]
+
+
+def _stacked(path: str | Path, frames: Sequence[np.ndarray]) -> np.ndarray:
+    sizes = {frame.shape[:2] for frame in frames}
+    if len(sizes) > 1:
+        raise BadSample(f"{path} changes its size: {' and '.join(f'{h}x{w}' for h, w in sorted(sizes))}")
+    return np.stack(frames)
 
 
 def iter_frames(
@@ -190,9 +198,9 @@ def _open_reader(path: str | Path, backend: str) -> _PyAVReader | _CV2Reader | _
 
 
 def _require_file(path: str | Path) -> None:
-    if not Path(path).is_file():
-        raise BadSample(f"{path} is missing" if not Path(path).exists() else f"{path} is not a file")
-    if Path(path).stat().st_size == 0:
+    if not os.path.isfile(path):
+        raise BadSample(f"{path} is not a file" if os.path.exists(path) else f"{path} is missing")
+    if os.path.getsize(path) == 0:
         raise BadSample(f"{path} is empty")
 
 
@@ -247,7 +255,10 @@ class _PyAVReader:
         return self._frame is not None
 
     def image(self) -> np.ndarray:
-        image = self._converter.reformat(self._frame, format="rgb24").to_ndarray()
+        try:
+            image = self._converter.reformat(self._frame, format="rgb24").to_ndarray()
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise BadSample(f"{self.path} has frames that cannot be converted to RGB ({_reason(error)})") from error
         return np.ascontiguousarray(np.rot90(image, self._turns)) if self._turns else image
 
     def seek(self, index: int, position: int) -> int:

@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 
 import numpy as np
@@ -109,6 +108,13 @@ def test_a_resumed_run_continues_exactly(numbers):
         assert (batch["index"] == resumed["index"]).all() and (batch["draw"] == resumed["draw"]).all()
 
 
+def test_a_state_of_other_data_is_refused(numbers):
+    loader = Loader(numbers(4), 2)
+    loader.state = {"epoch": 0, "batch": 5}
+    with pytest.raises(UserError, match="an epoch has 2 batches, so it cannot continue at batch 5"):
+        next(iter(loader))
+
+
 def test_state_points_to_the_next_epoch_after_the_last_batch(numbers):
     loader = Loader(numbers(4), 2)
     list(loader.epoch(3))
@@ -177,29 +183,60 @@ def test_a_worker_that_dies_is_a_clear_error(numbers):
         list(loader.epoch(0))
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
-def test_no_worker_outlives_its_run(module_folder, tmp_path, signal_number):
-    script = tmp_path / "run.py"
-    script.write_text(
-        textwrap.dedent("""
-        import multiprocessing
-        from numbers_dataset import Numbers
-        from mindone.data.loader import Loader
+RUN = """
+import multiprocessing
+import signal
+from numbers_dataset import Numbers
+from mindone.data.loader import Loader
 
-        if __name__ == "__main__":
-            loader = Loader(Numbers(1000, slow=0.02), 1, num_workers=2)
-            for number, _ in enumerate(loader):
-                if number == 0:
-                    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-        """)
-    )
+stop = []
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+    loader = Loader(Numbers(1000, slow=0.02), 1, num_workers=2)
+    for number, _ in enumerate(loader):
+        if number == 0:
+            print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+        if stop:
+            stop.append(True)
+        if len(stop) == 20:
+            raise SystemExit(7)
+"""
+
+
+def start_run(module_folder, tmp_path) -> tuple[subprocess.Popen, list[int]]:
+    """A process that loads without an end, and its workers; told to stop, it takes 18 batches more."""
+    (tmp_path / "run.py").write_text(RUN)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(module_folder), os.environ.get("PYTHONPATH", "")])}
     run = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True
+        [sys.executable, str(tmp_path / "run.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        text=True,
+        start_new_session=True,
     )
     workers = [int(pid) for pid in run.stdout.readline().split()]
+    assert len(workers) == 2
+    return run, workers
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_its_run(module_folder, tmp_path, signal_number):
+    run, workers = start_run(module_folder, tmp_path)
     run.send_signal(signal_number)
-    assert run.wait(timeout=20) != 0 and len(workers) == 2
+    assert run.wait(timeout=20) != 0
+    _wait_for_end(workers)
+
+
+def test_workers_leave_it_to_the_main_process_when_to_stop(module_folder, tmp_path):
+    run, workers = start_run(module_folder, tmp_path)
+    os.killpg(run.pid, signal.SIGTERM)
+    assert run.wait(timeout=20) == 7
+    _wait_for_end(workers)
+    _wait_for_end(workers)
+
+
+def _wait_for_end(workers: list[int]) -> None:
     deadline = time.monotonic() + 20
     while any(_runs(pid) for pid in workers):
         assert time.monotonic() < deadline, "a worker is still there"
@@ -234,3 +271,9 @@ def test_bad_samples_survive_the_way_between_processes():
 
     error = pickle.loads(pickle.dumps(MissingFrames("short", 7)))
     assert isinstance(error, BadSample) and error.num_frames == 7 and str(error) == "short"
+
+
+def test_data_workers_do_not_need_mindspore():
+    modules = "mindone.data.loader, mindone.data.video, mindone.data.table, mindone.data.transforms"
+    code = f"import sys, {modules}; sys.exit('mindspore' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -160,7 +160,7 @@ def read_latent(path: str | Path) -> LatentEntry:
     std = np.zeros_like(mean) if std is None else std.astype(np.float32, copy=False)
     if mean.ndim != 4 or std.shape != mean.shape:
         raise BadSample(f"{path}: latent_mean {mean.shape} and latent_std {std.shape} are not both (T, C, h, w)")
-    if not np.isfinite(mean).all():
+    if not (np.isfinite(mean).all() and np.isfinite(std).all()):
         raise BadSample(f"{path} has latents that are not finite numbers")
     fps = float(arrays["fps"]) if "fps" in arrays else 0.0
     num_frames = int(arrays["num_frames"]) if "num_frames" in arrays else None

@@ -41,12 +41,18 @@ class Memory:
     def __init__(self, limit: int = 0):
         self.limit, self.used, self._entries = limit, 0, {}
 
+    def __contains__(self, key: Any) -> bool:
+        return key in self._entries
+
+    def fits(self, nbytes: int) -> bool:
+        return self.used + nbytes <= self.limit
+
     def get(self, key: Any, read: Callable[[], Entry]) -> Entry:
         """The entry called ``key``, from memory, or read and kept if it fits."""
         if key in self._entries:
             return self._entries[key]
         entry = read()
-        if self.used + entry.nbytes <= self.limit:
+        if self.fits(entry.nbytes):
             self._entries[key] = entry
             self.used += entry.nbytes
         return entry
@@ -119,10 +125,10 @@ class VideoTextDataset:
 
     def _clip(self, row: VideoRow, rng: np.random.Generator) -> tuple[np.ndarray, float]:
         """Resized frames (T, H, W, 3) uint8 and their rate."""
-        if self.memory.limit:
-            whole = self.memory.get(row.file, lambda: self._whole(row))
+        info = None if row.file in self.memory else probe(row.file)
+        if info is None or self.memory.fits(info.num_frames * self.transform.height * self.transform.width * 3):
+            whole = self.memory.get(row.file, lambda: self._whole(row, info.fps))
             return whole.frames[self._indices(row, len(whole.frames), rng)], whole.fps / self.frame_stride
-        info = probe(row.file)
         start = rng.bit_generator.state
         try:
             frames = self._read(row, self._indices(row, info.num_frames, rng))
@@ -143,8 +149,7 @@ class VideoTextDataset:
     def _read(self, row: VideoRow, indices: Sequence[int]) -> np.ndarray:
         return self.transform.clip(iter_frames(row.file, indices, self.backend))
 
-    def _whole(self, row: VideoRow) -> WholeVideo:
-        fps = probe(row.file).fps
+    def _whole(self, row: VideoRow, fps: float) -> WholeVideo:
         return WholeVideo(self.transform.clip(iter_frames(row.file, None, self.backend)), fps)
 
 

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -164,3 +167,15 @@ def test_memory_keeps_no_more_than_its_limit():
     for name in ("a", "b", "c", "a", "b", "c"):
         memory.get(name, lambda name=name: read(name))
     assert reads == ["a", "b", "c", "c"] and memory.used == 20
+
+
+def test_datasets_do_not_need_mindspore():
+    code = "import sys, opensora.data.dataset, opensora.data.masks; sys.exit('mindspore' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_videos_that_do_not_fit_in_memory_are_streamed(rows):
+    dataset = VideoTextDataset(rows, 3, (16, 16), cache_bytes=2 * 12 * 16 * 16 * 3)
+    for index in (0, 1, 2, 3, 0):
+        dataset.get(index, rng())
+    assert [row.file in dataset.memory for row in rows[:4]] == [True, True, False, False]
