@@ -14,6 +14,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -99,7 +100,7 @@ def quiet_mindspore():
 def _choose_device(ms, target: str) -> str:
     if target not in ("auto", "CPU", "Ascend"):
         raise UserError(f"device_target={target} is not known; use auto, CPU or Ascend")
-    if target != "CPU":
+    if target == "Ascend" or (target == "auto" and _npu_files()):
         try:
             ms.set_device("Ascend")
             return "Ascend"
@@ -110,6 +111,11 @@ def _choose_device(ms, target: str) -> str:
                 ) from error
     ms.set_device("CPU")
     return "CPU"
+
+
+def _npu_files() -> list[Path]:
+    """The device files of NPUs; MindSpore fills the screen with warnings if it is asked for an NPU that is not there."""
+    return list(Path("/dev").glob("davinci[0-9]*"))
 
 
 def launched_ranks() -> int:
