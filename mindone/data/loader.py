@@ -301,7 +301,8 @@ class Loader:
     def _report(self, record: BadRecord) -> None:
         if len(self._bad) <= REPORTED_SINGLY:
             action = "replaced by another" if self._source.replace_bad else "left out"
-            logger.warning("bad sample %s: %s; it is %s", record.name, record.reason, action)
+            who = "" if record.name in record.reason else f" {record.name}"
+            logger.warning("bad sample%s, %s: %s", who, action, record.reason)
         if len(self._bad) == REPORTED_SINGLY:
             logger.warning("further bad samples are counted, but not listed one by one")
 
