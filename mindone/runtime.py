@@ -114,7 +114,7 @@ def _choose_device(ms, target: str) -> str:
 
 
 def _npu_files() -> list[Path]:
-    """The device files of NPUs; MindSpore fills the screen with warnings if it is asked for an NPU that is not there."""
+    """The device files of NPUs: asked for an NPU that is not there, MindSpore fills the screen with warnings."""
     return list(Path("/dev").glob("davinci[0-9]*"))
 
 
