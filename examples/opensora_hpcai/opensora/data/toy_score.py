@@ -17,8 +17,6 @@ import numpy as np
 from mindone.errors import UserError
 from opensora.data.toy import COLOURS, DIRECTIONS, SHAPES
 
-LABELS = ("colour", "shape", "direction")
-
 MIN_CONTRAST = 40.0
 """Smallest RGB distance (of 0..255 steps) between foreground and background that counts as a shape."""
 MIN_AREA = 0.01
@@ -168,6 +166,12 @@ def expected(caption: str) -> Verdict:
 def _find(caption: str, words: dict[str, str]) -> str | None:
     found = [name for name, pattern in words.items() if re.search(rf"\b({pattern})\b", caption.lower())]
     return found[0] if len(found) == 1 else None
+
+
+def wrong_labels(caption: str, seen: Verdict) -> list[str]:
+    """The labels that a caption names and the clip does not show."""
+    pairs = zip(Verdict._fields, expected(caption), seen)
+    return [name for name, wanted, shown in pairs if wanted is not None and wanted != shown]
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
