@@ -70,9 +70,9 @@ _WAYS = {
     "still": ("",),
 }
 
-RADIUS = (0.17, 0.23)
+RADIUS = (0.15, 0.21)
 """Radius of the circle as a share of the frame; square and triangle are scaled to look as large."""
-PATH = (0.25, 0.38)
+PATH = (0.25, 0.42)
 """Length of the way of a moving shape, as a share of the frame."""
 BACKGROUND = (20.0, 60.0)
 """Brightness of the background, 0..255: dark, so that most of what there is to learn is the shape."""
