@@ -1,0 +1,212 @@
+"""Whole runs of a toy network: interrupted, killed, resumed, and on two ranks."""
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindone.checkpoint import read_tensors
+from mindone.errors import UserError
+from mindone.testing import golden
+from mindone.train import run_folder
+from mindone.train.loop import Clock, Place
+
+SCRIPT = Path(__file__).with_name("toy_run.py")
+PATIENCE = 120
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("toy_run", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    # The graph compiler looks up a cell's globals in its module, by name.
+    sys.modules["toy_run"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+toy_run = load_script()
+
+
+@pytest.fixture(autouse=True)
+def graph_mode():
+    golden.use_mode("graph")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The folder of a run from the first step to the last."""
+    golden.use_mode("graph")
+    ended, folder, _ = toy_run.train(tmp_path_factory.mktemp("uninterrupted"))
+    assert ended is None
+    return folder
+
+
+def results(folder):
+    """Step, loss, learning rate and gradient norm of every update, as text."""
+    header, *rows = (folder / "result.log").read_text().splitlines()
+    assert header == "step\tloss\tlr\tgrad_norm\ttrain_time(s)"
+    return [row.split("\t")[:4] for row in rows]
+
+
+def assert_same_end(folder, other):
+    for name in ("model/model.safetensors", "ema/model.safetensors", "optimizer.safetensors"):
+        a, b = (read_tensors(each / "ckpt" / "step-00000008" / name) for each in (folder, other))
+        assert set(a) == set(b)
+        assert all(np.array_equal(np.asarray(a[key]), np.asarray(b[key])) for key in a), name
+
+
+def start(output, *flags):
+    return subprocess.Popen([sys.executable, str(SCRIPT), str(output), *flags], stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(condition):
+    for _ in range(PATIENCE * 20):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def only_run(output):
+    return next(path for path in output.iterdir() if (path / "ckpt").is_dir())
+
+
+def test_a_resumed_run_has_the_very_losses_and_weights_of_an_uninterrupted_one(uninterrupted, tmp_path):
+    toy_run.train(tmp_path, steps=3)
+    _, folder, _ = toy_run.train(tmp_path, resume=True)
+    assert results(folder) == results(uninterrupted)
+    assert len(results(folder)) == 8
+    assert_same_end(folder, uninterrupted)
+
+
+def test_sigterm_finishes_the_step_saves_and_ends_with_code_0(uninterrupted, tmp_path):
+    process = start(tmp_path, "--slow")
+    wait_for(lambda: list(tmp_path.glob("*/ckpt/step-*")))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 0
+    folder = only_run(tmp_path)
+    stopped_at = len(results(folder))
+    assert 2 <= stopped_at < 8
+    assert run_folder.find_run(tmp_path, True).checkpoint.step == stopped_at
+    toy_run.train(tmp_path, resume=True)
+    assert results(folder) == results(uninterrupted)
+    assert_same_end(folder, uninterrupted)
+
+
+def test_a_run_killed_in_the_middle_of_a_save_resumes_from_the_save_before(uninterrupted, tmp_path):
+    process = start(tmp_path, "--hang_in_save", "4")
+    wait_for(lambda: process.stdout.readline().strip() == "hanging")
+    process.kill()
+    process.wait(PATIENCE)
+    folder = only_run(tmp_path)
+    assert run_folder.find_run(tmp_path, True).checkpoint.step == 2
+    assert len(results(folder)) == 4
+    toy_run.train(tmp_path, resume=True)
+    assert results(folder) == results(uninterrupted)
+    assert_same_end(folder, uninterrupted)
+    assert not list((folder / "ckpt").glob(".tmp-*"))
+
+
+@pytest.mark.msrun
+def test_two_ranks_train_as_one_with_twice_the_batch(uninterrupted, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    binaries = Path(sys.executable).parent
+    command = [binaries / "msrun", "--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True"]
+    command += [f"--log_dir={tmp_path / 'logs'}", SCRIPT, tmp_path / "run", "--batch_size", "1", "--use_parallel"]
+    environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        list(map(str, command)),
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        assert process.wait(PATIENCE) == 0
+    finally:
+        kill_group(process.pid)
+    found = np.array(results(only_run(tmp_path / "run")), float)
+    np.testing.assert_allclose(found, np.array(results(uninterrupted), float), rtol=1e-5)
+
+
+def kill_group(group):
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def test_accumulation_sees_the_samples_and_noise_of_the_large_batch(uninterrupted, tmp_path):
+    _, folder, _ = toy_run.train(tmp_path, batch_size=1, accumulation=2)
+    found = np.array(results(folder), float)
+    np.testing.assert_allclose(found, np.array(results(uninterrupted), float), rtol=1e-5)
+
+
+def test_the_averaged_weights_are_saved_beside_the_trained_ones(uninterrupted):
+    checkpoint = uninterrupted / "ckpt" / "step-00000008"
+    raw, averaged = (read_tensors(checkpoint / name) for name in ("model", "ema"))
+    assert set(raw) == set(averaged) == {"first", "second"}
+    assert not np.array_equal(np.asarray(raw["first"]), np.asarray(averaged["first"]))
+    assert json.loads((checkpoint / "ema" / "config.json").read_text()) == {"hidden": 8}
+
+
+def test_only_the_last_checkpoints_are_kept(uninterrupted):
+    assert sorted(path.name for path in (uninterrupted / "ckpt").iterdir()) == ["step-00000006", "step-00000008"]
+
+
+def test_resume_takes_a_run_its_checkpoints_or_one_of_them(uninterrupted):
+    for path, step in ((uninterrupted, 8), (uninterrupted / "ckpt", 8), (uninterrupted / "ckpt/step-00000006", 6)):
+        found = run_folder.find_run("elsewhere", str(path))
+        assert (found.folder, found.checkpoint.step) == (uninterrupted, step)
+
+
+def test_resume_without_a_run_starts_one_but_a_wrong_path_is_an_error(tmp_path):
+    assert run_folder.find_run(tmp_path / "nothing", True) is None
+    with pytest.raises(UserError, match="is not a folder"):
+        run_folder.find_run(tmp_path, str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="has no complete checkpoint"):
+        run_folder.find_run(tmp_path, str(tmp_path))
+
+
+def test_tensorboard_reads_the_curves(uninterrupted):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(uninterrupted / "tensorboard"))
+    events.Reload()
+    losses = [event.value for event in events.Scalars("train/loss")]
+    np.testing.assert_allclose(losses, [float(row[1]) for row in results(uninterrupted)], rtol=1e-6)
+
+
+def test_settings_that_changed_since_the_run_began_are_named(caplog):
+    before = {"batch_size": 4, "betas": [0.9, 0.999]}
+    assert run_folder.warn_of_changes(before, {"batch_size": 8, "betas": (0.9, 0.999)}) == ["batch_size"]
+    assert "batch_size was 4 and is 8 now" in caplog.text
+
+
+def test_noise_of_a_sample_depends_on_its_place_alone():
+    whole = Place(5, 7, range(4)).normal("noise", (2, 3))
+    parts = [Place(5, 7, range(start, start + 2)).normal("noise", (2, 3)) for start in (0, 2)]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+    assert not np.array_equal(whole, Place(5, 8, range(4)).normal("noise", (2, 3)))
+
+
+def test_the_clock_leaves_out_compilation_and_remembers_over_a_restart():
+    clock = Clock(seconds=10.0, steps=5)
+    assert clock.per_step() == 2.0
+    clock.start()
+    clock.tick()
+    assert clock.steps == 5
+    clock.tick()
+    assert clock.steps == 6
+    assert clock.per_step() < 2.0

@@ -1,0 +1,111 @@
+"""A whole training run of a toy network, as a script for tests that need processes of their own.
+
+``toy_run.py OUTPUT [--steps N] [--batch_size B] [--resume] [--use_parallel] [--slow] [--hang_in_save STEP]``
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from mindone import runtime
+from mindone.data.loader import Loader
+from mindone.parallel.collectives import broadcast_parameters
+from mindone.train import run_folder
+from mindone.train.ema import Ema
+from mindone.train.loop import Every, Training, fit
+from mindone.train.optim import AdamW
+from mindone.train.schedule import make_schedule
+from mindone.train.step import TrainStep
+from mindone.train.tracker import Trackers, make_trackers
+
+
+class Points:
+    """Sixteen points to learn, each disturbed by a draw of its own."""
+
+    def __len__(self):
+        return 16
+
+    def get(self, index, rng):
+        x = np.random.default_rng(index).normal(size=4)
+        return {"x": (x + 0.1 * rng.normal(size=4)).astype(np.float32), "y": np.float32(np.sin(x).sum())}
+
+
+class Network(nn.Cell):
+    """Two layers; the weights differ between ranks until rank 0 sends its own."""
+
+    def __init__(self, seed):
+        super().__init__()
+        rng = np.random.default_rng(seed)
+        self.first = Parameter(Tensor(rng.normal(size=(8, 4)).astype(np.float32)), name="first")
+        self.second = Parameter(Tensor(rng.normal(size=(1, 8)).astype(np.float32)), name="second")
+
+    def construct(self, x):
+        return ops.dense(ops.tanh(ops.dense(x, self.first)), self.second)[:, 0]
+
+
+class NoisyLoss(nn.Cell):
+    def __init__(self, network):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, x, y, noise):
+        error = self.network(x + noise) - y
+        return ops.square(error).mean(), (ops.abs(error).mean(),)
+
+
+def prepare(batch, place):
+    return Tensor(batch["x"]), Tensor(batch["y"]), Tensor(0.1 * place.normal("noise", (4,)))
+
+
+def train(output, steps=8, batch_size=2, resume=False, accumulation=1, pause=0.0, save_steps=2):
+    """Trains and returns the signal that ended it, the run's folder and the network."""
+    current = runtime.current()
+    found = run_folder.find_run(output, resume)
+    folder = found.folder if found else run_folder.new_run_folder(output)
+    network = Network(seed=current.rank)
+    broadcast_parameters(network.trainable_params())
+    optimizer = AdamW(network.trainable_params(), weight_decay=0.01)
+    step = TrainStep(NoisyLoss(network), optimizer, Ema(network.trainable_params(), 0.9), 1.0, accumulation)
+    checkpoints = run_folder.TrainingCheckpoints(folder, step, network, lambda: {"hidden": 8}, keep_last=2)
+    state = checkpoints.restore(found.checkpoint) if found else run_folder.TrainState(seed=3)
+    trackers = make_trackers(folder, steps, 1, state.step) if current.is_main else Trackers()
+    loader = Loader(Points(), batch_size, seed=3, rank=current.rank, world_size=current.world_size)
+    schedule = make_schedule("cosine_decay", 0.05, 0.0, warmup_steps=2, total_steps=8)
+    hooks = [Every(1, lambda _: time.sleep(pause))]
+    run = Training(step, loader, prepare, schedule, steps, checkpoints, state, trackers, save_steps, ("l1",), hooks)
+    return fit(run), folder, network
+
+
+def hang_in_save(step):
+    """Makes the save of one step stop half-way."""
+    save = run_folder.save_safetensors
+
+    def hanging(path, tensors):
+        if f"{step:08d}" in str(path):
+            path.write_bytes(b"half of a file")
+            print("hanging", flush=True)
+            time.sleep(600)
+        save(path, tensors)
+
+    run_folder.save_safetensors = hanging
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch_size", type=int, default=2)
+    for flag in ("resume", "use_parallel", "slow"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    parser.add_argument("--hang_in_save", type=int)
+    options = parser.parse_args()
+    runtime.setup("CPU", use_parallel=options.use_parallel)
+    if options.hang_in_save:
+        hang_in_save(options.hang_in_save)
+    pause = 0.3 if options.slow else 0.0
+    ended, _, _ = train(options.output, options.steps, options.batch_size, options.resume, pause=pause)
+    sys.exit(130 if ended and ended.name == "SIGINT" else 0)
