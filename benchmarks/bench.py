@@ -1,0 +1,132 @@
+"""How fast this library is on a CPU: ratios to PyTorch, or to the plain operation, on identical shapes.
+
+The two sides of a case take turns in one process, so that a busy machine slows both alike, and the ratio of their
+medians is what is reported. Before anything is timed the two sides have to agree on the result.
+
+python benchmarks/bench.py [--cases stdit3_train_384 ...] [--json out.json]
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mindone.config import parse, require_at_least
+from mindone.errors import UserError, guarded
+
+if TYPE_CHECKING:
+    from cases import Case
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median milliseconds of both sides, their ratio, and the turns it was measured in."""
+
+    what: str
+    versus: str
+    ours_ms: float
+    theirs_ms: float
+    ratio: float
+    turns: int
+
+
+@dataclass
+class BenchConfig:
+    """Settings of the benchmarks."""
+
+    cases: list[str] | None = None
+    """cases to run; all if not given"""
+    seconds: float = 20.0
+    """time per case after warming up"""
+    min_turns: int = 3
+    """least number of turns, however long they take"""
+    max_turns: int = 50
+    """largest number of turns"""
+    threads: int | None = None
+    """threads of both sides; all cores this process may use if not given"""
+    json: str | None = None
+    """file for the results"""
+
+    def check(self) -> None:
+        from cases import CASES
+
+        require_at_least(self, seconds=0, min_turns=1, max_turns=1, threads=1)
+        for name in self.cases or ():
+            if name not in CASES:
+                raise UserError(f"there is no case {name}; use {', '.join(CASES)}")
+
+
+def measure(case: Case, seconds: float, min_turns: int, max_turns: int) -> Timing:
+    """Warms both sides up, then lets them take turns until the time is over."""
+    for side in (case.ours, case.theirs) * 2:
+        side()
+    times: tuple[list[float], list[float]] = ([], [])
+    started = time.perf_counter()
+    while len(times[0]) < min_turns or (time.perf_counter() - started < seconds and len(times[0]) < max_turns):
+        for taken, side in zip(times, (case.ours, case.theirs)):
+            before = time.perf_counter()
+            side()
+            taken.append((time.perf_counter() - before) * 1e3)
+    ours, theirs = map(statistics.median, times)
+    return Timing(case.what, case.versus, ours, theirs, ours / theirs, len(times[0]))
+
+
+def machine(threads: int) -> dict[str, str | int]:
+    """What the numbers were measured on."""
+    import mindspore
+    import torch
+
+    return {
+        "processor": _processor(),
+        "threads": threads,
+        "python": platform.python_version(),
+        "mindspore": mindspore.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def row(name: str, timing: Timing) -> str:
+    """One line of the table, in Markdown."""
+    return (
+        f"| `{name}` | {timing.what} | {timing.ours_ms:.1f} | {timing.theirs_ms:.1f} ({timing.versus}) "
+        f"| **{timing.ratio:.2f}** |"
+    )
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> None:
+    config = parse(BenchConfig, argv, prog="bench.py", description=__doc__.splitlines()[0])
+    from cases import CASES, prepare
+
+    threads = config.threads or len(os.sched_getaffinity(0))
+    prepare(threads)
+    print("| case | shapes | ours, ms | theirs, ms | ratio |\n|---|---|---|---|---|", flush=True)
+    timings = {}
+    for name in config.cases or CASES:
+        with CASES[name]() as case:
+            timings[name] = measure(case, config.seconds, config.min_turns, config.max_turns)
+        del case
+        gc.collect()
+        print(row(name, timings[name]), flush=True)
+    if config.json:
+        results = {name: vars(timing) for name, timing in timings.items()}
+        Path(config.json).write_text(json.dumps({"machine": machine(threads), "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""The benchmark cases: each builds both sides with the same weights and inputs, and checks that they agree."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import torch
+import torch_reference as reference
+from mindspore import Tensor, nn, ops
+
+from mindone import runtime
+from mindone.checkpoint import convert, load_into
+from mindone.data.loader import Loader
+from mindone.data.table import read_video_table
+from mindone.data.video import read_video
+from mindone.models.autoencoder_kl import AutoencoderKLConfig
+from mindone.models.t5 import T5Config, T5Encoder
+from mindone.train.ema import Ema
+from mindone.train.optim import AdamW
+from mindone.train.step import TrainStep
+from opensora.data.dataset import VideoTextDataset
+from opensora.data.toy import write_dataset
+from opensora.models.stdit3 import STDiT3, STDiT3Config
+from opensora.models.vae_temporal import TemporalAutoencoderConfig
+from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
+from opensora.models.velocity import STDiTVelocity
+
+LEARNING_RATE, BETAS, EPS, CLIP, EMA_DECAY, GUIDANCE = 1e-4, (0.9, 0.999), 1e-8, 1.0, 0.99, 4.0
+TORCH = "PyTorch eager"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: ``ours`` and ``theirs`` do the same work and return when it is done."""
+
+    what: str
+    versus: str
+    ours: Callable[[], object]
+    theirs: Callable[[], object]
+
+
+Maker = Callable[[], contextlib.AbstractContextManager[Case]]
+
+
+def prepare(threads: int) -> None:
+    """The same number of threads for both sides; graph mode for ours."""
+    runtime.setup("CPU", threads=threads)
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+
+
+def same_weights(network: nn.Cell, source: torch.nn.Module) -> None:
+    """Gives our network the weights of PyTorch's: the names are the same."""
+    load_into(network, {name: value.numpy() for name, value in source.state_dict().items()})
+
+
+def agree(ours: Tensor | np.ndarray, theirs: torch.Tensor, tolerance: float = 1e-3) -> None:
+    """Stops the run unless both sides compute the same."""
+    ours, theirs = np.asarray(ours.asnumpy() if isinstance(ours, Tensor) else ours), theirs.detach().numpy()
+    difference, largest = np.abs(ours - theirs).max(), np.abs(theirs).max()
+    if not difference <= tolerance * max(largest, 1e-6):
+        raise RuntimeError(f"the two sides differ by {difference:.2e} where the largest value is {largest:.2e}")
+
+
+# --- STDiT3 ----------------------------------------------------------------------------------------------------------
+
+
+class StepInputs:
+    """Latents, text and conditions of one batch, for both sides."""
+
+    def __init__(self, config: STDiT3Config, batch: int, latent: tuple[int, int, int], tokens: int):
+        rng = np.random.default_rng(0)
+        shape = (batch, config.in_channels, *latent)
+        mask = np.arange(tokens)[None] < rng.integers(tokens // 2, tokens + 1, (batch, 1))
+        side = np.float32(8 * latent[1])
+        self.arrays = {
+            "x": rng.standard_normal(shape, np.float32),
+            "timestep": rng.uniform(1, 999, batch).astype(np.float32),
+            "y": rng.standard_normal((batch, 1, tokens, config.caption_channels), np.float32),
+            "mask": mask.astype(np.int32),
+            "fps": np.full(batch, 8, np.float32),
+            "height": np.full(batch, side),
+            "width": np.full(batch, side),
+        }
+        self.target = rng.standard_normal(shape, np.float32)
+
+    def mindspore(self) -> dict[str, Tensor]:
+        return {name: Tensor(value) for name, value in self.arrays.items()}
+
+    def torch(self) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(value) for name, value in self.arrays.items()}
+
+
+def stdit3_pair(config: STDiT3Config) -> tuple[STDiT3, reference.STDiT3]:
+    fields = reference.STDiT3Settings.__dataclass_fields__
+    theirs = reference.STDiT3(reference.STDiT3Settings(**{k: v for k, v in asdict(config).items() if k in fields}))
+    ours = STDiT3(config)
+    same_weights(ours, theirs)
+    return ours, theirs
+
+
+class VelocityLoss(nn.Cell):
+    """Mean squared error of the first half of the channels."""
+
+    def __init__(self, denoiser: STDiT3):
+        super().__init__(auto_prefix=False)
+        self.denoiser = denoiser
+
+    def construct(self, target, x, timestep, y, mask, fps, height, width):
+        output = self.denoiser(x, timestep, y, mask, None, fps, height, width)
+        return ops.square(output[:, : x.shape[1]] - target).mean()
+
+
+@contextlib.contextmanager
+def stdit3_train(config: STDiT3Config, batch: int, latent: tuple[int, int, int], tokens: int) -> Iterator[Case]:
+    """A whole update: loss, gradients, clipping, AdamW, EMA."""
+    ours, theirs = stdit3_pair(config)
+    inputs = StepInputs(config, batch, latent, tokens)
+    trained = list(ours.trainable_params())
+    step = TrainStep(VelocityLoss(ours), AdamW(trained, BETAS, EPS), Ema(trained, EMA_DECAY), max_grad_norm=CLIP)
+    batches = [[Tensor(inputs.target), *inputs.mindspore().values()]]
+
+    parameters = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
+    average = [parameter.detach().clone() for parameter in parameters]
+    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, BETAS, EPS, weight_decay=0.0)
+    arguments, target = inputs.torch(), torch.from_numpy(inputs.target)
+
+    def torch_step() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (theirs(**arguments)[:, : target.shape[1]] - target).square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        torch._foreach_lerp_(average, parameters, 1 - EMA_DECAY)
+        return loss
+
+    def our_step() -> Tensor:
+        return step(batches, LEARNING_RATE).loss
+
+    for _ in range(2):
+        agree(our_step(), torch_step())
+    yield Case(_stdit3_shapes(config, batch, latent), TORCH, lambda: our_step().asnumpy(), torch_step)
+
+
+@contextlib.contextmanager
+def stdit3_sample(config: STDiT3Config, batch: int, latent: tuple[int, int, int], tokens: int) -> Iterator[Case]:
+    """One guided step: conditional and unconditional velocity in one batch."""
+    ours, theirs = stdit3_pair(config)
+    ours.set_train(False)
+    inputs = StepInputs(config, batch, latent, tokens)
+    velocity, given = STDiTVelocity(ours, True), inputs.mindspore()
+    scale = Tensor(GUIDANCE, ms.float32)
+    z, t, y, mask, *conditions = given.values()
+    arguments = inputs.torch()
+    twice = {name: torch.cat([value, value]) for name, value in arguments.items()}
+    null = theirs.y_embedder.y_embedding[None, None, :tokens].expand(batch, -1, -1, -1)
+    twice["y"] = torch.cat([arguments["y"], null])
+
+    @torch.no_grad()
+    def torch_step() -> torch.Tensor:
+        conditional, unconditional = theirs(**twice)[:, : z.shape[1]].chunk(2)
+        return unconditional + GUIDANCE * (conditional - unconditional)
+
+    def our_step() -> np.ndarray:
+        return velocity(z, t, y, mask, None, scale, *conditions).asnumpy()
+
+    agree(our_step(), torch_step())
+    yield Case(_stdit3_shapes(config, 2 * batch, latent), TORCH, our_step, torch_step)
+
+
+def _stdit3_shapes(config: STDiT3Config, batch: int, latent: tuple[int, int, int]) -> str:
+    tokens = latent[0] * latent[1] * latent[2] // 4
+    return f"width {config.hidden_size}, {2 * config.depth} blocks, {batch} x {tokens} tokens"
+
+
+TINY = STDiT3Config(hidden_size=128, depth=3, num_heads=4, caption_channels=64, model_max_length=16, input_sq_size=64)
+WIDTH_384 = STDiT3Config(hidden_size=384, depth=1, num_heads=6, caption_channels=512, model_max_length=120)
+WIDTH_1152 = STDiT3Config(depth=1, model_max_length=120, caption_channels=1024)
+LONG = (16, 32, 32)
+
+
+# --- autoencoder -----------------------------------------------------------------------------------------------------
+
+
+def autoencoder_pair(config: VideoAutoencoderConfig) -> tuple[VideoAutoencoder, reference.VideoAutoencoder]:
+    image, temporal = config.autoencoder_kl, config.vae_temporal
+    settings = reference.VideoAutoencoderSettings(
+        reference.AutoencoderKLSettings(
+            image.block_out_channels, image.layers_per_block, image.latent_channels, image.norm_num_groups
+        ),
+        reference.TemporalSettings(temporal.filters, temporal.num_res_blocks, num_groups=temporal.num_groups),
+    )
+    ours, theirs = VideoAutoencoder(config), reference.VideoAutoencoder(settings)
+    same_weights(ours, theirs)
+    return ours.set_train(False), theirs
+
+
+@contextlib.contextmanager
+def autoencoder(config: VideoAutoencoderConfig, encode: bool) -> Iterator[Case]:
+    """17 frames of 64x64 to latents, or back."""
+    ours, theirs = autoencoder_pair(config)
+    video = np.random.default_rng(0).uniform(-1, 1, (1, 3, 17, 64, 64)).astype(np.float32)
+    x = torch.from_numpy(video)
+    with torch.no_grad():
+        z = theirs.encode(x)
+    latents = z.numpy()
+
+    @torch.no_grad()
+    def torch_step() -> torch.Tensor:
+        return theirs.encode(x) if encode else theirs.decode(z, 17)
+
+    def our_step() -> np.ndarray:
+        return (ours.encode(video) if encode else ours.decode(latents, 17)).asnumpy()
+
+    agree(our_step(), torch_step())
+    widths = config.autoencoder_kl.block_out_channels
+    yield Case(f"widths {'/'.join(map(str, widths))}, 17 x 64 x 64", TORCH, our_step, torch_step)
+
+
+VAE_TINY = VideoAutoencoderConfig(
+    autoencoder_kl=AutoencoderKLConfig(block_out_channels=(8, 16, 32, 64), layers_per_block=1, norm_num_groups=4),
+    vae_temporal=TemporalAutoencoderConfig(filters=16, num_res_blocks=1, num_groups=8),
+    micro_batch_size=None,
+)
+VAE_HALF = VideoAutoencoderConfig(
+    autoencoder_kl=AutoencoderKLConfig(block_out_channels=(64, 128, 256, 256)),
+    vae_temporal=TemporalAutoencoderConfig(filters=64, num_res_blocks=4),
+)
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def t5_encode() -> Iterator[Case]:
+    """T5 v1.1 small on four prompts of 300 tokens."""
+    sizes = {"vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6}
+    theirs, ours = reference.T5Encoder(reference.T5Settings(**sizes)), T5Encoder(T5Config(**sizes))
+    same_weights(ours, theirs)
+    ours.set_train(False)
+    rng = np.random.default_rng(0)
+    ids, mask = rng.integers(2, 32000, (4, 300)), (np.arange(300) < rng.integers(20, 301, (4, 1))).astype(np.int32)
+    our_ids, our_mask = Tensor(ids, ms.int32), Tensor(mask)
+    their_ids, their_mask = torch.from_numpy(ids), torch.from_numpy(mask)
+
+    @torch.no_grad()
+    def torch_step() -> torch.Tensor:
+        return theirs(their_ids, their_mask)
+
+    def our_step() -> np.ndarray:
+        return ours(our_ids, our_mask).asnumpy()
+
+    agree(our_step(), torch_step())
+    yield Case("v1.1 small, 4 x 300 tokens", TORCH, our_step, torch_step)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def video_loader() -> Iterator[Case]:
+    """Clips through the data set and the loader, in this process, against bare decoding of the same files."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = read_video_table(write_dataset(folder, 16, image_size=256))
+        loader = Loader(VideoTextDataset(rows, num_frames=17, size=(256, 256)), batch_size=4)
+
+        def ours() -> int:
+            return sum(batch["video"].shape[0] for batch in loader.epoch(0))
+
+        def theirs() -> int:
+            return sum(len(read_video(row.file)) for row in rows)
+
+        yield Case("16 mp4 of 17 x 256 x 256", "decoding alone", ours, theirs)
+
+
+@contextlib.contextmanager
+def conversion() -> Iterator[Case]:
+    """A PyTorch file to safetensors, against copying the file; both end with the bytes on the disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target, copied = (Path(folder) / name for name in ("in.pth", "out.safetensors", "copy.pth"))
+        torch.save({f"blocks.{i}.weight": torch.randn(1024, 1024) for i in range(64)}, source)
+
+        def copy() -> None:
+            shutil.copyfile(source, copied)
+            with open(copied, "rb+") as file:
+                os.fsync(file.fileno())
+
+        yield Case(".pth of 268 MB", "copy of the file", lambda: convert(source, target), copy)
+
+
+CASES: dict[str, Maker] = {
+    "stdit3_train_tiny": partial(stdit3_train, TINY, 32, (5, 8, 8), 16),
+    "stdit3_train_384": partial(stdit3_train, WIDTH_384, 1, LONG, 120),
+    "stdit3_train_1152": partial(stdit3_train, WIDTH_1152, 1, LONG, 120),
+    "stdit3_sample_tiny": partial(stdit3_sample, TINY, 16, (5, 8, 8), 16),
+    "stdit3_sample_384": partial(stdit3_sample, WIDTH_384, 1, LONG, 120),
+    "stdit3_sample_1152": partial(stdit3_sample, WIDTH_1152, 1, LONG, 120),
+    "vae_encode_tiny": partial(autoencoder, VAE_TINY, True),
+    "vae_decode_tiny": partial(autoencoder, VAE_TINY, False),
+    "vae_encode_half": partial(autoencoder, VAE_HALF, True),
+    "vae_decode_half": partial(autoencoder, VAE_HALF, False),
+    "t5_encode": t5_encode,
+    "video_loader": video_loader,
+    "conversion": conversion,
+}

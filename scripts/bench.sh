@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Ratios to PyTorch on identical shapes, see benchmarks/README.md. PyTorch is installed into .venv for this only.
+#
+#   bash scripts/bench.sh                                  # all cases, about ten minutes on two cores
+#   bash scripts/bench.sh --cases t5_encode --json out.json
+set -euo pipefail
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+source "$ROOT/scripts/venv.sh"
+install_packages "[bench]"
+exec python "$ROOT/benchmarks/bench.py" "$@"
