@@ -46,17 +46,17 @@ class Ema(nn.Cell):
         for average, parameter in zip(self.averages, self.parameters):
             average.set_data(Tensor(parameter.asnumpy(), ms.float32))
 
-    def state(self) -> dict[str, Parameter]:
-        """The averages under the names of the weights."""
-        return {parameter.name: average for parameter, average in zip(self.parameters, self.averages)}
+    def assign(self) -> None:
+        """Gives the network the averages as its weights, for good."""
+        for parameter, average in zip(self.parameters, self.averages):
+            parameter.set_data(Tensor(average.asnumpy(), parameter.dtype))
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Within this context the network has the averages as its weights."""
         raw = [parameter.asnumpy().copy() for parameter in self.parameters]
         try:
-            for parameter, average in zip(self.parameters, self.averages):
-                parameter.set_data(Tensor(average.asnumpy(), parameter.dtype))
+            self.assign()
             yield
         finally:
             for parameter, values in zip(self.parameters, raw):

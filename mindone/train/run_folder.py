@@ -171,11 +171,11 @@ class TrainingCheckpoints:
         load_into(self.network, read_tensors(checkpoint.file(f"{MODEL}/model.safetensors")))
         _fill(self.step.optimizer.state(), checkpoint.file(OPTIMIZER))
         if self.step.ema and (checkpoint.path / EMA).is_dir():
-            _fill(self.step.ema.state(), checkpoint.file(f"{EMA}/model.safetensors"), whole=False)
+            _fill(self._averages(), checkpoint.file(f"{EMA}/model.safetensors"), whole=False)
         elif self.step.ema:
             logger.warning("the checkpoint has no averaged weights: the average begins at the present ones")
             self.step.ema.restart()
-        state = _read_state(checkpoint.file(STATE))
+        state = read_state(checkpoint.file(STATE))
         self.step.skipped = state.skipped
         if self.step.loss_scale.dynamic:
             self.step.loss_scale.value, self.step.loss_scale.good = state.loss_scale, state.finite_in_a_row
@@ -186,6 +186,12 @@ class TrainingCheckpoints:
     def _save_averaged(self, path: Path) -> None:
         with self.step.ema.applied():
             save_model(path, self.network, self.model_config())
+
+    def _averages(self) -> dict[str, Parameter]:
+        """The averages by the names that the weights have in the network."""
+        names = {id(parameter): name for name, parameter in self.network.parameters_and_names()}
+        ema = self.step.ema
+        return {names[id(parameter)]: average for parameter, average in zip(ema.parameters, ema.averages)}
 
     def _optimizer_tensors(self) -> dict[str, np.ndarray]:
         return {name: parameter.asnumpy() for name, parameter in self.step.optimizer.state().items()}
@@ -207,7 +213,12 @@ def _fill(parameters: Mapping[str, Parameter], path: Path, whole: bool = True) -
         parameter.set_data(Tensor(np.array(array), parameter.dtype))
 
 
-def _read_state(path: Path) -> TrainState:
+def read_state(path: Path) -> TrainState:
+    """The state in a checkpoint's ``state.json``.
+
+    Raises:
+        UserError: it is damaged.
+    """
     try:
         return TrainState(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:

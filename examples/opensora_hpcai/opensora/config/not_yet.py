@@ -39,6 +39,7 @@ NOT_YET: dict[str, tuple[Callable[[Any], bool], str]] = {
     "guidance_channels": (lambda value: value is not None, "leave it out"),
     "optim": (lambda value: not value.startswith("adamw"), "use adamw"),
     "group_strategy": (lambda value: value not in (None, "not_grouping"), "leave it out"),
+    "random_crop": (_is_on, "leave it out; clips are cropped at the centre"),
     "use_discriminator": (_is_on, "leave it out"),
     "scale_lr": (_is_on, "give the learning rate you want as start_learning_rate"),
 }

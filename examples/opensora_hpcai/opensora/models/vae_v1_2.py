@@ -323,14 +323,14 @@ class VideoAutoencoder(Autoencoder):
             mean, logvar = self.temporal_vae.encode(z[:, :, start:stop])
             means.append(mean)
             logvars.append(logvar)
-        return _joined(means), _joined(logvars)
+        return joined(means), joined(logvars)
 
     def decode_time(self, z: Tensor, num_frames: int) -> Tensor:
         """Scaled frame latents (B, 4, num_frames, h, w) of latents before shift and scale, in one graph."""
         parts = []
         for start, stop, frames in self._decode_pieces(num_frames):
             parts.append(self.temporal_vae.decode(z[:, :, start:stop], frames))
-        return _joined(parts)
+        return joined(parts)
 
     def construct(
         self, x: Tensor, noise: Tensor | None = None, spatial_noise: Tensor | None = None
@@ -349,7 +349,7 @@ class VideoAutoencoder(Autoencoder):
         return self.spatial_vae.decode_frames(z_reconstruction), mean, logvar, z, z_reconstruction
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
+def joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else ops.concat(parts, 2)
 
 

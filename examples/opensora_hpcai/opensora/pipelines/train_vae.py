@@ -1,0 +1,253 @@
+"""Trains the autoencoder of Open-Sora 1.2: reconstruction and KL, the 2D part, the temporal part, or both."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from mindone import runtime
+from mindone.checkpoint import load_into, read_tensors
+from mindone.config import parse
+from mindone.data.loader import Batch
+from mindone.data.table import VideoRow, read_table, read_video_table
+from mindone.errors import UserError, guarded
+from mindone.nn import set_compute_dtype
+from mindone.train.loop import Place
+from opensora.config import TrainVaeConfig
+from opensora.data.dataset import Memory, VideoTextDataset
+from opensora.model_folder import read_config, require_path
+from opensora.models.vae_loss import FrameLoss, LossWeights, TimeLoss, VideoLoss
+from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
+from opensora.pipelines import training
+from opensora.pipelines.start import start
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("l1", "mse", "kl")
+# Clips that the result is judged on.
+JUDGED = 16
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry of ``scripts/train_vae.py``."""
+    train_vae(parse(TrainVaeConfig, argv, description=__doc__))
+
+
+def train_vae(config: TrainVaeConfig) -> Path:
+    """Trains an autoencoder and returns its model folder.
+
+    Raises:
+        UserError: what in the configuration cannot work.
+        SystemExit: a signal ended the run early; its state is saved.
+    """
+    start(config)
+    _check(config)
+    rows = read_rows(config)
+    run = training.open_run(config)
+    autoencoder = build(config)
+    _check_size(config, autoencoder)
+    loss = make_loss(config, autoencoder)
+    trained_on = make_dataset(config, rows[: len(rows) - config.held_out])
+    loader = training.make_loader(config, run, trained_on)
+    prepare = Preparation(config, autoencoder)
+    checkpoints = training.train(run, autoencoder, loss, loader, prepare, lambda: autoencoder.config.to_dict(), PARTS)
+    averaged = checkpoints.step.ema
+    if averaged:
+        averaged.assign()
+    if config.latent_statistics:
+        set_latent_statistics(autoencoder, trained_on, config.latent_statistics, config.batch_size, run.seed)
+    judge(config, autoencoder, rows)
+    folder = checkpoints.export()
+    logger.info("the autoencoder is in %s", folder)
+    return folder
+
+
+def _check(config: TrainVaeConfig) -> None:
+    if config.use_real_rec_loss and config.perceptual_loss_weight:
+        raise UserError(
+            f"perceptual_loss_weight={config.perceptual_loss_weight} is not supported yet; "
+            "use --perceptual_loss_weight 0"
+        )
+    if config.vae_2d_only and not config.use_real_rec_loss:
+        raise UserError("vae_2d_only reconstructs pixels; set use_real_rec_loss, not use_z_rec_loss")
+
+
+def _check_size(config: TrainVaeConfig, autoencoder: VideoAutoencoder) -> None:
+    compression = autoencoder.spatial_compression
+    if config.image_size % compression:
+        raise UserError(f"image_size={config.image_size} is not divisible by the autoencoder's {compression}")
+
+
+# --- network ---------------------------------------------------------------------------------------------------------
+
+
+def build(config: TrainVaeConfig) -> VideoAutoencoder:
+    """The autoencoder: published sizes, replaced by those of the weights' folder, then by ``vae``.
+
+    Its weights are fresh, or those of ``pretrained_model_path``; the 2D part may come from ``vae2d_checkpoint``.
+    """
+    source = config.pretrained_model_path
+    if source:
+        require_path(source, "the autoencoder's weights", "pretrained_model_path")
+    sizes = {"micro_batch_size": config.micro_batch_size, "micro_frame_size": config.micro_frame_size}
+    autoencoder = VideoAutoencoder(VideoAutoencoderConfig.from_dict({**read_config(source), **config.vae, **sizes}))
+    if source:
+        load_into(autoencoder, read_tensors(source))
+    if config.vae2d_checkpoint:
+        path = require_path(config.vae2d_checkpoint, "the weights of the 2D part", "vae2d_checkpoint")
+        load_into(autoencoder.spatial_vae.module, read_tensors(path))
+    set_compute_dtype(autoencoder, runtime.compute_dtype(config.dtype))
+    if config.use_recompute:
+        for half in (autoencoder.spatial_vae.module, autoencoder.temporal_vae):
+            half.encoder.recompute()
+            half.decoder.recompute()
+    return autoencoder
+
+
+def make_loss(config: TrainVaeConfig, autoencoder: VideoAutoencoder) -> nn.Cell:
+    """The loss cell; only the part of the autoencoder that it holds is trained."""
+    weights = LossWeights(config.mse_loss_weight, config.kl_loss_weight, config.use_image_identity_loss)
+    if config.vae_2d_only:
+        return FrameLoss(autoencoder, weights)
+    if config.freeze_vae_2d:
+        for parameter in autoencoder.spatial_vae.get_parameters():
+            parameter.requires_grad = False
+    if _on_latents(config):
+        return TimeLoss(autoencoder, weights)
+    return VideoLoss(autoencoder, weights, config.use_real_rec_loss, config.use_z_rec_loss)
+
+
+def _on_latents(config: TrainVaeConfig) -> bool:
+    """Whether pixels are not needed in the graph: the 2D part is frozen, and its latents are what is reconstructed."""
+    return config.freeze_vae_2d and not config.use_real_rec_loss
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def read_rows(config: TrainVaeConfig) -> list[VideoRow]:
+    """The table's rows; the last ``held_out`` are not for training."""
+    rows = read_video_table(config.csv_path, config.video_folder, _video_column(config), None)
+    if config.filter_data:
+        rows = training.existing_rows(rows, lambda row: [row.file], config.csv_path)
+    if config.held_out >= len(rows):
+        raise UserError(f"held_out={config.held_out} leaves none of the {len(rows)} rows of {config.csv_path} to train")
+    return rows
+
+
+def _video_column(config: TrainVaeConfig) -> str | None:
+    """The column of video paths: the given one, or None (the first one) if the table does not have it."""
+    return config.video_column if config.video_column in read_table(config.csv_path).columns else None
+
+
+def make_dataset(config: TrainVaeConfig, rows: Sequence[VideoRow]) -> VideoTextDataset:
+    """Clips of ``num_frames``, or single frames for images only."""
+    return VideoTextDataset(
+        rows,
+        1 if config.mixed_strategy == "image_only" else config.num_frames,
+        (config.image_size, config.image_size),
+        frame_stride=config.frame_stride,
+        flip=config.flip,
+        backend=config.video_backend,
+        cache_bytes=training.cache_bytes(config),
+    )
+
+
+class _Kept:
+    """Latents that `Memory` keeps."""
+
+    def __init__(self, values: np.ndarray):
+        self.values, self.nbytes = values, values.nbytes
+
+
+class Preparation:
+    """Makes the loss cell's inputs of a batch: pixels, or latents of the frozen 2D part, and noise for the posterior.
+
+    Clips that come again, as those of a small data set do, are encoded once.
+    """
+
+    def __init__(self, config: TrainVaeConfig, autoencoder: VideoAutoencoder):
+        self.config, self.autoencoder = config, autoencoder
+        self._latents = Memory(training.CACHE_BYTES)
+
+    def __call__(self, batch: Batch, place: Place) -> tuple[Tensor, Tensor]:
+        x = self._mixed(batch["video"], place)
+        part = self.autoencoder.spatial_vae if self.config.vae_2d_only else self.autoencoder
+        size = (self.autoencoder.latent_channels, *part.latent_size(x.shape[2:]))
+        if _on_latents(self.config):
+            x = np.stack([self._frame_latents(clip) for clip in x])
+        return Tensor(np.ascontiguousarray(x)), Tensor(place.normal("posterior", size))
+
+    def _mixed(self, x: np.ndarray, place: Place) -> np.ndarray:
+        """Of ``mixed_image_ratio`` of the updates the first frame, or a random number of frames, instead of all."""
+        if self.config.mixed_strategy not in ("mixed_video_image", "mixed_video_random"):
+            return x
+        rng = runtime.stream(place.seed, "mixed", place.step)
+        if rng.random() >= self.config.mixed_image_ratio:
+            return x
+        only_image = self.config.mixed_strategy == "mixed_video_image"
+        return x[:, :, : 1 if only_image else int(rng.integers(1, x.shape[2] + 1))]
+
+    def _frame_latents(self, clip: np.ndarray) -> np.ndarray:
+        encode = self.autoencoder.spatial_vae.encode
+        key = hashlib.blake2b(clip.tobytes()).digest()
+        return self._latents.get(key, lambda: _Kept(encode(clip[None]).asnumpy()[0])).values
+
+
+# --- the result ------------------------------------------------------------------------------------------------------
+
+
+def _clips(dataset: VideoTextDataset, count: int, batch_size: int, seed: int) -> list[np.ndarray]:
+    """Batches of the first clips that can be read, always the same ones."""
+    clips: list[np.ndarray] = []
+    for index in range(len(dataset)):
+        if len(clips) == count:
+            break
+        try:
+            clips.append(dataset.get(index, runtime.stream(seed, "judge", index))["video"])
+        except UserError as error:
+            logger.warning("left out: %s", error)
+    return [np.stack(clips[i : i + batch_size]) for i in range(0, len(clips), batch_size)]
+
+
+def set_latent_statistics(
+    autoencoder: VideoAutoencoder, dataset: VideoTextDataset, count: int, batch_size: int, seed: int
+) -> None:
+    """Sets shift and scale to mean and standard deviation of every latent channel over ``count`` training clips."""
+    means = [autoencoder.posterior(x)[0].asnumpy() for x in _clips(dataset, count, batch_size, seed)]
+    if not means:
+        raise UserError("latent_statistics needs clips, but none could be read")
+    latents = np.concatenate(means)
+    shift, scale = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
+    for parameter, values in ((autoencoder.shift, shift), (autoencoder.scale, scale)):
+        parameter.set_data(Tensor(values.reshape(parameter.shape), ms.float32))
+    autoencoder.config = dataclasses.replace(
+        autoencoder.config, shift=tuple(map(float, shift)), scale=tuple(map(float, scale))
+    )
+    logger.info("latents of %d clips: shift %s, scale %s", len(latents), shift.round(3), scale.round(3))
+
+
+def judge(config: TrainVaeConfig, autoencoder: VideoAutoencoder, rows: Sequence[VideoRow]) -> dict[str, float]:
+    """Logs and returns mean absolute error and PSNR of clips: of the held-out ones, or of training clips without."""
+    chosen = rows[len(rows) - config.held_out :] if config.held_out else rows
+    dataset = make_dataset(config, chosen[:JUDGED])
+    vae = autoencoder.spatial_vae if config.vae_2d_only else autoencoder
+    errors: list[np.ndarray] = []
+    for x in _clips(dataset, JUDGED, config.batch_size, 0):
+        reconstruction = np.clip(vae.decode(vae.encode(x), x.shape[2]).asnumpy(), -1, 1)
+        errors += list(reconstruction - x)
+    scores = {
+        "l1": float(np.mean([np.abs(error).mean() for error in errors])),
+        "psnr": float(np.mean([10 * np.log10(4 / max(np.square(error).mean(), 1e-12)) for error in errors])),
+    }
+    kind = "held-out" if config.held_out else "training"
+    logger.info("%d %s clips: l1 %.4f, psnr %.2f dB", len(errors), kind, scores["l1"], scores["psnr"])
+    return scores
