@@ -14,7 +14,7 @@ from mindspore import Tensor, nn, ops
 
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import split_moments
-from mindone.nn.conv import CausalConv3d, GroupNorm
+from mindone.nn.conv import CausalConv3d, GroupNorm, pad_zeros
 
 # PyTorch's default, unlike the 1e-6 of the spatial half.
 NORM_EPS = 1e-5
@@ -175,7 +175,7 @@ class TemporalAutoencoder(nn.Cell):
         """Mean and log-variance of the latents of ``x``; missing frames are zeros in front."""
         missing = self.missing_frames(x.shape[2])
         if missing:
-            x = ops.pad(x, (0, 0, 0, 0, missing, 0))
+            x = pad_zeros(x, ((missing, 0), (0, 0), (0, 0)))
         return split_moments(self.quant_conv(self.encoder(x)))
 
     def decode(self, z: Tensor, num_frames: int) -> Tensor:
