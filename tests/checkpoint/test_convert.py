@@ -1,0 +1,141 @@
+import mindspore as ms
+import numpy as np
+import pytest
+
+from mindone.checkpoint import read_tensors, save_safetensors
+from mindone.checkpoint.convert import convert, convert_video_autoencoder, to_mindspore
+from mindone.checkpoint.describe import differences, guess_network, summary, table
+from mindone.checkpoint.tensors import as_tensor_file
+from mindone.errors import UserError
+
+
+def kernel(*shape):
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("names", [("keep", "keep"), ("mindspore", "published")])
+def test_there_and_back_again_is_equal_bit_by_bit(tmp_path, torch_save, arrays, assert_same, names):
+    arrays |= {"blocks.0.norm1.weight": kernel(4), "blocks.0.norm1.bias": kernel(4)}
+    source = torch_save(tmp_path / "a.pth", arrays)
+    convert(source, tmp_path / "b.ckpt", names[0])
+    convert(tmp_path / "b.ckpt", tmp_path / "c.safetensors", names[1])
+    assert_same(read_tensors(tmp_path / "c.safetensors"), arrays)
+    assert differences(read_tensors(source), read_tensors(tmp_path / "c.safetensors")) == []
+
+
+def test_norms_get_the_names_of_the_earlier_port_on_request(tmp_path):
+    save_safetensors(tmp_path / "a.safetensors", {"norm1.weight": kernel(4), "fc.weight": kernel(4, 4)})
+    convert(tmp_path / "a.safetensors", tmp_path / "a.ckpt", "mindspore")
+    assert set(ms.load_checkpoint(str(tmp_path / "a.ckpt"))) == {"norm1.gamma", "fc.weight"}
+    assert to_mindspore("bias") == "beta"
+
+
+def test_only_floating_tensors_change_their_dtype(tmp_path, arrays):
+    save_safetensors(tmp_path / "a.safetensors", arrays)
+    convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dtype="bf16")
+    found = read_tensors(tmp_path / "b.safetensors")
+    kinds = {name: found.dtype(name).name for name in found}
+    assert kinds == {
+        **dict.fromkeys(("block.weight", "block.half", "block.brain", "scalar"), "bfloat16"),
+        "ids": "int64",
+        "mask": "bool",
+    }
+    assert found["scalar"] == 2.5
+
+
+@pytest.mark.parametrize("target", ["out.pth", "out", "out.npz"])
+def test_an_unknown_target_is_refused_before_anything_is_read(tmp_path, target):
+    with pytest.raises(UserError, match="has to end in"):
+        convert(tmp_path / "missing", tmp_path / target)
+
+
+def test_two_tensors_that_would_get_one_name_are_refused_and_nothing_is_left(tmp_path):
+    save_safetensors(tmp_path / "a.safetensors", {"norm.gamma": kernel(2), "norm.weight": kernel(2)})
+    with pytest.raises(UserError, match="two tensors for norm.weight"):
+        convert(tmp_path / "a.safetensors", tmp_path / "b.ckpt", "published")
+    with pytest.raises(UserError, match="names=other"):
+        convert(tmp_path / "a.safetensors", tmp_path / "b.ckpt", "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+OLD_AUTOENCODER = {
+    "spatial_vae.module.encoder.down.0.block.0.norm1.gamma": (8,),
+    "spatial_vae.module.encoder.mid.attn_1.q.weight": (8, 8, 1, 1),
+    "spatial_vae.module.decoder.up.3.block.0.conv1.weight": (8, 8, 3, 3),
+    "temporal_vae.encoder.norm1.beta": (8,),
+    "temporal_vae.decoder.conv1.conv.weight": (8, 4, 3, 3, 3),
+    "scale": (4,),
+    "shift": (4,),
+}
+PUBLISHED_AUTOENCODER = {
+    "spatial_vae.module.encoder.down_blocks.0.resnets.0.norm1.weight": (8,),
+    "spatial_vae.module.encoder.mid_block.attentions.0.to_q.weight": (8, 8),
+    "spatial_vae.module.decoder.up_blocks.0.resnets.0.conv1.weight": (8, 8, 3, 3),
+    "temporal_vae.encoder.norm1.bias": (8,),
+    "temporal_vae.decoder.conv1.conv.weight": (8, 4, 3, 3, 3),
+    "scale": (1, 4, 1, 1, 1),
+    "shift": (1, 4, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("names", [OLD_AUTOENCODER, PUBLISHED_AUTOENCODER])
+def test_a_video_autoencoder_gets_its_published_names_and_shapes(tmp_path, names):
+    save_safetensors(tmp_path / "a.safetensors", {name: kernel(*shape) for name, shape in names.items()})
+    convert_video_autoencoder(tmp_path / "a.safetensors", tmp_path / "b.ckpt")
+    found = read_tensors(tmp_path / "b.ckpt")
+    assert {name: found.shape(name) for name in found} == PUBLISHED_AUTOENCODER
+    assert np.array_equal(found["scale"].ravel(), kernel(*names["scale"]).ravel())
+    assert guess_network(found) == "video autoencoder of Open-Sora 1.2"
+
+
+def test_a_2d_autoencoder_becomes_the_spatial_part(tmp_path):
+    prefix = "spatial_vae.module."
+    spatial = {name: shape for name, shape in PUBLISHED_AUTOENCODER.items() if name.startswith(prefix)}
+    old = {"encoder.mid_block.attentions.0.query.weight": (8, 8, 1, 1)}
+    published = {name.removeprefix(prefix): shape for name, shape in spatial.items() if "to_q" not in name}
+    save_safetensors(tmp_path / "a.safetensors", {n: kernel(*s) for n, s in {**old, **published}.items()})
+    convert_video_autoencoder(tmp_path / "a.safetensors", tmp_path / "b.ckpt", from_vae2d=True)
+    found = read_tensors(tmp_path / "b.ckpt")
+    assert {name: found.shape(name) for name in found} == spatial
+    with pytest.raises(UserError, match="--from_vae2d"):
+        convert_video_autoencoder(tmp_path / "a.safetensors", tmp_path / "c.ckpt")
+
+
+def test_another_network_is_not_taken_for_an_autoencoder(tmp_path):
+    save_safetensors(tmp_path / "a.safetensors", {"blocks.0.weight": kernel(2)})
+    for from_vae2d in (True, False):
+        with pytest.raises(UserError, match="is not such an autoencoder"):
+            convert_video_autoencoder(tmp_path / "a.safetensors", tmp_path / "c.ckpt", from_vae2d)
+
+
+@pytest.mark.parametrize(
+    ("names", "network"),
+    [
+        (["spatial_blocks.0.a", "temporal_blocks.0.a", "fps_embedder.mlp.0.bias"], "STDiT3"),
+        (["module.blocks.0.attn_temp.a", "module.t_block_temp.1.bias"], "STDiT2"),
+        (["blocks.0.attn_temp.a", "x_embedder.a"], "STDiT "),
+        (["double_blocks.0.a", "single_blocks.0.a", "img_in.bias"], "MMDiT"),
+        (["encoder.block.0.layer.0.SelfAttention.q.weight"], "T5"),
+        (["something"], "unknown"),
+    ],
+)
+def test_the_network_is_guessed_from_its_names(names, network):
+    assert guess_network(as_tensor_file(dict.fromkeys(names, np.zeros(1)))).startswith(network)
+
+
+def test_a_checkpoint_is_described_with_its_totals_and_every_tensor(arrays):
+    file = as_tensor_file(arrays)
+    assert "values    31" in summary(file)
+    assert "float32 x 2" in summary(file)
+    assert "bfloat16  [2, 3]  block.brain" in table(file)
+
+
+def test_differences_are_named():
+    first = as_tensor_file(
+        {"same": np.ones(2), "value": np.zeros(2), "shape": np.zeros(2), "dtype": np.zeros(2), "a": np.ones(1)}
+    )
+    second = as_tensor_file(
+        {"same": np.ones(2), "value": -np.zeros(2), "shape": np.zeros(3), "dtype": np.zeros(2, "f4")}
+    )
+    found = [line.split(":")[0] for line in differences(first, second)]
+    assert sorted(found) == ["a", "dtype", "shape", "value"]
