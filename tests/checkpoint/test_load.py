@@ -1,4 +1,5 @@
 import json
+import re
 
 import mindspore as ms
 import ml_dtypes
@@ -11,6 +12,7 @@ from mindone import runtime
 from mindone.checkpoint import load_into, network_tensors, read_tensors, save_ckpt, save_model, save_safetensors
 from mindone.checkpoint.naming import DEFAULT_ADAPTERS, pixart_as_spatial
 from mindone.errors import UserError
+from mindone.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 
 
 def parameter(shape, name, dtype=ms.float32, init="zeros"):
@@ -199,3 +201,34 @@ def test_a_saved_model_loads_again_and_has_the_hubs_layout(tmp_path, weights, as
     save_model(tmp_path / "half", network, {}, dtype="fp16")
     assert read_tensors(tmp_path / "half").dtype("norm.weight") == np.float16
     assert read_tensors(tmp_path / "half").dtype("steps") == np.int64
+
+
+def latent_diffusion_name(name):
+    """The name of a tensor of AutoencoderKL in the files of the earlier port, by its documented rules."""
+    name = re.sub(r"up_blocks\.(\d)", lambda match: f"up.{3 - int(match[1])}", name).replace("down_blocks", "down")
+    name = name.replace("samplers.0", "sample").replace("mid_block.attentions.0.group_norm", "mid.attn_1.norm")
+    name = re.sub(r"mid_block\.resnets\.(\d)", lambda match: f"mid.block_{int(match[1]) + 1}", name)
+    name = re.sub(r"mid_block\.attentions\.0\.to_(q|k|v)", r"mid.attn_1.\1", name).replace("resnets", "block")
+    name = name.replace("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out")
+    name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
+    if "norm" in name:
+        name = name.replace(".weight", ".gamma").replace(".bias", ".beta")
+    return name
+
+
+def test_every_tensor_of_an_autoencoder_is_found_under_its_latent_diffusion_name(assert_same):
+    def autoencoder():
+        with runtime.lazy_parameters():
+            return AutoencoderKL(AutoencoderKLConfig(block_out_channels=(8, 8, 16, 16), norm_num_groups=4))
+
+    numbers = np.random.default_rng(2)
+    shapes = {name: item.shape for name, item in autoencoder().parameters_and_names()}
+    published = {name: numbers.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    old = {
+        latent_diffusion_name(name): array[..., None, None] if ".to_" in name and array.ndim == 2 else array
+        for name, array in published.items()
+    }
+    assert len(set(old) - set(published)) > 200
+    network = autoencoder()
+    load_into(network, old)
+    assert_same(values_of(network), published)
