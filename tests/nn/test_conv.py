@@ -1,0 +1,184 @@
+"""Convolutions, group norm and upsampling against definitions written in numpy, with gradients."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+from mindone.errors import UserError
+from mindone.nn.conv import CausalConv3d, Conv2d, GroupNorm, nearest_upsample
+from mindone.testing import golden
+
+PADDED = ((0, 1), (0, 1))
+
+
+def reference(x, weight, bias, stride, padding):
+    """A convolution over the trailing axes of ``x`` (N, C, ...) in float64, window by window."""
+    axes = tuple(range(2, x.ndim))
+    x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), *padding))
+    windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], axis=axes)
+    windows = windows[(slice(None), slice(None), *(slice(None, None, step) for step in stride))]
+    dims = len(axes)
+    taps = tuple(range(2 + dims, 2 + 2 * dims))
+    y = np.tensordot(windows, weight.astype(np.float64), axes=((1, *taps), tuple(range(1, 2 + dims))))
+    y = np.moveaxis(y, -1, 1)
+    return y if bias is None else y + bias.reshape(1, -1, *[1] * dims)
+
+
+CASES = {
+    "3x3": (lambda: Conv2d(3, 5, 3, padding=1), (2, 3, 12, 11), (1, 1), ((1, 1), (1, 1))),
+    "3x3 on a small image": (lambda: Conv2d(3, 5, 3, padding=1), (2, 3, 4, 5), (1, 1), ((1, 1), (1, 1))),
+    "5x5 without bias": (lambda: Conv2d(2, 3, 5, padding=2, has_bias=False), (1, 2, 13, 9), (1, 1), ((2, 2),) * 2),
+    "1x1": (lambda: Conv2d(3, 4, 1), (2, 3, 12, 11), (1, 1), ((0, 0), (0, 0))),
+    "downsampling": (lambda: Conv2d(3, 4, 3, stride=2, padding=PADDED), (2, 3, 12, 8), (2, 2), PADDED),
+    "stride 2, padded around": (lambda: Conv2d(3, 4, 3, stride=2, padding=1), (2, 3, 9, 8), (2, 2), ((1, 1), (1, 1))),
+    "without padding": (lambda: Conv2d(3, 4, 3), (2, 3, 6, 7), (1, 1), ((0, 0), (0, 0))),
+    "causal": (lambda: CausalConv3d(3, 4, 3), (2, 3, 5, 4, 3), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
+    "causal, one frame": (lambda: CausalConv3d(2, 3, 3), (1, 2, 1, 3, 4), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
+    "causal, half the frames": (
+        lambda: CausalConv3d(3, 4, 3, time_stride=2),
+        (2, 3, 6, 4, 3),
+        (2, 1, 1),
+        ((1, 0), (1, 1), (1, 1)),
+    ),
+    "causal 1x1x1": (lambda: CausalConv3d(3, 4, 1, has_bias=False), (2, 3, 3, 4, 3), (1, 1, 1), ((0, 0),) * 3),
+}
+
+
+class AllAtOnce(nn.Cell):
+    """Outputs of all cells and the gradients of ``sum(output * direction)``: one compilation for a whole table."""
+
+    def __init__(self, cells):
+        super().__init__(auto_prefix=False)
+        self.parts = nn.CellList(cells)
+
+    def construct(self, *tensors):
+        outputs, loss = (), 0.0
+        count = len(self.parts)
+        for i in range(count):
+            y = self.parts[i](tensors[i])
+            outputs += (y,)
+            loss = loss + (y * tensors[count + i]).sum()
+        return loss, outputs
+
+
+class Differentiated(nn.Cell):
+    def __init__(self, network):
+        super().__init__(auto_prefix=False)
+        inputs = tuple(range(len(network.parts)))
+        parameters = ms.ParameterTuple(network.trainable_params())
+        self.run = ms.value_and_grad(network, inputs, weights=parameters, has_aux=True)
+
+    def construct(self, *tensors):
+        return self.run(*tensors)
+
+
+def run_all(cells, inputs, directions):
+    """Outputs, gradients of the inputs, and gradients of the parameters by name."""
+    network = AllAtOnce(cells)
+    (_, outputs), (d_inputs, d_weights) = Differentiated(network)(*(Tensor(x) for x in (*inputs, *directions)))
+    names = [parameter.name for parameter in network.trainable_params()]
+    return outputs, d_inputs, dict(zip(names, (g.asnumpy() for g in d_weights)))
+
+
+def normal(shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_convolutions_and_their_gradients_follow_the_definition(mode):
+    cells = [make() for make, *_ in CASES.values()]
+    inputs = [normal(shape, 1) for _, shape, *_ in CASES.values()]
+    convs = [getattr(cell, "conv", cell) for cell in cells]
+    weights = [conv.weight.asnumpy() for conv in convs]
+    biases = [None if conv.bias is None else conv.bias.asnumpy() for conv in convs]
+    rules = [(stride, padding) for *_, stride, padding in CASES.values()]
+    expected = [reference(x, w, b, *rule) for x, w, b, rule in zip(inputs, weights, biases, rules)]
+    directions = [normal(y.shape, 2) for y in expected]
+    outputs, d_inputs, d_weights = run_all(cells, inputs, directions)
+    for i, (name, rule) in enumerate(zip(CASES, rules)):
+        assert outputs[i].shape == expected[i].shape, name
+        np.testing.assert_allclose(outputs[i].asnumpy(), expected[i], atol=2e-6, rtol=2e-5, err_msg=name)
+        # The map is linear in input and weight, so gradients are its transposes: <dx, u> = <dy, conv(u, w)>.
+        u, v = normal(inputs[i].shape, 3), normal(weights[i].shape, 4)
+        along_input = (directions[i] * reference(u, weights[i], None, *rule)).sum()
+        along_weight = (directions[i] * reference(inputs[i], v, None, *rule)).sum()
+        prefix = convs[i].weight.name
+        np.testing.assert_allclose((d_inputs[i].asnumpy() * u).sum(), along_input, rtol=1e-4, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose((d_weights[prefix] * v).sum(), along_weight, rtol=1e-4, atol=1e-3, err_msg=name)
+        if biases[i] is not None:
+            sums = directions[i].sum(axis=(0, *range(2, directions[i].ndim)))
+            np.testing.assert_allclose(d_weights[convs[i].bias.name], sums, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def group_norm_reference(x, weight, bias, groups, eps):
+    grouped = x.astype(np.float64).reshape(x.shape[0], groups, -1)
+    normal_ = (grouped - grouped.mean(-1, keepdims=True)) / np.sqrt(grouped.var(-1, keepdims=True) + eps)
+    per_channel = (1, -1) + (1,) * (x.ndim - 2)
+    return normal_.reshape(x.shape) * weight.reshape(per_channel) + bias.reshape(per_channel)
+
+
+def slope(function, at, along, step=1e-5):
+    """Central difference of a scalar function in float64."""
+    return (function(at + step * along) - function(at - step * along)) / (2 * step)
+
+
+class Upsample(nn.Cell):
+    def construct(self, x):
+        return nearest_upsample(x)
+
+
+def test_group_norm_and_upsampling_and_their_gradients_follow_the_definition(mode):
+    cells = [GroupNorm(2, 6, eps=1e-3), GroupNorm(4, 4), Upsample()]
+    inputs = [normal((3, 6, 5, 4), 1) * 2 + 1, normal((2, 4, 3, 4, 2), 2), normal((2, 3, 4, 5), 3)]
+    directions = [normal(x.shape, 5) for x in inputs[:2]] + [normal((2, 3, 8, 10), 5)]
+    for cell in cells[:2]:
+        cell.weight.set_data(Tensor(1 + 0.3 * normal(cell.weight.shape, 6)))
+        cell.bias.set_data(Tensor(normal(cell.bias.shape, 7)))
+    outputs, d_inputs, d_weights = run_all(cells, inputs, directions)
+    for i, (groups, eps) in enumerate(((2, 1e-3), (4, 1e-5))):
+        weight, bias = (p.asnumpy().astype(np.float64) for p in (cells[i].weight, cells[i].bias))
+        x, u, d = inputs[i].astype(np.float64), normal(inputs[i].shape, 8), directions[i]
+        np.testing.assert_allclose(
+            outputs[i].asnumpy(), group_norm_reference(x, weight, bias, groups, eps), atol=2e-6, rtol=2e-5
+        )
+        along = slope(lambda x: (d * group_norm_reference(x, weight, bias, groups, eps)).sum(), x, u)  # noqa: B023
+        np.testing.assert_allclose((d_inputs[i].asnumpy() * u).sum(), along, rtol=1e-4, atol=1e-4)
+        axes = (0, *range(2, x.ndim))
+        normalised = group_norm_reference(x, np.ones_like(weight), np.zeros_like(bias), groups, eps)
+        np.testing.assert_allclose(d_weights[cells[i].weight.name], (d * normalised).sum(axes), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(d_weights[cells[i].bias.name], d.sum(axes), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(outputs[2].asnumpy(), inputs[2].repeat(2, axis=2).repeat(2, axis=3))
+    blocks = directions[2].reshape(2, 3, 4, 2, 5, 2).sum((3, 5))
+    np.testing.assert_allclose(d_inputs[2].asnumpy(), blocks, rtol=1e-5, atol=1e-6)
+
+
+def test_causal_convolution_never_looks_ahead():
+    golden.use_mode("pynative")
+    conv, x = CausalConv3d(2, 3, 3), normal((1, 2, 6, 4, 4))
+    changed = x.copy()
+    changed[:, :, 4:] += 1
+    before, after = conv(Tensor(x)).asnumpy(), conv(Tensor(changed)).asnumpy()
+    np.testing.assert_allclose(before[:, :, :4], after[:, :, :4], atol=1e-6)
+    assert np.abs(before[:, :, 4:] - after[:, :, 4:]).max() > 0.1
+
+
+def test_weights_are_drawn_like_pytorchs():
+    conv = Conv2d(16, 64, 3)
+    bound = 1 / np.sqrt(16 * 9)
+    weight = conv.weight.asnumpy()
+    assert weight.shape == (64, 16, 3, 3) and conv.bias.shape == (64,)
+    assert 0.95 * bound < np.abs(weight).max() <= bound
+    assert abs(weight.std() / (bound / np.sqrt(3)) - 1) < 0.05
+
+
+def test_products_run_in_the_compute_dtype():
+    golden.use_mode("pynative")
+    conv = Conv2d(2, 3, 1)
+    conv.compute_dtype = ms.float16
+    assert conv(ops.ones((1, 2, 2, 2), ms.float32)).dtype == ms.float16
+    assert GroupNorm(1, 2)(ops.ones((1, 2, 2, 2), ms.float16)).dtype == ms.float16
+
+
+def test_channels_that_do_not_divide_into_groups_are_refused():
+    with pytest.raises(UserError, match="num_groups=4"):
+        GroupNorm(4, 6)
