@@ -231,7 +231,7 @@ def warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     changed = [name for name in now if name in before and before[name] != now[name]]
     for name in changed:
         logger.warning(
-            "%s was %s and is %s now: the losses will differ from those of a run without interruption",
+            "%s was %s and is %s now: the losses may differ from those of a run without interruption",
             name,
             before[name],
             now[name],

@@ -51,7 +51,11 @@ def train_vae(config: TrainVaeConfig) -> Path:
     start(config)
     _check(config)
     rows = read_rows(config)
-    run = training.open_run(config)
+    with training.open_run(config) as run:
+        return _train(config, run, rows)
+
+
+def _train(config: TrainVaeConfig, run: training.Run, rows: list[VideoRow]) -> Path:
     autoencoder = build(config)
     _check_size(config, autoencoder)
     loss = make_loss(config, autoencoder)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from signal import Signals
@@ -21,7 +22,16 @@ from mindone.parallel.collectives import broadcast_parameters, from_first_rank
 from mindone.train.ema import Ema
 from mindone.train.loop import Every, Prepare, Training, fit
 from mindone.train.optim import AdamW
-from mindone.train.run_folder import Found, TrainingCheckpoints, TrainState, find_run, new_run_folder, warn_of_changes
+from mindone.train.run_folder import (
+    STATE,
+    Found,
+    TrainingCheckpoints,
+    TrainState,
+    find_run,
+    new_run_folder,
+    read_state,
+    warn_of_changes,
+)
 from mindone.train.schedule import make_schedule
 from mindone.train.step import LossScale, TrainStep
 from mindone.train.tracker import Trackers, make_trackers
@@ -51,8 +61,9 @@ class Run:
     found: Found | None = None
 
 
-def open_run(config: Any) -> Run:
-    """The run of ``config.train``, its folder with the settings and a log file in it.
+@contextlib.contextmanager
+def open_run(config: Any) -> Iterator[Run]:
+    """The run of ``config.train``, its folder with the settings in it, and within this context a log file.
 
     Raises:
         UserError: what should be resumed is not there, or the folder cannot be made.
@@ -65,28 +76,32 @@ def open_run(config: Any) -> Run:
     if found:
         seed = _resumed_seed(found, config)
     current = runtime.current()
-    _log_to(folder / f"log_{current.rank}.txt")
     if current.is_main:
         save_config(config, folder / "args.yaml")
     ms.set_seed(seed)
     what = f"resumes step {found.checkpoint.step} of" if found else "starts"
-    logger.info("this run %s %s (seed %d, %d ranks on %s)", what, folder, seed, current.world_size, current.device)
-    return Run(config, folder, seed, found)
+    with _log_file(folder / f"log_{current.rank}.txt"):
+        logger.info("this run %s %s (seed %d, %d ranks on %s)", what, folder, seed, current.world_size, current.device)
+        yield Run(config, folder, seed, found)
 
 
 def _resumed_seed(found: Found, config: Any) -> int:
-    from mindone.train.run_folder import STATE, read_state
-
     seed = read_state(found.checkpoint.file(STATE)).seed
     if config.seed not in (None, seed):
         logger.warning("the run to resume has seed %d, which is kept", seed)
     return seed
 
 
-def _log_to(path: Path) -> None:
+@contextlib.contextmanager
+def _log_file(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def existing_rows(rows: Sequence[VideoRow], files: Callable[[VideoRow], Sequence[Path]], csv_path: str) -> list:
