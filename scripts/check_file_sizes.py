@@ -7,7 +7,7 @@ from pathlib import Path
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, help="files to look at")
-    parser.add_argument("--max-megabytes", type=float, default=4.0, help="largest file allowed")
+    parser.add_argument("--max-megabytes", type=float, default=5.0, help="largest file allowed")
     args = parser.parse_args()
     limit = args.max_megabytes * 1e6
     heavy = [path for path in args.files if path.is_file() and path.stat().st_size > limit]
