@@ -194,6 +194,7 @@ class TrainStep:
         skip_non_finite: leave out an update whose loss or gradients are not finite.
     Attributes:
         skipped: updates that were not finite.
+        graph: without accumulation, the cell of a whole update: learning rate, EMA rate, loss scale, loss inputs.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class TrainStep:
         scaled = _ScaledLoss(loss)
         update = _Update(optimizer, ema, max_grad_norm, skip_non_finite)
         if accumulation_steps == 1:
-            self._whole = _WholeStep(scaled, update)
+            self.graph = _WholeStep(scaled, update)
         else:
             totals = optimizer.parameters.clone("gradient", init="zeros")
             self._accumulate = _Accumulate(scaled, totals, optimizer.parameters)
@@ -241,7 +242,7 @@ class TrainStep:
         return StepResult(metrics[0], norm, finite, tuple(metrics[1:]))
 
     def _run_whole(self, micro_batches: Sequence[Sequence[Tensor]], rates: tuple[Tensor, Tensor]):
-        return self._whole(*rates, _scalar(self.loss_scale.value), *micro_batches[0])
+        return self.graph(*rates, _scalar(self.loss_scale.value), *micro_batches[0])
 
     def _run_accumulated(self, micro_batches: Sequence[Sequence[Tensor]], rates: tuple[Tensor, Tensor]):
         loss_scale = _scalar(self.loss_scale.value)

@@ -1,0 +1,161 @@
+"""Compiles networks at their published sizes for Ascend, through MindSpore's front end, without an Ascend.
+
+bfloat16 and Ascend's kernels (flash attention and the rest of `mindone.nn`) are selected; parameters get no memory.
+Mistakes in shapes, dtypes and syntax fail here as they would on the device. Kernel selection and execution are not
+covered.
+
+python tools/check_ascend_graph.py --all
+python tools/check_ascend_graph.py stdit3-train
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mindone import runtime
+from mindone.errors import UserError, guarded
+
+STATE = ("exp_avg", "ema.", "step", "gradient")
+"""Beginnings of the names of what training keeps beside the weights."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One graph: ``build`` returns the cell and its inputs; operators in ``needs`` must occur in the graph."""
+
+    about: str
+    build: Callable[[], tuple]
+    needs: tuple[str, ...] = ()
+
+
+def _zeros(*shape: int):
+    from mindspore import float32, ops
+
+    return ops.zeros(shape, float32)
+
+
+def _bfloat16(network):
+    from mindspore import bfloat16
+
+    from mindone.nn import set_compute_dtype
+
+    set_compute_dtype(network, bfloat16)
+    return network
+
+
+def _stdit3(train: bool):
+    from opensora.models.stdit3 import STDiT3, STDiT3_PRESETS
+
+    return _bfloat16(STDiT3(STDiT3_PRESETS["STDiT3-XL/2"], use_recompute=train))
+
+
+def _stdit3_forward() -> tuple:
+    """Guided velocity of 102 frames of 720x1280."""
+    from opensora.models.velocity import STDiTVelocity
+
+    cell = STDiTVelocity(_stdit3(train=False))
+    text = (_zeros(1, 1, 300, 4096), _zeros(1, 300))
+    return cell.set_train(False), (_zeros(1, 4, 30, 90, 160), _zeros(1), *text, None, _zeros(1), *[_zeros(1)] * 3)
+
+
+def _stdit3_train() -> tuple:
+    """A whole update at 51 frames of 720x1280: loss, gradients, clipping, AdamW, EMA."""
+    from mindspore import int32, ops
+
+    from opensora.models.denoiser_loss import DenoiserLoss
+
+    latents = _zeros(1, 4, 15, 90, 160)
+    text, text_mask = _zeros(1, 1, 300, 4096), ops.zeros((1, 300), int32)
+    conditions = [_zeros(1)] * 3
+    inputs = (latents, latents, _zeros(1), text, text_mask, ops.zeros((1,), int32), None, *conditions)
+    return _training(DenoiserLoss(_stdit3(train=True))), (*_update_scalars(), *inputs)
+
+
+def _autoencoder():
+    from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
+
+    return _bfloat16(VideoAutoencoder(VideoAutoencoderConfig()))
+
+
+def _vae_forward() -> tuple:
+    return _autoencoder().set_train(False), (_zeros(1, 3, 17, 256, 256),)
+
+
+def _vae_train() -> tuple:
+    from opensora.models.vae_loss import LossWeights, VideoLoss
+
+    loss = VideoLoss(_autoencoder(), LossWeights())
+    return _training(loss), (*_update_scalars(), _zeros(1, 3, 17, 256, 256), _zeros(1, 4, 5, 32, 32))
+
+
+def _training(loss):
+    from mindone.train.ema import Ema
+    from mindone.train.optim import AdamW
+    from mindone.train.step import TrainStep
+
+    parameters = loss.trainable_params()
+    return TrainStep(loss, AdamW(parameters), Ema(parameters), max_grad_norm=1.0).graph
+
+
+def _update_scalars() -> tuple:
+    """Learning rate, EMA rate and loss scale."""
+    return tuple(_zeros(1)[0] for _ in range(3))
+
+
+CASES = {
+    "stdit3-forward": Case(
+        "STDiT3-XL/2, guided velocity, 102 x 720 x 1280", _stdit3_forward, ("FlashAttentionScore", "RmsNorm")
+    ),
+    "stdit3-train": Case(
+        "STDiT3-XL/2, training update, 51 x 720 x 1280", _stdit3_train, ("FlashAttentionScoreGrad", "RmsNormGrad")
+    ),
+    "vae-forward": Case("autoencoder 1.2, encode and decode, 17 x 256 x 256", _vae_forward, ("Conv2D", "Conv3D")),
+    "vae-train": Case("autoencoder 1.2, training update, 17 x 256 x 256", _vae_train, ("Conv2D", "Conv3D")),
+}
+
+
+def check(name: str) -> bool:
+    """Compiles one case, prints parameters, operators and time, and tells whether the graph is as it should be."""
+    case, start = CASES[name], time.perf_counter()
+    with runtime.use_kernels("Ascend"), runtime.lazy_parameters():
+        cell, inputs = case.build()
+        operators = runtime.compile_front_end(cell, *inputs)
+    sizes = {p.name: math.prod(p.shape) for p in cell.get_parameters() if not p.name.startswith(STATE)}
+    null_caption = sum(size for name, size in sizes.items() if name.endswith("y_embedding"))
+    common = sorted(operators.items(), key=lambda item: -item[1])[:12]
+    print(f"{name}: {case.about}")
+    apart = f" and the null caption's {null_caption:,}" if null_caption else ""
+    print(f"  parameters  {sum(sizes.values()) - null_caption:,}{apart}")
+    print(f"  operators   {sum(operators.values()):,}: " + ", ".join(f"{kind} {count}" for kind, count in common))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"  time        {time.perf_counter() - start:.0f} s, peak memory {peak:.1f} GB")
+    missing = [kind for kind in case.needs if not any(found.startswith(kind) for found in operators)]
+    if missing:
+        print(f"  FAILED      the graph has no {', '.join(missing)}")
+    return not missing
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", help=f"which graphs: {', '.join(CASES)}")
+    parser.add_argument("--all", action="store_true", help="all of them")
+    args = parser.parse_args(argv)
+    names = list(CASES) if args.all else args.cases
+    unknown = [name for name in names if name not in CASES]
+    if unknown or not names:
+        raise UserError(f"say which graphs: {', '.join(CASES)}, or --all" + (f"; not {unknown[0]}" if unknown else ""))
+    runtime.setup("CPU")
+    results = [check(name) for name in names]
+    print(f"{sum(results)} of {len(results)} graphs compile as they should")
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
