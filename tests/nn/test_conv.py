@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
+from mindone import runtime
 from mindone.errors import UserError
 from mindone.nn.conv import CausalConv3d, Conv2d, GroupNorm, nearest_upsample
 from mindone.testing import golden
@@ -160,6 +161,15 @@ def test_causal_convolution_never_looks_ahead():
     before, after = conv(Tensor(x)).asnumpy(), conv(Tensor(changed)).asnumpy()
     np.testing.assert_allclose(before[:, :, :4], after[:, :, :4], atol=1e-6)
     assert np.abs(before[:, :, 4:] - after[:, :, 4:]).max() > 0.1
+
+
+def test_ascends_operators_compute_the_same():
+    golden.use_mode("pynative")
+    for name, (make, shape, *_) in CASES.items():
+        conv, x = make(), Tensor(normal(shape))
+        with runtime.use_kernels("Ascend"):
+            native = conv(x).asnumpy()
+        np.testing.assert_allclose(conv(x).asnumpy(), native, atol=1e-5, err_msg=name)
 
 
 def test_weights_are_drawn_like_pytorchs():
