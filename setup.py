@@ -19,7 +19,8 @@ setup(
     description="Diffusion models on MindSpore: Open-Sora 1.0 to 2.0, proven against the originals, on Ascend and CPU",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
-    packages=find_packages(include=["mindone", "mindone.*"]) + find_packages(EXAMPLE, include=["opensora", "opensora.*"]),
+    packages=find_packages(include=["mindone", "mindone.*"])
+    + find_packages(EXAMPLE, include=["opensora", "opensora.*"]),
     package_dir={"opensora": f"{EXAMPLE}/opensora"},
     install_requires=requirements(),
     extras_require={
