@@ -28,6 +28,7 @@ class Record:
     seconds: float
     """duration of the update, with loading"""
     samples_per_second: float = 0.0
+    """mean over the last updates, without compilation"""
     eta: float = 0.0
     """seconds that are left"""
     parts: Mapping[str, float] = field(default_factory=dict)

@@ -132,6 +132,16 @@ def test_averaged_weights_stand_in_for_the_trained_ones_only_within_the_context(
     assert float(training.network(Tensor(INPUTS[0]), Tensor(TARGETS[0]))[0].asnumpy()) != float(loss_of_average)
 
 
+def test_training_goes_on_from_its_own_weights_after_the_averages_were_used():
+    disturbed, plain = Training(), Training()
+    for i in range(3):
+        for training in (disturbed, plain):
+            training.update(i)
+        with disturbed.ema.applied():
+            disturbed.network(Tensor(INPUTS[0]), Tensor(TARGETS[0]))
+    assert all(np.array_equal(a, b) for a, b in zip(disturbed.values(), plain.values()))
+
+
 def test_ema_warm_up_begins_with_small_decays_and_ends_at_the_given_one():
     ema = Ema(Regression().trainable_params(), decay=0.99, warmup=True)
     assert [1 - ema.rate(update) for update in (0, 8, 10_000)] == pytest.approx([0.1, 0.5, 0.99])

@@ -209,7 +209,7 @@ class Preparation:
 # --- the result ------------------------------------------------------------------------------------------------------
 
 
-def _clips(dataset: VideoTextDataset, count: int, batch_size: int, seed: int) -> list[np.ndarray]:
+def first_clips(dataset: VideoTextDataset, count: int, batch_size: int, seed: int) -> list[np.ndarray]:
     """Batches of the first clips that can be read, always the same ones."""
     clips: list[np.ndarray] = []
     for index in range(len(dataset)):
@@ -226,7 +226,7 @@ def set_latent_statistics(
     autoencoder: VideoAutoencoder, dataset: VideoTextDataset, count: int, batch_size: int, seed: int
 ) -> None:
     """Sets shift and scale to mean and standard deviation of every latent channel over ``count`` training clips."""
-    means = [autoencoder.posterior(x)[0].asnumpy() for x in _clips(dataset, count, batch_size, seed)]
+    means = [autoencoder.posterior(x)[0].asnumpy() for x in first_clips(dataset, count, batch_size, seed)]
     if not means:
         raise UserError("latent_statistics needs clips, but none could be read")
     latents = np.concatenate(means)
@@ -245,7 +245,7 @@ def judge(config: TrainVaeConfig, autoencoder: VideoAutoencoder, rows: Sequence[
     dataset = make_dataset(config, chosen[:JUDGED])
     vae = autoencoder.spatial_vae if config.vae_2d_only else autoencoder
     errors: list[np.ndarray] = []
-    for x in _clips(dataset, JUDGED, config.batch_size, 0):
+    for x in first_clips(dataset, JUDGED, config.batch_size, 0):
         reconstruction = np.clip(vae.decode(vae.encode(x), x.shape[2]).asnumpy(), -1, 1)
         errors += list(reconstruction - x)
     scores = {
