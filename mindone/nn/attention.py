@@ -5,7 +5,7 @@ Legend: `B` batch, `T` frames, `S` tokens of a frame, `N = T*S`, `L` text tokens
 
 from __future__ import annotations
 
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from mindone.errors import UserError
 from mindone.nn import functional as F
@@ -33,27 +33,31 @@ class AxialSelfAttention(nn.Cell):
 
     def construct(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(B, T, S, D) → (B, T, S, D); ``rope`` is cosine and sine (N, d/2) of neighbouring channel pairs."""
-        batch, frames, places, width = x.shape
+        batch, frames, places, _ = x.shape
         qkv = self.qkv(x).reshape(batch, frames, places, 3, self.num_heads, self.head_size)
         qkv = self.parallel.before_attention(qkv, self.axis)
         batch, frames, places, _, heads, size = qkv.shape
-        over_time = self.axis == "time"
-        if over_time:
-            qkv = qkv.transpose(3, 0, 2, 4, 1, 5).reshape(3, batch * places, heads, frames, size)
-        else:
-            qkv = qkv.transpose(3, 0, 1, 4, 2, 5).reshape(3, batch * frames, heads, places, size)
-        q, k, v = qkv[0], qkv[1], qkv[2]
+        q, k, v = ops.split(qkv, 1, 3)
+        q, k, v = self._rows_of_heads(q), self._rows_of_heads(k), self._rows_of_heads(v)
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = F.apply_rope_interleaved(q, *rope), F.apply_rope_interleaved(k, *rope)
         out = F.attention(q, k, v)
-        if over_time:
+        if self.axis == "time":
             out = out.reshape(batch, places, heads, frames, size).transpose(0, 3, 1, 2, 4)
         else:
             out = out.reshape(batch, frames, heads, places, size).transpose(0, 1, 3, 2, 4)
         out = self.parallel.after_attention(out, self.axis)
         return self.proj(out.reshape(x.shape))
+
+    def _rows_of_heads(self, x: Tensor) -> Tensor:
+        """(B, T, S, 1, h, d) → (B * T, h, S, d), or (B * S, h, T, d) over time."""
+        batch, frames, places, _, heads, size = x.shape
+        x = x.reshape(batch, frames, places, heads, size)
+        if self.axis == "time":
+            return x.transpose(0, 2, 3, 1, 4).reshape(batch * places, heads, frames, size)
+        return x.transpose(0, 1, 3, 2, 4).reshape(batch * frames, heads, places, size)
 
 
 class CrossAttention(nn.Cell):
@@ -68,9 +72,9 @@ class CrossAttention(nn.Cell):
 
     def construct(self, x: Tensor, text: Tensor, mask: Tensor | None = None) -> Tensor:
         """``mask`` (B, 1, 1, L) bool, True = a token of the text, False = padding."""
-        batch, frames, places, width = x.shape
+        batch, frames, places, _ = x.shape
         heads, size, length = self.num_heads, self.head_size, text.shape[1]
         q = self.q_linear(x).reshape(batch, frames * places, heads, size).transpose(0, 2, 1, 3)
-        kv = self.kv_linear(text).reshape(batch, length, 2, heads, size).transpose(2, 0, 3, 1, 4)
-        out = F.attention(q, kv[0], kv[1], mask)
+        k, v = ops.split(self.kv_linear(text).reshape(batch, length, 2 * heads, size), heads, 2)
+        out = F.attention(q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), mask)
         return self.proj(out.transpose(0, 2, 1, 3).reshape(x.shape))

@@ -122,4 +122,4 @@ class _PatchProjection(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         dtype = self.compute_dtype
         weight = F.cast(self.weight, dtype).reshape(self.weight.shape[0], -1)
-        return ops.dense(F.cast(x, dtype), weight, F.cast(self.bias, dtype))
+        return F.linear(F.cast(x, dtype), weight, F.cast(self.bias, dtype))

@@ -1,9 +1,9 @@
 """Attention, norms, activations and rotary embedding as pure functions, for CPU and Ascend.
 
-`runtime.kernels()` chooses between a CPU form built from plain operators and Ascend's fused kernels. Norms, softmax and
-rotary tables compute in float32; results have the dtype of the input.
+`runtime.kernels()` chooses between the forms in `mindone.nn.cpu` and Ascend's operators. Norms, softmax and rotary
+embedding compute in float32 whatever the input; results have the dtype of the input.
 
-Legend: `B` batch, `h` heads, `Nq`/`Nk` queries/keys, `d` head size, `D` width.
+Legend: `B` batch, `T` frames, `S` tokens of a frame, `h` heads, `Nq`/`Nk` queries/keys, `d` head size, `D` width.
 """
 
 from __future__ import annotations
@@ -11,21 +11,34 @@ from __future__ import annotations
 import math
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, ops
 
 from mindone import runtime
+from mindone.nn import cpu
 
 MAX_SCORES = 2**25
-"""Attention scores that the CPU form holds at a time (128 MB in float32); larger products are computed in blocks."""
+"""Attention scores that the CPU form holds at a time (128 MB in float32); more are computed in blocks."""
 
 _MASKED = -1e30
 _FUSED_DTYPES = (ms.float16, ms.bfloat16)
 
+_linear, _gelu, _rms_norm, _layer_norm = cpu.Linear(), cpu.Gelu(), cpu.RmsNorm(), cpu.LayerNorm()
+_gated_sum, _attention, _blocked_attention = cpu.GatedSum(), cpu.Attention(), cpu.BlockedAttention()
+
 
 def cast(x: Tensor, dtype) -> Tensor:
-    """``x`` in ``dtype``; nothing is added to the graph when it is in that dtype already."""
     """``x`` in ``dtype``, without an operator if it is that already."""
     return x if x.dtype == dtype else x.astype(dtype)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W^T + b`` on the last axis: (..., in), (out, in), (out,) → (..., out)."""
+    if runtime.kernels() == "Ascend" or x.dtype != ms.float32:
+        return ops.dense(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    y = cpu.rows_times_transposed(rows, weight) if bias is None else _linear(rows, weight, bias)
+    return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -38,8 +51,12 @@ def attention(
     mask: Tensor | None = None,
     scale: float | None = None,
     bias: Tensor | None = None,
+    max_scores: int = MAX_SCORES,
 ) -> Tensor:
     """``softmax(scale * q k^T + bias) v``.
+
+    On a CPU no more than ``max_scores`` scores are in memory at a time, forward and backward (with a bias or a mask
+    that differs between queries: forward).
 
     Args:
         q: (B, h, Nq, d).
@@ -53,35 +70,70 @@ def attention(
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     if runtime.kernels() == "Ascend" and q.dtype in _FUSED_DTYPES and bias is None:
         return _flash_attention(q, k, v, mask, scale)
-    blocks = attention_blocks(q.shape[0] * q.shape[1], q.shape[2], k.shape[2])
-    if blocks is None:
-        return _plain_attention(q, k, v, mask, scale, bias)
-    return _blocked_attention(q, k, v, mask, scale, bias)
-
-
-def _plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, bias: Tensor | None) -> Tensor:
-    scores = ops.BatchMatMul(transpose_b=True)(q * scale, k)
-    if bias is not None:
-        scores = scores + bias
+    dtype = q.dtype
+    q, k, v = cast(q, ms.float32) * scale, cast(k, ms.float32), cast(v, ms.float32)
+    if mask is not None and mask.shape[-2] > 1:
+        bias = _with_mask(bias, mask)
+        out = _biased_attention(q, k, v, bias, max_scores) * cast(mask.any(-1, keep_dims=True), ms.float32)
+        return cast(out, dtype)
     if mask is not None:
-        scores = scores + cast(ops.logical_not(mask), ms.float32) * _MASKED
-    weights = cast(softmax(scores), v.dtype)
-    out = ops.BatchMatMul()(weights, v)
-    if mask is None:
-        return out
-    return out * cast(mask.any(-1, keep_dims=True), out.dtype)
+        q, k, v = _with_key_mask(q, k, v, mask)
+    if bias is not None:
+        return cast(_biased_attention(q, k, v, bias, max_scores), dtype)
+    block = attention_block(q.shape[0], q.shape[1], q.shape[2], k.shape[2], max_scores)
+    if block == (q.shape[0], q.shape[1], q.shape[2]):
+        return cast(_attention(q, k, v)[0], dtype)
+    return cast(_blocked_attention(q, k, v, block), dtype)
+
+
+def attention_block(batch: int, heads: int, queries: int, keys: int, max_scores: int) -> tuple[int, int, int]:
+    """How many samples, heads and queries are computed at a time, so that there are at most ``max_scores`` scores."""
+    if heads * queries * keys <= max_scores:
+        return min(batch, max_scores // (heads * queries * keys)), heads, queries
+    if queries * keys <= max_scores:
+        return 1, max_scores // (queries * keys), queries
+    return 1, 1, max(1, max_scores // keys)
+
+
+def _with_key_mask(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values with one more channel in which the masked keys score very low, and their values zero.
+
+    The mask is (B, 1, 1, Nk). So the scores need no second pass, and queries without any key give zeros.
+    """
+    valid = cast(mask.swapaxes(-1, -2), ms.float32)
+    column = ops.broadcast_to((1.0 - valid) * _MASKED, (*k.shape[:-1], 1))
+    q = ops.concat((q, ops.full((*q.shape[:-1], 1), 1.0, dtype=ms.float32)), -1)
+    return q, ops.concat((k, column), -1), v * valid
+
+
+def _with_mask(bias: Tensor | None, mask: Tensor) -> Tensor:
+    dropped = cast(ops.logical_not(mask), ms.float32) * _MASKED
+    return dropped if bias is None else bias + dropped
+
+
+def _biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, max_scores: int) -> Tensor:
+    """Attention with a bias broadcastable to (B, h, Nq, Nk), in blocks of queries."""
+    rows = max(1, max_scores // (q.shape[0] * q.shape[1] * k.shape[2]))
+    outs = ()
+    for n in range(0, q.shape[2], rows):
+        part = bias if bias.shape[-2] == 1 else bias[..., n : n + rows, :]
+        weights = cpu.softmax(cpu.times_transposed(q[:, :, n : n + rows], k) + part)
+        outs = (*outs, cpu.times(weights, v))
+    return outs[0] if len(outs) == 1 else ops.concat(outs, 2)
 
 
 def _flash_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Ascend's fused kernel; it takes head sizes that are multiples of 16, and masks where 1 = left out."""
     head_size = q.shape[-1]
-    q, k, v = (_pad_head(x) for x in (q, k, v))
+    q, k, v = _pad_head(q), _pad_head(k), _pad_head(v)
     dropped = None
     if mask is not None:
         shape = (q.shape[0], 1, q.shape[2], k.shape[2])
         dropped = ops.broadcast_to(cast(ops.logical_not(mask), ms.uint8), shape)
     out = ops.flash_attention_score(q, k, v, q.shape[1], attn_mask=dropped, scalar_value=scale, input_layout="BNSD")
-    return out[..., :head_size]
+    out = out[..., :head_size]
+    # What the kernel gives for a query without any key is not documented.
+    return out if mask is None else out * cast(mask.any(-1, keep_dims=True), out.dtype)
 
 
 def _pad_head(x: Tensor) -> Tensor:
@@ -91,41 +143,61 @@ def _pad_head(x: Tensor) -> Tensor:
     return ops.concat((x, ops.zeros((*x.shape[:-1], missing), x.dtype)), -1)
 
 
-def attention_blocks(batch_heads: int, queries: int, keys: int) -> tuple[int, int] | None:
-    return None
-
-
-def _blocked_attention(q, k, v, mask, scale, bias):
-    return _plain_attention(q, k, v, mask, scale, bias)
-
-
 def softmax(x: Tensor) -> Tensor:
     """Softmax over the last axis in float32; the result stays float32."""
-    return ops.softmax(cast(x, ms.float32), -1)
+    return cpu.softmax(cast(x, ms.float32))
 
 
-# --- norms -----------------------------------------------------------------------------------------------------------
+# --- norms and modulation --------------------------------------------------------------------------------------------
 
 
-def rms_norm(x: Tensor, weight: Tensor | None, eps: float = 1e-6) -> Tensor:
-    """``x / sqrt(mean(x^2) + eps) * weight`` over the last axis, in float32; result in the dtype of ``x``."""
-    if weight is not None and runtime.kernels() == "Ascend":
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
+    """``x / sqrt(mean(x^2) + eps) * weight`` over the last axis."""
+    if runtime.kernels() == "Ascend":
         return ops.rms_norm(x, cast(weight, x.dtype), eps)[0]
-    y = cast(x, ms.float32)
-    y = y * ops.rsqrt(ops.mean(ops.square(y), -1, keep_dims=True) + eps)
-    return cast(y if weight is None else y * weight, x.dtype)
+    rows = cast(x, ms.float32).reshape(-1, x.shape[-1])
+    return cast(_rms_norm(rows, weight, eps)[0].reshape(x.shape), x.dtype)
 
 
-def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-6) -> Tensor:
-    """``(x - mean) / sqrt(var + eps) * weight + bias`` over the last axis, in float32; result in the dtype of ``x``."""
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` over the last axis."""
+    width = x.shape[-1]
     if runtime.kernels() == "Ascend":
         weight = None if weight is None else cast(weight, x.dtype)
         bias = None if bias is None else cast(bias, x.dtype)
-        return ops.layer_norm(x, x.shape[-1:], weight, bias, eps)
-    width = x.shape[-1]
-    weight = ops.ones((width,), ms.float32) if weight is None else weight
-    bias = ops.zeros((width,), ms.float32) if bias is None else bias
-    return cast(ops.LayerNorm(-1, -1, eps)(cast(x, ms.float32), weight, bias)[0], x.dtype)
+        return ops.layer_norm(x, (width,), weight, bias, eps)
+    gain = cpu.full((1, 1, width), 1.0) if weight is None else weight.reshape(1, 1, width)
+    shift = cpu.full((1, 1, width), 0.0) if bias is None else bias.reshape(1, 1, width)
+    rows = cast(x, ms.float32).reshape(1, -1, width)
+    return cast(_layer_norm(rows, gain, shift, eps)[0].reshape(x.shape), x.dtype)
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
+    """``modulate(layer_norm(x), shift, scale)`` without affine parameters.
+
+    Args:
+        x: (B, T, S, D).
+        shift, scale: (B, 1, 1, D), or (B, T, 1, D) to modulate every frame by itself.
+    """
+    if runtime.kernels() == "Ascend":
+        return modulate(layer_norm(x, eps=eps), cast(shift, x.dtype), cast(scale, x.dtype))
+    shift, gain = _rows_of_groups(shift), _rows_of_groups(scale) + 1.0
+    groups = cast(x, ms.float32).reshape(shift.shape[0], -1, x.shape[-1])
+    return cast(_layer_norm(groups, gain, shift, eps)[0].reshape(x.shape), x.dtype)
+
+
+def gated_sum(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
+    """``x + gate * y`` for x, y (B, T, S, D) and a gate (B, 1, 1, D), or (B, T, 1, D) for every frame by itself."""
+    if runtime.kernels() == "Ascend" or x.dtype != ms.float32:
+        return x + cast(gate, x.dtype) * y
+    gate = _rows_of_groups(gate)
+    shape = (gate.shape[0], -1, x.shape[-1])
+    return _gated_sum(x.reshape(shape), gate, y.reshape(shape)).reshape(x.shape)
+
+
+def _rows_of_groups(vectors: Tensor) -> Tensor:
+    """(B, F, 1, D) → (B * F, 1, D) float32."""
+    return cast(vectors, ms.float32).reshape(-1, 1, vectors.shape[-1])
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -138,7 +210,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``."""
-    return ops.gelu(x, approximate="tanh")
+    if runtime.kernels() == "Ascend":
+        return ops.gelu(x, approximate="tanh")
+    return cast(_gelu(cast(x, ms.float32))[0], x.dtype)
 
 
 def silu(x: Tensor) -> Tensor:
@@ -150,33 +224,47 @@ def silu(x: Tensor) -> Tensor:
 
 
 def apply_rope_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates neighbouring channel pairs: ``(x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin)``, in float32.
+    """Rotates neighbouring channel pairs: ``(x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin)``.
 
     Args:
         x: (B, h, N, d).
         cos, sin: (N, d / 2) float32, one angle per pair.
     """
+    cos, sin = ops.repeat_interleave(cos, 2, 1), ops.repeat_interleave(sin, 2, 1)
     if _fused_rope_fits(x):
-        return _fused_rope(x, ops.repeat_interleave(cos, 2, 1), ops.repeat_interleave(sin, 2, 1), 1)
-    pairs = cast(x, ms.float32).reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
-    even, odd = pairs[..., 0], pairs[..., 1]
-    rotated = ops.stack((even * cos - odd * sin, odd * cos + even * sin), -1)
-    return cast(rotated.reshape(x.shape), x.dtype)
+        return _fused_rope(x, cos, sin, 1)
+    size = x.shape[-1]
+    partner = np.zeros((size, size), np.float32)
+    partner[np.arange(1, size, 2), np.arange(0, size, 2)] = -1
+    partner[np.arange(0, size, 2), np.arange(1, size, 2)] = 1
+    return _rotate(x, cos, sin, Tensor(partner))
 
 
 def apply_rope_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates channel ``j`` with ``j + d/2``: ``(a, b) -> (a cos - b sin, b cos + a sin)``, in float32.
+    """Rotates channel ``j`` with ``j + d/2``: ``(a, b) -> (a cos - b sin, b cos + a sin)``.
 
     Args:
         x: (B, h, N, d).
         cos, sin: (N, d / 2) float32, one angle per pair.
     """
+    cos, sin = ops.concat((cos, cos), -1), ops.concat((sin, sin), -1)
     if _fused_rope_fits(x):
-        return _fused_rope(x, ops.concat((cos, cos), -1), ops.concat((sin, sin), -1), 0)
-    half = x.shape[-1] // 2
-    y = cast(x, ms.float32)
-    a, b = y[..., :half], y[..., half:]
-    return cast(ops.concat((a * cos - b * sin, b * cos + a * sin), -1), x.dtype)
+        return _fused_rope(x, cos, sin, 0)
+    size = x.shape[-1]
+    partner = np.zeros((size, size), np.float32)
+    partner[np.arange(size // 2, size), np.arange(size // 2)] = -1
+    partner[np.arange(size // 2), np.arange(size // 2, size)] = 1
+    return _rotate(x, cos, sin, Tensor(partner))
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, partner: Tensor) -> Tensor:
+    """``x cos + x' sin`` with ``x'`` the other channel of each pair, signed; ``x partner`` is faster than slicing."""
+    shape, size = x.shape, x.shape[-1]
+    rows = cast(x, ms.float32).reshape(-1, size)
+    positions = (-1, shape[-2] * size)
+    others = ops.MatMul()(rows, partner).reshape(positions)
+    rotated = rows.reshape(positions) * cos.reshape(1, -1) + others * sin.reshape(1, -1)
+    return cast(rotated.reshape(shape), x.dtype)
 
 
 def _fused_rope_fits(x: Tensor) -> bool:

@@ -30,7 +30,7 @@ class Linear(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         dtype = self.compute_dtype
         bias = None if self.bias is None else F.cast(self.bias, dtype)
-        return ops.dense(F.cast(x, dtype), F.cast(self.weight, dtype), bias)
+        return F.linear(F.cast(x, dtype), F.cast(self.weight, dtype), bias)
 
 
 class Embedding(nn.Cell):
@@ -59,12 +59,12 @@ class LayerNorm(nn.Cell):
 
 
 class RMSNorm(nn.Cell):
-    """RMS norm over the last axis; without ``affine`` it has no parameters."""
+    """RMS norm over the last axis."""
 
-    def __init__(self, width: int, eps: float = 1e-6, affine: bool = True):
+    def __init__(self, width: int, eps: float = 1e-6):
         super().__init__()
         self.eps = eps
-        self.weight = Parameter(initializer("ones", (width,), ms.float32)) if affine else None
+        self.weight = Parameter(initializer("ones", (width,), ms.float32))
 
     def construct(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight, self.eps)

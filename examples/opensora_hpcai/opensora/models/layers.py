@@ -12,7 +12,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindone.nn import functional as F
-from mindone.nn.layers import LayerNorm, Linear, Mlp
+from mindone.nn.layers import Linear, Mlp
 
 
 class CaptionEmbedder(nn.Cell):
@@ -46,7 +46,6 @@ class FinalLayer(nn.Cell):
 
     def __init__(self, hidden_size: int, patch_values: int):
         super().__init__()
-        self.norm_final = LayerNorm(hidden_size, affine=False)
         self.linear = Linear(hidden_size, patch_values)
         table = initializer(Normal(1 / math.sqrt(hidden_size)), (2, hidden_size), ms.float32)
         self.scale_shift_table = Parameter(table)
@@ -59,9 +58,9 @@ class FinalLayer(nn.Cell):
         return self.linear(x)
 
     def _modulated(self, x: Tensor, t: Tensor) -> Tensor:
-        table = F.cast(self.scale_shift_table[None] + F.cast(t, ms.float32)[:, None], x.dtype)
-        shift, scale = table[:, 0, None, None], table[:, 1, None, None]
-        return F.modulate(self.norm_final(x), shift, scale)
+        vectors = F.cast(t, ms.float32)[:, None, None, :] + self.scale_shift_table
+        shift, scale = ops.split(vectors, 1, 2)
+        return F.modulated_norm(x, shift, scale)
 
 
 def unpatchify(x: Tensor, grid: tuple[int, int, int], patch_size: tuple[int, int, int]) -> Tensor:

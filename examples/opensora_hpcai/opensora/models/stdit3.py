@@ -21,7 +21,7 @@ from mindone.nn import functional as F
 from mindone.nn import init
 from mindone.nn.attention import AxialSelfAttention, CrossAttention
 from mindone.nn.embeddings import PatchEmbed3D, RotaryEmbedding, TimestepEmbedder, position_table_2d
-from mindone.nn.layers import LayerNorm, Linear, Mlp, SiLU
+from mindone.nn.layers import Linear, Mlp, SiLU
 from mindone.parallel.sequence import NoParallel
 from opensora.models.layers import CaptionEmbedder, FinalLayer, tile_batch, unpack_text, unpatchify
 
@@ -254,7 +254,6 @@ class STDiT3Block(nn.Cell):
         self.axis, self.parallel = axis, parallel
         table = initializer(Normal(1 / math.sqrt(width)), (6, width), ms.float32)
         self.scale_shift_table = Parameter(table)
-        self.norm = LayerNorm(width, affine=False)
         self.attn = AxialSelfAttention(width, config.num_heads, axis, config.qk_norm, parallel)
         self.cross_attn = CrossAttention(width, config.num_heads)
         self.mlp = Mlp(width, int(width * config.mlp_ratio), width)
@@ -268,8 +267,8 @@ class STDiT3Block(nn.Cell):
         rope: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         """x (B, T, S, D), text (B, L, D), text_mask (B, 1, 1, L), modulation (B, 1 or T, 6, D) → (B, T, S, D)."""
-        vectors = F.cast(self.parallel.frames(modulation, self.axis) + self.scale_shift_table, x.dtype)
+        vectors = self.parallel.frames(modulation, self.axis) + self.scale_shift_table
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = ops.split(vectors, 1, 2)
-        x = x + gate * self.attn(F.modulate(self.norm(x), shift, scale), rope)
+        x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale), rope))
         x = x + self.cross_attn(x, text, text_mask)
-        return x + mlp_gate * self.mlp(F.modulate(self.norm(x), mlp_shift, mlp_scale))
+        return F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))

@@ -1,0 +1,239 @@
+"""CPU forms of the functions in `mindone.nn.functional`, with gradients written out.
+
+MindSpore's CPU kernels for reductions, broadcasting and the gradients of softmax, GELU and layer norm are ten times
+slower than its matrix products and its arithmetic on equal shapes, and broadcasting keeps buffers for the life of a
+graph. So sums over an axis are products with a vector here, and a vector is spread over rows by a product of inner size
+one. All cells compute in float32. Their gradients use primitives (`ops.Softmax`) rather than functions (`ops.softmax`),
+which graph mode cannot resolve inside a ``bprop``.
+
+Legend: `R` rows, `D` width, `G` groups of rows that share a modulation, `h` heads, `d` head size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+GELU_SLOPE = 2 * math.sqrt(2 / math.pi)
+GELU_CUBIC = 0.044715
+
+
+def full(shape: tuple[int, ...], value: float) -> Tensor:
+    return ops.FillV2()(shape, Tensor(value, ms.float32))
+
+
+# Two sets of products, for two axes and for more: a branch on the number of axes inside a function that both a
+# `construct` and a `bprop` call leaves graph mode with an empty graph.
+
+
+def times(a: Tensor, b: Tensor) -> Tensor:
+    """``a b`` of the last two of at least three axes."""
+    return ops.BatchMatMul()(a, b)
+
+
+def times_transposed(a: Tensor, b: Tensor) -> Tensor:
+    """``a b^T`` of the last two of at least three axes."""
+    return ops.BatchMatMul(transpose_b=True)(a, b)
+
+
+def transposed_times(a: Tensor, b: Tensor) -> Tensor:
+    """``a^T b`` of the last two of at least three axes."""
+    return ops.BatchMatMul(transpose_a=True)(a, b)
+
+
+def rows_times(a: Tensor, b: Tensor) -> Tensor:
+    """``a b`` of two axes."""
+    return ops.MatMul()(a, b)
+
+
+def rows_times_transposed(a: Tensor, b: Tensor) -> Tensor:
+    """``a b^T`` of two axes."""
+    return ops.MatMul(transpose_b=True)(a, b)
+
+
+def rows_transposed_times(a: Tensor, b: Tensor) -> Tensor:
+    """``a^T b`` of two axes."""
+    return ops.MatMul(transpose_a=True)(a, b)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Softmax over the last axis."""
+    return ops.Softmax(-1)(x)
+
+
+def spread(column: Tensor, width: int) -> Tensor:
+    """A column (..., R, 1) as ``width`` equal columns (..., R, width)."""
+    return times(column, full((*column.shape[:-2], 1, width), 1.0))
+
+
+class Linear(nn.Cell):
+    """``x W^T + b`` of rows: (R, in), (out, in), (out,) → (R, out)."""
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return ops.BiasAdd()(rows_times_transposed(x, weight), bias)
+
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
+        rows = full((1, x.shape[0]), 1.0)
+        return rows_times(dout, weight), rows_transposed_times(dout, x), rows_times(rows, dout).reshape(-1)
+
+
+class Gelu(nn.Cell):
+    """GELU in its tanh form, as ``x sigmoid(z)`` with ``z = 2 sqrt(2/pi) (x + 0.044715 x^3)``; also the sigmoid."""
+
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        slope = ops.Square()(x) * (GELU_SLOPE * GELU_CUBIC) + GELU_SLOPE
+        gate = ops.Sigmoid()(x * slope)
+        return x * gate, gate
+
+    def bprop(self, x: Tensor, out: tuple[Tensor, Tensor], dout: tuple[Tensor, Tensor]):
+        y, gate = out
+        slope = ops.Square()(x) * (3 * GELU_SLOPE * GELU_CUBIC) + GELU_SLOPE
+        return (dout[0] * (gate + y * (1.0 - gate) * slope),)
+
+
+class RmsNorm(nn.Cell):
+    """``x / sqrt(mean(x^2) + eps) * weight`` of rows (R, D) and (D,); also the factor (R, 1)."""
+
+    def construct(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        mean = rows_times(ops.Square()(x), full((x.shape[1], 1), 1 / x.shape[1]))
+        factor = ops.Rsqrt()(mean + eps)
+        return x * rows_times(factor, weight.reshape(1, -1)), factor
+
+    def bprop(self, x: Tensor, weight: Tensor, eps: float, out: tuple[Tensor, Tensor], dout: tuple[Tensor, Tensor]):
+        width = x.shape[1]
+        dy, factor, row = dout[0], out[1], weight.reshape(1, -1)
+        product = dy * x
+        pull = rows_times_transposed(product, row) * (factor * factor * factor) * (1 / width)
+        dx = dy * rows_times(factor, row) - x * rows_times(pull, full((1, width), 1.0))
+        return dx, rows_transposed_times(factor, product).reshape(-1), eps
+
+
+class LayerNorm(nn.Cell):
+    """``(x - mean) / sqrt(var + eps) * gain + shift``, gain and shift (G, 1, D) for every group of ``x`` (G, R, D).
+
+    Also the centred ``x`` (G, R, D) and the factor ``1 / sqrt(var + eps)`` (G, R, 1), which the gradient uses.
+    """
+
+    def construct(self, x: Tensor, gain: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        groups, rows, width = x.shape
+        average = full((groups, width, 1), 1 / width)
+        centred = x - spread(times(x, average), width)
+        factor = ops.Rsqrt()(times(ops.Square()(centred), average) + eps)
+        y = centred * times(factor, gain) + times(full((groups, rows, 1), 1.0), shift)
+        return y, centred, factor
+
+    def bprop(self, x: Tensor, gain: Tensor, shift: Tensor, eps: float, out, dout):
+        groups, rows, width = x.shape
+        dy, centred, factor = dout[0], out[1], out[2]
+        product = dy * centred
+        dgain = transposed_times(factor, product)
+        dshift = times(full((groups, 1, rows), 1.0), dy)
+        mean = times_transposed(dy, gain) * factor * (1 / width)
+        pull = times_transposed(product, gain) * (factor * factor * factor) * (1 / width)
+        dx = dy * times(factor, gain) - centred * spread(pull, width) - spread(mean, width)
+        return dx, dgain, dshift, eps
+
+
+class GatedSum(nn.Cell):
+    """``x + gate * y``: (G, R, D), (G, 1, D), (G, R, D) → (G, R, D)."""
+
+    def construct(self, x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
+        return x + y * times(full((x.shape[0], x.shape[1], 1), 1.0), gate)
+
+    def bprop(self, x: Tensor, gate: Tensor, y: Tensor, out: Tensor, dout: Tensor):
+        groups, rows, _ = x.shape
+        dgate = times(full((groups, 1, rows), 1.0), dout * y)
+        return dout, dgate, dout * times(full((groups, rows, 1), 1.0), gate)
+
+
+class Attention(nn.Cell):
+    """``softmax(q k^T) v`` of (B, h, N, d); also the softmax (B, h, Nq, Nk), which the gradient uses."""
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        weights = softmax(times_transposed(q, k))
+        return times(weights, v), weights
+
+    def bprop(self, q: Tensor, k: Tensor, v: Tensor, out: tuple[Tensor, Tensor], dout: tuple[Tensor, Tensor]):
+        return attention_gradients(q, k, v, out[1], out[0], dout[0])
+
+
+class BlockedAttention(nn.Cell):
+    """`Attention` in blocks of ``block`` = (samples, heads, queries), whose scores are computed again for the gradient.
+
+    Every block waits for the one before it, so that one block's scores are in memory at a time.
+    """
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, block: tuple[int, int, int]) -> Tensor:
+        samples = ()
+        previous = None
+        for b in range(0, q.shape[0], block[0]):
+            heads = ()
+            for h in range(0, q.shape[1], block[1]):
+                rows = ()
+                for n in range(0, q.shape[2], block[2]):
+                    part = _part(q, b, h, block)[:, :, n : n + block[2]]
+                    if previous is not None:
+                        part = ops.Depend()(part, previous)
+                    scores = times_transposed(part, _part(k, b, h, block))
+                    previous = times(softmax(scores), _part(v, b, h, block))
+                    rows = (*rows, previous)
+                heads = (*heads, _joined(rows, 2))
+            samples = (*samples, _joined(heads, 1))
+        return _joined(samples, 0)
+
+    def bprop(self, q: Tensor, k: Tensor, v: Tensor, block: tuple[int, int, int], out: Tensor, dout: Tensor):
+        samples = ((), (), ())
+        previous = None
+        for b in range(0, q.shape[0], block[0]):
+            heads = ((), (), ())
+            for h in range(0, q.shape[1], block[1]):
+                parts = [_part(x, b, h, block) for x in (q, k, v, out, dout)]
+                gradients = _rows_gradients(parts, block[2], previous)
+                previous = gradients
+                heads = tuple((*done, new) for done, new in zip(heads, gradients))
+            samples = tuple((*done, _joined(new, 1)) for done, new in zip(samples, heads))
+        return _joined(samples[0], 0), _joined(samples[1], 0), _joined(samples[2], 0), block
+
+
+def _part(x: Tensor, b: int, h: int, block: tuple[int, int, int]) -> Tensor:
+    """The samples and heads of a block."""
+    return x[b : b + block[0], h : h + block[1]]
+
+
+def _joined(parts: tuple[Tensor, ...], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else ops.Concat(axis)(parts)
+
+
+def _rows_gradients(parts: list[Tensor], size: int, previous: tuple | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of some samples and heads, ``size`` queries at a time."""
+    q, k, v, out, dout = parts
+    dq, dk, dv = (), None, None
+    for n in range(0, q.shape[2], size):
+        rows = q[:, :, n : n + size]
+        if previous is not None:
+            rows = ops.Depend()(rows, previous)
+        weights = softmax(times_transposed(rows, k))
+        # The products that need no softmax would run ahead of their block without this.
+        drows = ops.Depend()(dout[:, :, n : n + size], weights)
+        new = attention_gradients(rows, k, v, weights, out[:, :, n : n + size], drows)
+        dq = (*dq, new[0])
+        dk = new[1] if dk is None else dk + new[1]
+        dv = new[2] if dv is None else dv + new[2]
+        previous = (new[0], dk, dv)
+    return _joined(dq, 2), dk, dv
+
+
+def attention_gradients(
+    q: Tensor, k: Tensor, v: Tensor, weights: Tensor, out: Tensor, dout: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``softmax(q k^T) v`` for queries, keys and values.
+
+    With ``delta = sum(dout * out)`` per query, the scores' gradient is ``weights * (dout v^T - delta)``. The delta is
+    one more column of ``dout`` beside a column of ones of ``v``.
+    """
+    delta = times(dout * out, full((*out.shape[:-2], out.shape[-1], 1), -1.0))
+    ones = full((*v.shape[:-1], 1), 1.0)
+    dscores = weights * times_transposed(ops.Concat(-1)((dout, delta)), ops.Concat(-1)((v, ones)))
+    return times(dscores, k), transposed_times(dscores, q), transposed_times(weights, dout)

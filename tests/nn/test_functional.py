@@ -1,0 +1,287 @@
+"""Attention, norms, activations and rotary embedding against plain numpy, values and gradients, in both modes."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+from mindone import runtime
+from mindone.nn import functional as F
+
+RNG = np.random.default_rng(0)
+
+
+def draw(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def gradients(cell, *inputs):
+    """Gradients of ``sum(cell(*inputs))`` for all inputs."""
+
+    class Gradients(nn.Cell):
+        def __init__(self):
+            super().__init__(auto_prefix=False)
+            self.cell = cell
+            self.grad = ops.GradOperation(get_all=True)
+
+        def construct(self, *args):
+            return self.grad(self.cell)(*args)
+
+    return [value.asnumpy() for value in Gradients()(*[Tensor(value) for value in inputs])]
+
+
+def numerical_gradient(function, inputs, index, step=1e-6):
+    """Central differences of ``sum(function)`` for one input, in float64."""
+    inputs = [np.asarray(value, np.float64) for value in inputs]
+    result = np.zeros_like(inputs[index])
+    for place in np.ndindex(result.shape):
+        there, back = ([value.copy() for value in inputs] for _ in range(2))
+        there[index][place] += step
+        back[index][place] -= step
+        result[place] = (function(*there).sum() - function(*back).sum()) / (2 * step)
+    return result
+
+
+def check(cell, reference, inputs, atol=2e-5):
+    """Compares a cell with a numpy function: values, and gradients for the inputs that are floats."""
+    np.testing.assert_allclose(cell(*[Tensor(v) for v in inputs]).asnumpy(), reference(*inputs), atol=atol)
+    for index, gradient in enumerate(gradients(cell, *inputs)):
+        expected = numerical_gradient(reference, inputs, index)
+        np.testing.assert_allclose(gradient, expected, atol=atol * max(1, np.abs(expected).max()), err_msg=f"{index=}")
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+QUERY_MASK = RNG.random((2, 1, 4, 7)) < 0.6
+QUERY_MASK[0, 0, 2] = False
+KEY_MASK = np.array([[1, 1, 1, 0, 1, 0, 0], [0] * 7], bool)[:, None, None]
+
+
+def reference_attention(q, k, v, mask=None, scale=0.5, bias=0.0):
+    scores = scale * q @ k.swapaxes(-1, -2) + bias
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf)
+        empty = ~mask.any(-1, keepdims=True)
+        scores = np.where(empty, 0, scores)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    out = weights / weights.sum(-1, keepdims=True) @ v
+    return out if mask is None else np.where(empty, 0, out)
+
+
+# (mask, limit) for scores of 2 samples x 2 heads x 4 queries x 7 keys: at once, by sample, by head, by two queries.
+VARIANTS = (
+    (None, 1000),
+    (None, 56),
+    (None, 28),
+    (KEY_MASK, 1000),
+    (KEY_MASK, 14),
+    (QUERY_MASK, 1000),
+    (QUERY_MASK, 56),
+)
+
+
+class EveryVariant(nn.Cell):
+    """Weighted attention for every mask and limit, so that one compilation covers all."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = [Tensor(weight) for weight in weights]
+        self.masks = [None if mask is None else Tensor(mask) for mask, _ in VARIANTS]
+        self.limits = [limit for _, limit in VARIANTS]
+
+    def construct(self, q, k, v):
+        outs = ()
+        for i in range(len(self.limits)):
+            out = F.attention(q, k, v, self.masks[i], 0.5, None, self.limits[i])
+            outs = (*outs, out * self.weights[i])
+        return ops.stack(outs)
+
+
+def test_attention_in_blocks_equals_attention_at_once_with_any_mask(mode):
+    inputs = [draw(2, 2, 4, 4), draw(2, 2, 7, 4), draw(2, 2, 7, 6)]
+    weights = [draw(2, 2, 4, 6) for _ in VARIANTS]
+
+    def reference(q, k, v):
+        return np.stack([reference_attention(q, k, v, mask) * w for (mask, _), w in zip(VARIANTS, weights)])
+
+    check(EveryVariant(weights), reference, inputs)
+
+
+class BiasedAttention(nn.Cell):
+    def __init__(self, weight):
+        super().__init__()
+        self.weight, self.mask = Tensor(weight), Tensor(KEY_MASK)
+
+    def construct(self, q, k, v, bias):
+        return F.attention(q, k, v, self.mask, 0.5, bias, 60) * self.weight
+
+
+def test_attention_bias_is_added_to_the_scores(mode):
+    inputs, weight = [draw(2, 3, 5, 4), draw(2, 3, 7, 4), draw(2, 3, 7, 4), draw(1, 3, 5, 7)], draw(2, 3, 5, 4)
+    check(BiasedAttention(weight), lambda q, k, v, b: reference_attention(q, k, v, KEY_MASK, 0.5, b) * weight, inputs)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 16, 4096, 4096), (32, 16, 256, 256), (1, 1, 16384, 16384)])
+@pytest.mark.parametrize("limit", [1, 100, 2**25])
+def test_a_block_of_attention_never_holds_more_scores_than_allowed(shape, limit):
+    batch, heads, queries, keys = shape
+    block = F.attention_block(batch, heads, queries, keys, limit)
+    assert np.prod(block) * keys <= max(limit, keys)
+    assert all(1 <= size <= whole for size, whole in zip(block, shape))
+
+
+def test_long_attention_goes_through_the_blocked_form(monkeypatch):
+    used = []
+    monkeypatch.setattr(F, "_blocked_attention", lambda q, k, v, block: used.append(block) or q)
+    q = ops.zeros((1, 1, 64, 4), ms.float32)
+    F.attention(q, q, q, max_scores=64 * 64 - 1)
+    F.attention(q, q, q, max_scores=64 * 64)
+    assert used == [(1, 1, 63)]
+
+
+def test_half_precision_attention_returns_half_precision():
+    q = Tensor(draw(1, 2, 5, 4)).astype(ms.float16)
+    out = F.attention(q, q, q)
+    expected = reference_attention(*[q.asnumpy().astype(np.float64)] * 3)
+    assert out.dtype == ms.float16
+    np.testing.assert_allclose(out.asnumpy(), expected, atol=2e-3)
+
+
+# --- norms, modulation, activations ----------------------------------------------------------------------------------
+
+
+class Function(nn.Cell):
+    """``function(*inputs) * weight``: the weight makes every output count differently."""
+
+    def __init__(self, function, weight, *constants):
+        super().__init__()
+        self.function, self.weight, self.constants = function, Tensor(weight), constants
+
+    def construct(self, *inputs):
+        return self.function(*inputs, *self.constants) * self.weight
+
+
+def normed(x, eps=1e-6):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
+
+
+def test_layer_norm_matches_its_formula(mode):
+    weight = draw(2, 5, 8)
+    check(
+        Function(F.layer_norm, weight),
+        lambda x, w, b: (normed(x) * w + b) * weight,
+        [draw(2, 5, 8) * 3 + 1, draw(8), draw(8)],
+    )
+
+
+def test_layer_norm_without_affine_parameters():
+    x = draw(3, 8)
+    np.testing.assert_allclose(F.layer_norm(Tensor(x)).asnumpy(), normed(x), atol=1e-5)
+
+
+def test_norms_use_their_epsilon():
+    x = draw(3, 8) * 1e-3
+    np.testing.assert_allclose(F.layer_norm(Tensor(x), eps=1e-2).asnumpy(), normed(x, 1e-2), atol=1e-6)
+    rms = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-2)
+    np.testing.assert_allclose(F.rms_norm(Tensor(x), Tensor(np.ones(8, np.float32)), 1e-2).asnumpy(), rms, atol=1e-6)
+
+
+def test_rms_norm_matches_its_formula(mode):
+    weight = draw(2, 5, 8)
+    check(
+        Function(F.rms_norm, weight),
+        lambda x, w: x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * w * weight,
+        [draw(2, 5, 8), draw(8)],
+    )
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_modulated_norm_and_gated_sum_per_sample_or_per_frame(mode, frames):
+    weight = draw(2, 3, 4, 8)
+
+    class Both(nn.Cell):
+        def construct(self, x, shift, scale, gate):
+            return F.gated_sum(x, gate, F.modulated_norm(x, shift, scale)) * Tensor(weight)
+
+    vectors = [draw(2, frames, 1, 8) for _ in range(3)]
+    check(
+        Both(),
+        lambda x, shift, scale, gate: (x + gate * (normed(x) * (1 + scale) + shift)) * weight,
+        [draw(2, 3, 4, 8), *vectors],
+    )
+
+
+def test_norms_compute_in_float32_and_return_the_dtype_they_got():
+    x = draw(4, 64) * 200
+    half = Tensor(x).astype(ms.float16)
+    for function, expected in (
+        (lambda h: F.rms_norm(h, Tensor(np.ones(64, np.float32))), x / np.sqrt((x**2).mean(-1, keepdims=True))),
+        (F.layer_norm, normed(x)),
+    ):
+        out = function(half)
+        assert out.dtype == ms.float16
+        np.testing.assert_allclose(out.asnumpy(), expected, atol=5e-3)
+
+
+def test_gelu_is_the_tanh_form(mode):
+    weight = draw(4, 9)
+    check(
+        Function(F.gelu_tanh, weight),
+        lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) * weight,
+        [draw(4, 9) * 3],
+    )
+
+
+def test_gelu_of_large_values_stays_finite():
+    x = np.array([-1e4, -50, 50, 1e4], np.float32)
+    np.testing.assert_array_equal(F.gelu_tanh(Tensor(x)).asnumpy(), np.maximum(x, 0))
+
+
+def test_linear_multiplies_by_the_transposed_weight(mode):
+    weight = draw(2, 5, 3)
+    check(Function(F.linear, weight), lambda x, w, b: (x @ w.T + b) * weight, [draw(2, 5, 4), draw(3, 4), draw(3)])
+
+
+# --- rotary embedding ------------------------------------------------------------------------------------------------
+
+
+def rotated(x, first, second, angles):
+    """numpy rotation of the channels ``first`` with ``second``."""
+    out = np.empty_like(x)
+    a, b = x[..., first], x[..., second]
+    out[..., first] = a * np.cos(angles) - b * np.sin(angles)
+    out[..., second] = b * np.cos(angles) + a * np.sin(angles)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("function", "first", "second"),
+    [
+        (F.apply_rope_interleaved, slice(0, None, 2), slice(1, None, 2)),
+        (F.apply_rope_half, slice(0, 4), slice(4, None)),
+    ],
+)
+def test_rotary_embedding_rotates_the_right_pairs(mode, function, first, second):
+    x, weight = draw(2, 3, 5, 8), draw(2, 3, 5, 8)
+    angles = np.arange(5)[:, None] * np.array([1.0, 0.3, 0.1, 0.01])
+    tables = Tensor(np.cos(angles), ms.float32), Tensor(np.sin(angles), ms.float32)
+    check(Function(function, weight, *tables), lambda x: rotated(x, first, second, angles) * weight, [x])
+
+
+# --- Ascend's kernels, through the front end -------------------------------------------------------------------------
+
+
+class FusedKernels(nn.Cell):
+    def construct(self, q, weight, cos, sin, mask):
+        q = F.apply_rope_half(F.rms_norm(q, weight), cos, sin)
+        return F.gelu_tanh(F.attention(q, F.apply_rope_interleaved(q, cos, sin), q, mask))
+
+
+def test_ascend_graphs_use_the_fused_kernels():
+    q = Tensor(np.zeros((2, 3, 48, 12)), ms.bfloat16)
+    tables = [Tensor(np.zeros((48, 6)), ms.float32)] * 2
+    with runtime.use_kernels("Ascend"):
+        operators = runtime.compile_front_end(
+            FusedKernels(), q, Tensor(np.zeros(12), ms.float32), *tables, Tensor(np.ones((2, 1, 1, 48)), ms.bool_)
+        )
+    assert {"FlashAttentionScore", "RmsNorm", "RotaryPositionEmbedding"} <= set(operators)
