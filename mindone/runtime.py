@@ -109,7 +109,8 @@ def _choose_device(ms, target: str) -> str:
                 raise UserError(
                     "device_target=Ascend, but MindSpore finds no Ascend NPU here; use device_target=CPU or auto"
                 ) from error
-    ms.set_device("CPU")
+    if ms.get_context("device_target") != "CPU":
+        ms.set_device("CPU")
     return "CPU"
 
 

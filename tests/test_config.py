@@ -267,7 +267,7 @@ def test_wrong_command_line_is_refused_in_one_sentence(argv, message):
         ("rate: [1", "is not valid YAML"),
         ("<<: 3", "{path}, line 1 is not valid YAML: expected a mapping"),
         ("network: &a {depth: *a}", "{path}, line 1 is not valid YAML"),
-        ("captions: " + "[" * 3000, "the recipe {path} is not valid YAML"),
+        ("captions: " + "[" * 3000, "is not valid YAML"),
         ("network: {a: !!int x}", "{path}, line 1 is not valid YAML"),
         ("rate: \0", "the recipe {path} is not valid YAML: unacceptable character"),
         ("rate: 1\n---\nrate: 2", "is not valid YAML"),

@@ -90,14 +90,11 @@ class GoldenCase:
 
     # --- feeding a network -------------------------------------------------------------------------------------------
 
-    def load_into(self, network, weights: Mapping[str, np.ndarray] | None = None):
+    def load_into(self, network):
         """Loads the weights strictly, through the checkpoint loader, and switches to evaluation mode."""
-        weights = self.weights if weights is None else weights
-        try:
-            from mindone.checkpoint import load_into
-        except ImportError:
-            load_into = _load_into
-        load_into(network, weights)
+        from mindone.checkpoint import load_into, read_tensors
+
+        load_into(network, read_tensors(self.path.with_suffix(".safetensors")).under("weights/"))
         return network.set_train(False)
 
     def input_tensors(self, names: Sequence[str] | None = None) -> list:
@@ -170,18 +167,6 @@ def loss_and_gradients(loss_cell, parameters: Sequence, inputs: Sequence) -> tup
             return self.run(*args)
 
     return LossAndGradients()(*inputs)
-
-
-def _load_into(network, weights: Mapping[str, np.ndarray]) -> None:
-    import mindspore as ms
-
-    named = dict(network.parameters_and_names())
-    if set(named) != set(weights):
-        raise AssertionError(f"names differ: {sorted(set(named) ^ set(weights))}")
-    for name, parameter in named.items():
-        if parameter.shape != weights[name].shape:
-            raise AssertionError(f"{name} has shape {parameter.shape}, the file has {weights[name].shape}")
-        parameter.set_data(ms.Tensor(weights[name]))
 
 
 def use_mode(mode: str) -> None:

@@ -11,8 +11,8 @@ from mindone.errors import UserError, guarded
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "generate": ("opensora.pipelines.generate", "main", "videos from prompts"),
-    "train": ("opensora.pipelines.train", "main", "train a denoiser"),
-    "train-vae": ("opensora.pipelines.train_vae", "main", "train an autoencoder"),
+    "train": ("opensora.pipelines.doors", "train_main", "train a denoiser"),
+    "train-vae": ("opensora.pipelines.doors", "train_vae_main", "train an autoencoder"),
     "embed-text": ("opensora.pipelines.embed", "text_main", "cache text embeddings of captions or prompts"),
     "embed-video": ("opensora.pipelines.embed", "video_main", "cache latents of videos"),
     "decode": ("opensora.pipelines.decode", "main", "videos from cached latents"),

@@ -1,7 +1,7 @@
 """Trains a denoiser; `--help` lists all settings."""
 
 from mindone.errors import guarded
-from opensora.pipelines.train import main
+from opensora.pipelines.doors import train_main
 
 if __name__ == "__main__":
-    guarded(main)()
+    guarded(train_main)()

@@ -1,7 +1,7 @@
 """Trains an autoencoder; `--help` lists all settings."""
 
 from mindone.errors import guarded
-from opensora.pipelines.train_vae import main
+from opensora.pipelines.doors import train_vae_main
 
 if __name__ == "__main__":
-    guarded(main)()
+    guarded(train_vae_main)()

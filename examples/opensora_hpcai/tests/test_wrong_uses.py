@@ -63,7 +63,7 @@ def place(tmp_path, monkeypatch) -> Path:
 SAMPLE = ["--config", str(TINY / "opensora_v1_2_sample.yaml"), "--seed", "1", "--captions", "a red circle moves left"]
 TRAIN = ["--csv_path", "good.csv", "--video_folder", ".", "--text_embed_folder", "text", "--image_size", "64"]
 EMBED = ["--csv_path", "good.csv", "--video_folder", ".", "--output_path", "out", "--image_size", "64"]
-GENERATE, TRAINING = "generate.main", "train.main"
+GENERATE, TRAINING = "generate.main", "doors.train_main"
 VAE = ["--vae_checkpoint", str(EXAMPLE / "models" / "tiny" / "vae")]
 
 WRONG = {

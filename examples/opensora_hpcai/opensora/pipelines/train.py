@@ -15,13 +15,12 @@ from mindspore import Tensor
 
 from mindone import runtime
 from mindone.checkpoint import read_tensors
-from mindone.config import parse
 from mindone.data.errors import BadSample
 from mindone.data.loader import Batch
 from mindone.data.table import VideoRow, read_video_table
 from mindone.data.write import to_uint8, write_contact_sheet
 from mindone.diffusion.rectified_flow import RectifiedFlow
-from mindone.errors import UserError, guarded
+from mindone.errors import UserError
 from mindone.train.loop import Every, Place
 from mindone.train.step import TrainStep
 from mindone.train.tracker import Trackers
@@ -42,12 +41,6 @@ logger = logging.getLogger(__name__)
 SAMPLED_CAPTIONS = 4
 SAMPLE_SEED = 0
 TEXT_MEMORY = 1 << 30
-
-
-@guarded
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry of ``scripts/train.py``."""
-    train(parse(TrainConfig, argv, description=__doc__))
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from mindspore import Tensor, nn
 
 from mindone import runtime
 from mindone.checkpoint import load_into, read_tensors
-from mindone.config import parse
 from mindone.data.loader import Batch
 from mindone.data.table import VideoRow, read_table, read_video_table
-from mindone.errors import UserError, guarded
+from mindone.errors import UserError
 from mindone.nn import set_compute_dtype
 from mindone.train.loop import Place
 from opensora.config import TrainVaeConfig
@@ -33,12 +32,6 @@ logger = logging.getLogger(__name__)
 PARTS = ("l1", "mse", "kl")
 # Clips that the result is judged on.
 JUDGED = 16
-
-
-@guarded
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry of ``scripts/train_vae.py``."""
-    train_vae(parse(TrainVaeConfig, argv, description=__doc__))
 
 
 def train_vae(config: TrainVaeConfig) -> Path:

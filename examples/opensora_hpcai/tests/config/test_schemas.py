@@ -141,7 +141,8 @@ def test_every_setting_is_read_or_refused(schema):
     others = set(MAINS.values()) - {MAINS[schema]}
     files = [path for path in (package / "pipelines").rglob("*.py") if path.stem not in others]
     code = "\n".join(path.read_text() for path in files)
-    refused = {*NOT_YET, *(part for parts in PARTS_OF_WHAT_IS_REFUSED.values() for part in parts)}
+    # bucket_config is refused by TrainConfig's own check, which also reads it where a fixed size wins.
+    refused = {*NOT_YET, "bucket_config", *(part for parts in PARTS_OF_WHAT_IS_REFUSED.values() for part in parts)}
     unread = [name for name in leaves(schema) if not re.search(rf'\.{name}\b|"{name}"', code)]
     assert set(unread) - refused == set()
 

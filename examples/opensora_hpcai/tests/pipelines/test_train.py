@@ -20,7 +20,7 @@ from opensora.config import TrainConfig
 from opensora.data.cache import LatentEntry, write_latent, write_text
 from opensora.models.vae_temporal import TemporalAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
-from opensora.pipelines import train
+from opensora.pipelines import doors, train
 
 SAMPLES, TOKENS, WIDTH = 6, 8, 16
 SHIFT, SCALE = (0.1, -0.2, 0.3, 0.0), (2.0, 1.0, 0.5, 1.5)
@@ -92,11 +92,11 @@ def test_a_run_from_caches_trains_samples_saves_and_resumes_to_the_same_numbers(
     caplog.set_level("INFO")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     length = ["--train_steps", "4", "--ckpt_save_steps", "2", "--add_datetime", "False"]
-    train.main(arguments(data, *length, "--output_path", str(whole), "--sample_every", "4"))
+    doors.train_main(arguments(data, *length, "--output_path", str(whole), "--sample_every", "4"))
     shutil.copytree(whole, resumed)
     shutil.rmtree(resumed / "ckpt" / "step-00000004")
     shutil.rmtree(resumed / "model")
-    train.main(arguments(data, *length, "--output_path", str(resumed), "--resume", "True"))
+    doors.train_main(arguments(data, *length, "--output_path", str(resumed), "--resume", "True"))
 
     assert len(result_rows(whole)) == 5
     assert result_rows(resumed) == result_rows(whole)
@@ -173,7 +173,7 @@ def test_latents_of_another_size_are_refused(data):
 
 def test_data_for_less_than_one_update_are_refused(data, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        train.main(arguments(data, "--batch_size", "7", "--output_path", str(tmp_path)))
+        doors.train_main(arguments(data, "--batch_size", "7", "--output_path", str(tmp_path)))
     assert ended.value.code == 2
     assert "the dataset has 6 samples, but one batch needs 7" in capsys.readouterr().err
 
