@@ -216,7 +216,7 @@ def _record(training: Training, result: StepResult, epoch: int, lr: float, secon
         grad_norm=result.grad_norm.asnumpy()[()],
         lr=lr,
         seconds=seconds,
-        samples_per_second=samples / (clock.per_step() or seconds),
+        samples_per_second=samples / clock.per_step() if clock.per_step() else 0.0,
         eta=clock.per_step() * (training.total_steps - step),
         parts={name: float(value.asnumpy()) for name, value in zip(training.part_names, result.aux)},
     )

@@ -28,7 +28,7 @@ class Record:
     seconds: float
     """duration of the update, with loading"""
     samples_per_second: float = 0.0
-    """mean over the last updates, without compilation"""
+    """mean over the last updates, without compilation; 0 while nothing but the compilation was measured"""
     eta: float = 0.0
     """seconds that are left"""
     parts: Mapping[str, float] = field(default_factory=dict)
@@ -91,9 +91,9 @@ class ScreenTracker:
             *(f"{name} {value:.5f}" for name, value in parts.items()),
             f"grad_norm {record.grad_norm:.3f}",
             f"lr {record.lr:.2e}",
-            f"{record.samples_per_second:.1f} samples/s",
-            f"eta {duration(record.eta)}",
         ]
+        if record.samples_per_second:
+            columns += [f"{record.samples_per_second:.1f} samples/s", f"eta {duration(record.eta)}"]
         logger.info("  ".join(columns))
         self._since.clear()
 

@@ -75,6 +75,8 @@ class Sampler:
     """strength of the prompt; 1 turns guidance off"""
     guidance_channels: int | None = None
     """latent channels that are guided (1.0 and 1.1)"""
+    use_timestep_transform: bool = True
+    """more steps near noise for large or long videos, fewer for small ones; as the model was trained"""
     num_samples: int = 1
     """videos per prompt, each with its own seed"""
     batch_size: int = 4

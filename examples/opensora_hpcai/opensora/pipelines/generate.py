@@ -238,7 +238,11 @@ def denoise(plan: Plan, texts: Texts) -> list[Result]:
         dtype=config.dtype,
         allow_random=config.allow_random_weights,
     )
-    flow = plan.family.flow(num_sampling_steps=config.sampling_steps, cfg_scale=config.guidance_scale)
+    flow = plan.family.flow(
+        num_sampling_steps=config.sampling_steps,
+        cfg_scale=config.guidance_scale,
+        use_timestep_transform=config.use_timestep_transform,
+    )
     sampler = Sampler(plan.family, denoiser, flow, plan.size, config.fps)
     batches = [plan.jobs[i : i + config.batch_size] for i in range(0, len(plan.jobs), config.batch_size)]
     results = []
