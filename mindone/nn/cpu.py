@@ -160,69 +160,40 @@ class Attention(nn.Cell):
 
 
 class BlockedAttention(nn.Cell):
-    """`Attention` in blocks of ``block`` = (samples, heads, queries), whose scores are computed again for the gradient.
+    """`Attention` of one block after another, whose scores are computed again for the gradient.
 
-    Every block waits for the one before it, so that one block's scores are in memory at a time.
+    q (K, g, n, d) and k, v (K / repeat, g, Nk, d) → (K, g, n, d): ``repeat`` blocks of queries share keys and values.
+    A loop of the graph, rather than blocks written one after another, keeps one block's scores in memory.
     """
 
-    def construct(self, q: Tensor, k: Tensor, v: Tensor, block: tuple[int, int, int]) -> Tensor:
-        samples = ()
-        previous = None
-        for b in range(0, q.shape[0], block[0]):
-            heads = ()
-            for h in range(0, q.shape[1], block[1]):
-                rows = ()
-                for n in range(0, q.shape[2], block[2]):
-                    part = _part(q, b, h, block)[:, :, n : n + block[2]]
-                    if previous is not None:
-                        part = ops.Depend()(part, previous)
-                    scores = times_transposed(part, _part(k, b, h, block))
-                    previous = times(softmax(scores), _part(v, b, h, block))
-                    rows = (*rows, previous)
-                heads = (*heads, _joined(rows, 2))
-            samples = (*samples, _joined(heads, 1))
-        return _joined(samples, 0)
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, repeat: int) -> Tensor:
+        out = full((*q.shape[:-1], v.shape[-1]), 0.0)
+        i = Tensor(0, ms.int32)
+        while i < q.shape[0]:
+            j = i // repeat
+            weights = softmax(times_transposed(block(q, i), block(k, j)))
+            out = ops.TensorScatterUpdate()(out, i.reshape(1, 1), times(weights, block(v, j))[None])
+            i = i + 1
+        return out
 
-    def bprop(self, q: Tensor, k: Tensor, v: Tensor, block: tuple[int, int, int], out: Tensor, dout: Tensor):
-        samples = ((), (), ())
-        previous = None
-        for b in range(0, q.shape[0], block[0]):
-            heads = ((), (), ())
-            for h in range(0, q.shape[1], block[1]):
-                parts = [_part(x, b, h, block) for x in (q, k, v, out, dout)]
-                gradients = _rows_gradients(parts, block[2], previous)
-                previous = gradients
-                heads = tuple((*done, new) for done, new in zip(heads, gradients))
-            samples = tuple((*done, _joined(new, 1)) for done, new in zip(samples, heads))
-        return _joined(samples[0], 0), _joined(samples[1], 0), _joined(samples[2], 0), block
+    def bprop(self, q: Tensor, k: Tensor, v: Tensor, repeat: int, out: Tensor, dout: Tensor):
+        dq, dk, dv = full(q.shape, 0.0), full(k.shape, 0.0), full(v.shape, 0.0)
+        i = Tensor(0, ms.int32)
+        while i < q.shape[0]:
+            j = i // repeat
+            rows, keys, values = block(q, i), block(k, j), block(v, j)
+            weights = softmax(times_transposed(rows, keys))
+            new = attention_gradients(rows, keys, values, weights, block(out, i), block(dout, i))
+            dq = ops.TensorScatterUpdate()(dq, i.reshape(1, 1), new[0][None])
+            dk = ops.TensorScatterAdd()(dk, j.reshape(1, 1), new[1][None])
+            dv = ops.TensorScatterAdd()(dv, j.reshape(1, 1), new[2][None])
+            i = i + 1
+        return dq, dk, dv, repeat
 
 
-def _part(x: Tensor, b: int, h: int, block: tuple[int, int, int]) -> Tensor:
-    """The samples and heads of a block."""
-    return x[b : b + block[0], h : h + block[1]]
-
-
-def _joined(parts: tuple[Tensor, ...], axis: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else ops.Concat(axis)(parts)
-
-
-def _rows_gradients(parts: list[Tensor], size: int, previous: tuple | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of some samples and heads, ``size`` queries at a time."""
-    q, k, v, out, dout = parts
-    dq, dk, dv = (), None, None
-    for n in range(0, q.shape[2], size):
-        rows = q[:, :, n : n + size]
-        if previous is not None:
-            rows = ops.Depend()(rows, previous)
-        weights = softmax(times_transposed(rows, k))
-        # The products that need no softmax would run ahead of their block without this.
-        drows = ops.Depend()(dout[:, :, n : n + size], weights)
-        new = attention_gradients(rows, k, v, weights, out[:, :, n : n + size], drows)
-        dq = (*dq, new[0])
-        dk = new[1] if dk is None else dk + new[1]
-        dv = new[2] if dv is None else dv + new[2]
-        previous = (new[0], dk, dv)
-    return _joined(dq, 2), dk, dv
+def block(x: Tensor, index: Tensor) -> Tensor:
+    """``x[index]`` for an index known at run time."""
+    return ops.Gather()(x, index, 0)
 
 
 def attention_gradients(

@@ -80,19 +80,47 @@ def attention(
         q, k, v = _with_key_mask(q, k, v, mask)
     if bias is not None:
         return cast(_biased_attention(q, k, v, bias, max_scores), dtype)
-    block = attention_block(q.shape[0], q.shape[1], q.shape[2], k.shape[2], max_scores)
-    if block == (q.shape[0], q.shape[1], q.shape[2]):
+    if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= max_scores:
         return cast(_attention(q, k, v)[0], dtype)
-    return cast(_blocked_attention(q, k, v, block), dtype)
+    return cast(_attention_in_blocks(q, k, v, max_scores), dtype)
 
 
-def attention_block(batch: int, heads: int, queries: int, keys: int, max_scores: int) -> tuple[int, int, int]:
-    """How many samples, heads and queries are computed at a time, so that there are at most ``max_scores`` scores."""
-    if heads * queries * keys <= max_scores:
-        return min(batch, max_scores // (heads * queries * keys)), heads, queries
+def attention_block(pairs: int, queries: int, keys: int, max_scores: int) -> tuple[int, int]:
+    """How many (sample, head) pairs and queries are computed at a time, so that the scores are at most ``max_scores``.
+
+    Blocks are as equal as possible. A single query is the smallest block, however many keys there are.
+    """
     if queries * keys <= max_scores:
-        return 1, max_scores // (queries * keys), queries
-    return 1, 1, max(1, max_scores // keys)
+        return _equal_parts(pairs, max_scores // (queries * keys)), queries
+    return 1, _equal_parts(queries, max(1, max_scores // keys))
+
+
+def _equal_parts(whole: int, largest: int) -> int:
+    parts = -(-whole // largest)
+    return -(-whole // parts)
+
+
+def _attention_in_blocks(q: Tensor, k: Tensor, v: Tensor, max_scores: int) -> Tensor:
+    (batch, heads, queries, size), (keys, values) = q.shape, (k.shape[2], v.shape[-1])
+    pairs, rows = attention_block(batch * heads, queries, keys, max_scores)
+    q = _padded(_padded(q.reshape(batch * heads, queries, size), 0, pairs), 1, rows)
+    k = _padded(k.reshape(batch * heads, keys, size), 0, pairs)
+    v = _padded(v.reshape(batch * heads, keys, values), 0, pairs)
+    repeat = q.shape[1] // rows
+    out = _blocked_attention(
+        q.reshape(-1, pairs, rows, size), k.reshape(-1, pairs, keys, size), v.reshape(-1, pairs, keys, values), repeat
+    )
+    out = out.reshape(q.shape[0], q.shape[1], values)[: batch * heads, :queries]
+    return out.reshape(batch, heads, queries, values)
+
+
+def _padded(x: Tensor, axis: int, multiple: int) -> Tensor:
+    """``x`` (3 axes) with zeros at the end of an axis, up to a multiple."""
+    missing = -x.shape[axis] % multiple
+    if missing == 0:
+        return x
+    shape = (missing, *x.shape[1:]) if axis == 0 else (x.shape[0], missing, x.shape[2])
+    return ops.concat((x, cpu.full(shape, 0.0)), axis)
 
 
 def _with_key_mask(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -68,15 +68,17 @@ def reference_attention(q, k, v, mask=None, scale=0.5, bias=0.0):
     return out if mask is None else np.where(empty, 0, out)
 
 
-# (mask, limit) for scores of 2 samples x 2 heads x 4 queries x 7 keys: at once, by sample, by head, by two queries.
+# (mask, limit) for scores of 2 samples x 2 heads x 4 queries x 7 keys: all at once, two pairs of sample and head, three
+# pairs, two queries (and for the mask that differs between queries, one query of all pairs).
 VARIANTS = (
     (None, 1000),
     (None, 56),
-    (None, 28),
+    (None, 100),
+    (None, 14),
     (KEY_MASK, 1000),
-    (KEY_MASK, 14),
+    (KEY_MASK, 21),
     (QUERY_MASK, 1000),
-    (QUERY_MASK, 56),
+    (QUERY_MASK, 28),
 )
 
 
@@ -121,22 +123,23 @@ def test_attention_bias_is_added_to_the_scores(mode):
     check(BiasedAttention(weight), lambda q, k, v, b: reference_attention(q, k, v, KEY_MASK, 0.5, b) * weight, inputs)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 16, 4096, 4096), (32, 16, 256, 256), (1, 1, 16384, 16384)])
+@pytest.mark.parametrize("shape", [(6, 5, 7), (16, 4096, 4096), (512, 256, 256), (1, 16384, 16384)])
 @pytest.mark.parametrize("limit", [1, 100, 2**25])
 def test_a_block_of_attention_never_holds_more_scores_than_allowed(shape, limit):
-    batch, heads, queries, keys = shape
-    block = F.attention_block(batch, heads, queries, keys, limit)
-    assert np.prod(block) * keys <= max(limit, keys)
-    assert all(1 <= size <= whole for size, whole in zip(block, shape))
+    pairs, queries, keys = shape
+    block = F.attention_block(pairs, queries, keys, limit)
+    assert block[0] * block[1] * keys <= max(limit, keys)
+    assert 1 <= block[0] <= pairs and 1 <= block[1] <= queries
 
 
 def test_long_attention_goes_through_the_blocked_form(monkeypatch):
     used = []
-    monkeypatch.setattr(F, "_blocked_attention", lambda q, k, v, block: used.append(block) or q)
-    q = ops.zeros((1, 1, 64, 4), ms.float32)
-    F.attention(q, q, q, max_scores=64 * 64 - 1)
+    monkeypatch.setattr(F, "_blocked_attention", lambda q, k, v, repeat: used.append((q.shape, repeat)) or q)
+    q = ops.zeros((1, 2, 64, 4), ms.float32)
+    F.attention(q, q, q, max_scores=2 * 64 * 64)
     F.attention(q, q, q, max_scores=64 * 64)
-    assert used == [(1, 1, 63)]
+    F.attention(q, q, q, max_scores=64 * 64 - 1)
+    assert used == [((2, 1, 64, 4), 1), ((4, 1, 32, 4), 2)]
 
 
 def test_half_precision_attention_returns_half_precision():
