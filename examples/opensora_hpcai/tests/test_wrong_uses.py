@@ -3,6 +3,7 @@
 import importlib
 import json
 import pickle
+import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 EXAMPLE = Path(__file__).parent.parent
 TINY = EXAMPLE / "configs" / "tiny"
+MODELS = EXAMPLE / "models" / "tiny"
 
 
 class RunsCode:
@@ -52,8 +54,12 @@ def place(tmp_path, monkeypatch) -> Path:
     Path("file").write_text("a file where a folder should be")
     silent_film(Path("audio.mp4"))
     header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
-    Path("cut.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 7)
-    with zipfile.ZipFile("evil.pth", "w") as archive:
+    for folder in ("cut", "evil", "other"):
+        Path(folder).mkdir()
+        shutil.copy(MODELS / "stdit3" / "config.json", folder)
+    Path("cut/model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 7)
+    shutil.copy(MODELS / "vae" / "model.safetensors", "other")
+    with zipfile.ZipFile("evil/pytorch_model.bin", "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"w": RunsCode(tmp_path / "was_run")}, protocol=2))
     Path("no_tokenizer").mkdir()
     Path("no_tokenizer/config.json").write_text("{}")
@@ -61,10 +67,9 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 SAMPLE = ["--config", str(TINY / "opensora_v1_2_sample.yaml"), "--seed", "1", "--captions", "a red circle moves left"]
-TRAIN = ["--csv_path", "good.csv", "--video_folder", ".", "--text_embed_folder", "text", "--image_size", "64"]
-EMBED = ["--csv_path", "good.csv", "--video_folder", ".", "--output_path", "out", "--image_size", "64"]
+VAE = ["--vae_checkpoint", str(MODELS / "vae")]
+TRAIN = ["--csv_path", "good.csv", "--video_folder", ".", "--text_embed_folder", "text", *VAE, "--image_size", "64"]
 GENERATE, TRAINING = "generate.main", "doors.train_main"
-VAE = ["--vae_checkpoint", str(EXAMPLE / "models" / "tiny" / "vae")]
 
 WRONG = {
     "unknown flag": (TRAINING, [*TRAIN, "--batchsize", "3"], "batch_size"),
@@ -89,9 +94,9 @@ WRONG = {
     "impossible length": (GENERATE, [*SAMPLE, "--num_frames", "5minutes"], "num_frames"),
     "half a named size": (GENERATE, [*SAMPLE, "--resolution", "480p"], "aspect_ratio"),
     "missing weights": (GENERATE, [*SAMPLE, "--ckpt_path", "missing.safetensors"], "missing.safetensors"),
-    "weights cut short": (GENERATE, [*SAMPLE, "--ckpt_path", "cut.safetensors"], "cut.safetensors"),
-    "weights that run code": (GENERATE, [*SAMPLE, "--ckpt_path", "evil.pth"], "evil.pth"),
-    "weights of something else": (GENERATE, [*SAMPLE, *VAE[:0], "--ckpt_path", VAE[1]], "x_embedder"),
+    "weights cut short": (GENERATE, [*SAMPLE, "--ckpt_path", "cut"], "cut"),
+    "weights that run code": (GENERATE, [*SAMPLE, "--ckpt_path", "evil"], "pytorch_model.bin"),
+    "weights of something else": (GENERATE, [*SAMPLE, "--ckpt_path", "other"], "x_embedder"),
     "no tokenizer": (GENERATE, [*SAMPLE, "--t5_model_name_or_path", "no_tokenizer"], "no_tokenizer"),
     "output is a file": (GENERATE, [*SAMPLE, "--output_path", "file"], "file"),
     "several clips in a row": (GENERATE, [*SAMPLE, "--loop", "2"], "loop"),
@@ -100,7 +105,7 @@ WRONG = {
         ["--csv_path", "audio.csv", "--video_folder", ".", "--output_path", "out", "--image_size", "64", *VAE],
         "audio.mp4",
     ),
-    "unknown suffix": ("convert", ["--src", "cut.safetensors", "--target", "out.onnx"], "out.onnx"),
+    "unknown suffix": ("convert", ["--src", "cut", "--target", "out.onnx"], "out.onnx"),
 }
 
 
