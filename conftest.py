@@ -17,12 +17,8 @@ DEFAULT_GOLDEN = Path(__file__).parent / "tests" / "golden"
 MODES = ("graph", "pynative")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--golden", metavar="DIR", default=str(DEFAULT_GOLDEN), help="folder of reference runs")
-
-
 def golden_folder(config: pytest.Config) -> Path:
-    return Path(config.getoption("--golden"))
+    return Path(config.getoption("--golden") or DEFAULT_GOLDEN)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

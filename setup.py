@@ -28,5 +28,8 @@ setup(
         "decord": ["decord>=0.6,<1"],
         "bench": ["torch>=2.3,<3"],
     },
-    entry_points={"console_scripts": ["opensora = opensora.cli:main"]},
+    entry_points={
+        "console_scripts": ["opensora = opensora.cli:main"],
+        "pytest11": ["mindone = mindone.testing.pytest_plugin"],
+    },
 )
