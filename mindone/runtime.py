@@ -223,6 +223,8 @@ def compile_front_end(cell, *inputs) -> dict[str, int]:
     from mindspore.common.api import _cell_graph_executor as executor
     from mindspore.train.mind_ir_pb2 import ModelProto
 
+    # What follows a compilation would fill the parameters, optimizer moments included.
+    object.__setattr__(cell, "init_parameters_data", lambda **_: {})
     graph_id, _ = executor.compile(cell, *inputs, phase="export", do_convert=False)
     model = ModelProto()
     model.ParseFromString(executor._get_func_graph_proto(cell, graph_id, "mind_ir"))

@@ -1,33 +1,63 @@
-"""Verifies a checkpoint of a run against its manifest, or that two checkpoints are equal bit by bit."""
+"""Verifies a run's checkpoint against its manifest, two checkpoints bit by bit, or a network against a reference run.
+
+python tools/verify.py output/run/ckpt/step-00000500
+python tools/verify.py model.pth model.safetensors
+python tools/verify.py tests/golden/t5_encoder.json
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 from mindone.checkpoint import read_tensors
 from mindone.checkpoint.describe import differences
+from mindone.checkpoint.read import INDEX_SUFFIX
 from mindone.checkpoint.run import verify_manifest
 from mindone.errors import UserError, guarded
 
 LISTED = 10
+TESTS = Path(__file__).resolve().parent.parent
 
 
 @guarded
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("first", help="a folder with manifest.json, or a checkpoint of any format")
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "first", help="a folder with manifest.json, a checkpoint of any format, or a reference run (STEM.json)"
+    )
     parser.add_argument("second", nargs="?", help="a checkpoint that should hold the same tensors")
     args = parser.parse_args(argv)
+    if args.second is None and Path(args.first).suffix == ".json" and not args.first.endswith(INDEX_SUFFIX):
+        return verify_reference(Path(args.first))
     if args.second is None:
         print(f"{args.first}: {verify_manifest(args.first)} files as saved")
-        return
+        return 0
     first, second = read_tensors(args.first), read_tensors(args.second)
     found = differences(first, second)
     if found:
         more = f"; and {len(found) - LISTED} more" if len(found) > LISTED else ""
         raise UserError(f"the checkpoints differ in {len(found)} tensors: {'; '.join(found[:LISTED])}{more}")
     print(f"equal: {len(first)} tensors")
+    return 0
+
+
+def verify_reference(path: Path) -> int:
+    """Runs the parity tests of one reference run: outputs, intermediates and gradients in both modes."""
+    from mindone.testing import golden
+
+    stem = golden.GoldenCase(path).stem
+    try:
+        import pytest
+    except ImportError as error:
+        raise UserError('comparing with a reference run needs the test packages: pip install -e ".[test]"') from error
+    options = ["--rootdir", str(TESTS), "-c", str(TESTS / "pyproject.toml"), "--golden", str(path.parent.resolve())]
+    code = pytest.main([*options, "-k", stem, "-v", str(TESTS / "tests"), str(TESTS / "examples/opensora_hpcai/tests")])
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED:
+        raise UserError(f"no test compares with {stem}; docs/parity.md lists what is covered")
+    return int(code)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -59,6 +59,17 @@ def convert(source: str | Path, target: str | Path, names: str = "keep", dtype: 
     return tensors
 
 
+def convert_image_autoencoder(source: str | Path, target: str | Path) -> TensorFile:
+    """Brings a 2D autoencoder (SD-VAE, SDXL-VAE) in any generation of names and any format to its published names.
+
+    Returns:
+        What was written.
+    Raises:
+        UserError: as `convert`, or the source is another network.
+    """
+    return _convert_autoencoder(source, target, ("encoder", "decoder"), "")
+
+
 def convert_video_autoencoder(source: str | Path, target: str | Path, from_vae2d: bool = False) -> TensorFile:
     """Brings an autoencoder of Open-Sora 1.2 to its published names and shapes, in any format.
 
@@ -69,24 +80,33 @@ def convert_video_autoencoder(source: str | Path, target: str | Path, from_vae2d
     Raises:
         UserError: as `convert`, or the source is another network.
     """
+    spatial, temporal = f"{SPATIAL_PREFIX}encoder", f"{TEMPORAL_PREFIX}encoder"
+    if from_vae2d:
+        return _convert_autoencoder(source, target, (spatial,), SPATIAL_PREFIX)
+    return _convert_autoencoder(source, target, (spatial, temporal), "", "; for a 2D autoencoder use --from_vae2d")
+
+
+def _convert_autoencoder(
+    source: str | Path, target: str | Path, parts: tuple[str, ...], prefix: str, hint: str = ""
+) -> TensorFile:
+    """Writes ``source`` with published names behind ``prefix``; ``parts`` are the beginnings it must have then."""
     writer = _writer(target)
     tensors = read_tensors(source)
-    tensors = tensors.renamed({name: _autoencoder_name(name, from_vae2d) for name in tensors})
-    for prefix in (SPATIAL_PREFIX,) if from_vae2d else (SPATIAL_PREFIX, TEMPORAL_PREFIX):
-        if f"{prefix}encoder" not in {".".join(name.split(".")[: prefix.count(".") + 1]) for name in tensors}:
-            other = "it has" if from_vae2d else "for a 2D autoencoder use --from_vae2d; it has"
-            raise UserError(f"{source} is not such an autoencoder: no {prefix}encoder.*; {other} {next(iter(tensors))}")
-    tensors = TensorFile(
-        tensors.path, {name: _published_shape(name, entry) for name, entry in tensors.entries.items()}, tensors.metadata
-    )
+    tensors = tensors.renamed({name: _autoencoder_name(name, prefix) for name in tensors})
+    for part in parts:
+        if not any(name.startswith(f"{part}.") for name in tensors):
+            first = next(iter(tensors), "nothing")
+            raise UserError(f"{source} is not such an autoencoder: it has no {part}.* but {first}{hint}")
+    entries = {name: _published_shape(name, entry) for name, entry in tensors.entries.items()}
+    tensors = TensorFile(tensors.path, entries, tensors.metadata)
     writer(target, tensors)
     return tensors
 
 
-def _autoencoder_name(name: str, from_vae2d: bool) -> str:
+def _autoencoder_name(name: str, prefix: str) -> str:
     name = name.removeprefix("first_stage_model.")
     name = naming.from_compvis(naming.from_old_attention(naming.from_mindspore(naming.without_wrappers(name))))
-    return f"{SPATIAL_PREFIX}{name}" if from_vae2d and not name.startswith(SPATIAL_PREFIX) else name
+    return name if name.startswith(prefix) else prefix + name
 
 
 def _published_shape(name: str, entry: Entry) -> Entry:

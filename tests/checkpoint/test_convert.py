@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mindone.checkpoint import read_tensors, save_safetensors
-from mindone.checkpoint.convert import convert, convert_video_autoencoder, to_mindspore
+from mindone.checkpoint.convert import convert, convert_image_autoencoder, convert_video_autoencoder, to_mindspore
 from mindone.checkpoint.describe import differences, guess_network, summary, table
 from mindone.checkpoint.tensors import as_tensor_file
 from mindone.errors import UserError
@@ -99,6 +99,26 @@ def test_a_2d_autoencoder_becomes_the_spatial_part(tmp_path):
     assert {name: found.shape(name) for name in found} == spatial
     with pytest.raises(UserError, match="--from_vae2d"):
         convert_video_autoencoder(tmp_path / "a.safetensors", tmp_path / "c.ckpt")
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [
+        {"encoder.mid_block.attentions.0.query.weight": (8, 8, 1, 1), "decoder.conv_in.bias": (8,)},
+        {"encoder.mid_block.attentions.0.to_q.weight": (8, 8), "decoder.conv_in.bias": (8,)},
+        {"first_stage_model.encoder.mid.attn_1.q.weight": (8, 8, 1, 1), "first_stage_model.decoder.conv_in.bias": (8,)},
+    ],
+    ids=["first diffusers", "diffusers", "latent diffusion"],
+)
+def test_a_2d_autoencoder_of_any_generation_gets_its_published_names(tmp_path, generation):
+    arrays = {name: kernel(*shape) for name, shape in generation.items()}
+    save_safetensors(tmp_path / "a.safetensors", arrays)
+    convert_image_autoencoder(tmp_path / "a.safetensors", tmp_path / "b.ckpt")
+    convert(tmp_path / "b.ckpt", tmp_path / "c.safetensors")
+    found = read_tensors(tmp_path / "c.safetensors")
+    assert list(found) == ["encoder.mid_block.attentions.0.to_q.weight", "decoder.conv_in.bias"]
+    for (name, array), published in zip(arrays.items(), found):
+        assert np.array_equal(found[published].ravel(), array.ravel()), name
 
 
 def test_another_network_is_not_taken_for_an_autoencoder(tmp_path):

@@ -1,4 +1,6 @@
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +71,16 @@ def test_inspect_prints_the_totals_and_on_request_every_tensor(tmp_path, torch_s
     tool("inspect_checkpoint")(tmp_path / "a.pth", "--all")
     assert "[3, 4]  block.weight" in capsys.readouterr().out
     assert len(read_tensors(tmp_path / "a.pth")) == 6
+
+
+def test_verify_compares_a_network_with_a_reference_run(golden_dir, tmp_path):
+    """In a process of its own, because pytest does not run inside itself."""
+    command = [sys.executable, TOOLS / "verify.py", golden_dir / "sched_v12_rflow_losses.json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+    (tmp_path / "v99_unknown.json").write_text("{}")
+    command[-1] = tmp_path / "v99_unknown.json"
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no test compares with v99_unknown" in done.stderr

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from mindone.checkpoint import read_tensors, save_model
 from mindone.config import load, parse
 from mindone.data.loader import collate
+from mindone.data.write import write_video
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import AutoencoderKLConfig
 from mindone.runtime import stream
@@ -21,7 +23,9 @@ from opensora.data.cache import LatentEntry, write_latent, write_text
 from opensora.models.vae_temporal import TemporalAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
 from opensora.pipelines import doors, train
+from opensora.text.tiny_t5 import write_tiny_t5
 
+RECIPES = sorted((Path(__file__).parents[2] / "configs" / "opensora-v1-2" / "train").glob("*.yaml"))
 SAMPLES, TOKENS, WIDTH = 6, 8, 16
 SHIFT, SCALE = (0.1, -0.2, 0.3, 0.0), (2.0, 1.0, 0.5, 1.5)
 
@@ -193,3 +197,37 @@ def test_normalisation_comes_from_the_weights_and_not_from_config_json(data, tmp
     network.shift.set_data(ms.Tensor(np.full((1, 4, 1, 1, 1), 7.0, np.float32)))
     save_model(tmp_path, network, config.to_dict())
     assert (setting(data, "--vae_checkpoint", str(tmp_path)).autoencoder.shift.asnumpy() == 7).all()
+
+
+def test_videos_and_captions_train_without_caches(data, tmp_path):
+    """Decoded, encoded by the autoencoder and by T5 on the way, with accumulation."""
+    rng = np.random.default_rng(0)
+    for i in range(SAMPLES):
+        write_video(tmp_path / f"clip{i}.mp4", rng.integers(0, 255, (6, 16, 12, 3), np.uint8), fps=8)
+    write_tiny_t5(tmp_path / "t5")
+    widths = json.dumps({"hidden_size": 16, "depth": 1, "num_heads": 2, "caption_channels": 64})
+    made = [
+        *("--denoiser", widths, "--model_max_length", "16"),
+        *("--video_folder", str(tmp_path), "--vae_latent_folder", "", "--text_embed_folder", ""),
+        *("--t5_model_name_or_path", str(tmp_path / "t5"), "--frame_stride", "1", "--mode", "1"),
+        *("--gradient_accumulation_steps", "2", "--train_steps", "2"),
+        *("--output_path", str(tmp_path / "run"), "--add_datetime", "False"),
+    ]
+    doors.train_main(arguments(data, *made))
+    losses = [float(row[1]) for row in result_rows(tmp_path / "run")[1:]]
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_trains_at_toy_size(data, tmp_path, recipe):
+    """Its flow, masks, optimizer, precision, recompute and EMA, with a small network and small videos."""
+    toy = arguments(data)
+    sizes = ("csv_path", "vae_latent_folder", "text_embed_folder", "vae_checkpoint", "image_size", "num_frames")
+    kept = (*sizes, "denoiser", "model_max_length", "batch_size", "num_parallel_workers", "seed", "device_target")
+    flags = [token for name in kept for token in toy[toy.index(f"--{name}") :][:2]]
+    once = ["--pretrained_model_path", "", "--train_steps", "1", "--mode", "1", "--add_datetime", "False"]
+    doors.train_main(["--config", str(recipe), *flags, *once, "--output_path", str(tmp_path)])
+    (row,) = result_rows(tmp_path)[1:]
+    assert np.isfinite(float(row[1]))
+    assert (tmp_path / "model" / "model.safetensors").is_file()

@@ -1,6 +1,8 @@
 import importlib.util
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +48,22 @@ def test_an_autoencoder_is_converted_with_its_published_names(tmp_path, flags):
     assert "spatial_vae.module.encoder.down_blocks.0.resnets.0.norm1.weight" in read_tensors(tmp_path / "a.ckpt")
 
 
-@pytest.mark.parametrize("name", ["convert_pt2ms", "convert_vae_3d"])
+def test_the_older_name_of_the_autoencoder_tool_takes_the_same_flags(tmp_path):
+    save_safetensors(tmp_path / "a.safetensors", {"encoder.conv_in.bias": np.ones(4, np.float32)})
+    command = [sys.executable, TOOLS / "convert_vae1.2.py", "--src", tmp_path / "a.safetensors", "--from_vae2d"]
+    subprocess.run([*command, "--target", tmp_path / "b.ckpt"], check=True)
+    assert list(read_tensors(tmp_path / "b.ckpt")) == ["spatial_vae.module.encoder.conv_in.bias"]
+
+
+def test_a_download_without_network_ends_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit) as error:
+        tool("download_convert_st")("studio/tiny", "--target", tmp_path / "tiny", "--disable_ssl_verify")
+    assert error.value.code == 2
+    assert "has no weights of studio/tiny yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["convert_pt2ms", "convert_vae", "convert_vae_3d"])
 def test_a_pickle_that_would_run_a_program_ends_in_one_line_and_exit_code_2(tmp_path, capsys, name):
     magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
     (tmp_path / "evil.pth").write_bytes(magic + pickle.dumps({"w": Evil(f"touch {tmp_path / 'was_run'}")}, 2))
