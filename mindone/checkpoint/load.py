@@ -82,8 +82,9 @@ def load_into(
         [name for name in missing if not naming.matches(name, allow_missing)],
         [name for name in unexpected if not naming.matches(name, (*ALWAYS_UNEXPECTED, *allow_unexpected))],
     )
+    fill = _Fill(floats)
     for name, file_name in found.items():
-        _fill(parameters[name], tensors[file_name], floats)
+        fill(parameters[name], tensors[file_name])
     renamed = {name: file_name for name, file_name in found.items() if name != file_name}
     return LoadReport(tuple(found), tuple(missing), tuple(unexpected), renamed)
 
@@ -124,15 +125,32 @@ def _hint(found: Mapping[str, str]) -> str:
     return "Check that model, version and config.json belong to this checkpoint"
 
 
-def _fill(parameter: Any, array: np.ndarray, dtype: np.dtype | None) -> None:
-    ms = runtime.quiet_mindspore()
-    own = MINDSPORE_DTYPES[str(parameter.dtype)]
-    wanted = dtype if dtype is not None and is_float(own) else own
-    # The tensor gets memory of its own: it must not stay tied to the mapped file.
-    value = ms.Tensor(np.ascontiguousarray(array.reshape(parameter.shape).astype(wanted, copy=False)))
-    if wanted != own:
-        parameter.set_dtype(value.dtype)
-    parameter.set_data(value)
+class _Fill:
+    """Gives parameters their values, through one buffer for all conversions: freed ones would leave holes in memory."""
+
+    def __init__(self, floats: np.dtype | None):
+        self.floats = floats
+        self._buffer = np.empty(0, np.uint8)
+
+    def __call__(self, parameter: Any, array: np.ndarray) -> None:
+        ms = runtime.quiet_mindspore()
+        own = MINDSPORE_DTYPES[str(parameter.dtype)]
+        wanted = self.floats if self.floats is not None and is_float(own) else own
+        # The tensor copies the values: it must not stay tied to the mapped file.
+        value = ms.Tensor(self._converted(array, wanted).reshape(parameter.shape))
+        if wanted != own:
+            parameter.set_dtype(value.dtype)
+        parameter.set_data(value)
+
+    def _converted(self, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        if array.dtype == dtype and array.flags.c_contiguous:
+            return array
+        size = array.size * dtype.itemsize
+        if len(self._buffer) < size:
+            self._buffer = np.empty(size, np.uint8)
+        result = self._buffer[:size].view(dtype).reshape(array.shape)
+        np.copyto(result, array, casting="unsafe")
+        return result
 
 
 def network_tensors(network: Any, dtype: str | None = None) -> TensorFile:

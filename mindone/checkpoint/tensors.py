@@ -186,4 +186,11 @@ def map_file(path: str | Path) -> mmap.mmap:
 
 def view(content: mmap.mmap, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     """A read-only array over the bytes of a mapped file, which the caller has checked to be there."""
+    forget_pages(content)
     return np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape)
+
+
+def forget_pages(content: mmap.mmap) -> None:
+    """Gives back the memory of what was read so far; arrays over it stay valid and are read again if needed."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        content.madvise(mmap.MADV_DONTNEED)

@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 
 from mindone.checkpoint.pickle_text import DamagedPickle, Global, RefusedPickle, read_pickle
-from mindone.checkpoint.tensors import BFLOAT16, MAX_DIMENSIONS, Entry, TensorFile, map_file
+from mindone.checkpoint.tensors import BFLOAT16, MAX_DIMENSIONS, Entry, TensorFile, forget_pages, map_file
 from mindone.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -351,6 +351,7 @@ def _read(content: mmap.mmap, start: int, tensor: _Tensor) -> np.ndarray:
     itemsize = tensor.dtype.itemsize
     if math.prod(tensor.shape) == 0:
         return np.zeros(tensor.shape, tensor.dtype)
+    forget_pages(content)
     span = 1 + sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.strides))
     flat = np.frombuffer(content, tensor.dtype, span, start + tensor.offset * itemsize)
     strides = tuple(stride * itemsize for stride in tensor.strides)

@@ -98,6 +98,7 @@ class Family(ABC):
         allow_random: bool = False,
         parallel: Any = None,
         option: str = "ckpt_path",
+        trained: bool = False,
     ) -> Any:
         """The denoiser with the weights at ``path``, a folder or file.
 
@@ -106,6 +107,7 @@ class Family(ABC):
             recompute: as in `build_denoiser`.
             allow_random: without a path, keep random weights instead of refusing.
             option: the setting that gave the path, for messages.
+            trained: keep all parameters in float32; otherwise matrices are held in ``dtype``.
         Raises:
             UserError: no weights, or they do not fit the network.
         """
@@ -116,6 +118,8 @@ class Family(ABC):
         source = require_path(path, "the denoiser's weights", option)
         with runtime.lazy_parameters():
             denoiser = self.build_denoiser(config, dtype, recompute, parallel)
+            if not trained:
+                _hold_in(denoiser, dtype)
         _load(denoiser, source)
         return denoiser
 
@@ -136,6 +140,7 @@ class Family(ABC):
         source = require_path(path, "the autoencoder's weights", option)
         with runtime.lazy_parameters():
             autoencoder = self.build_autoencoder(config, dtype)
+            _hold_in(autoencoder, dtype)
         _load(autoencoder, source)
         return autoencoder
 
@@ -193,6 +198,12 @@ def _explicit_size(image_size: Sequence[int] | int, compression: int) -> tuple[i
                 f"autoencoder; use {nearest}"
             )
     return height, width
+
+
+def _hold_in(network: Any, dtype: str) -> None:
+    from mindone.nn import set_compute_dtype
+
+    set_compute_dtype(network, runtime.compute_dtype(dtype), store=True)
 
 
 def _load(network: Any, source: Path) -> None:

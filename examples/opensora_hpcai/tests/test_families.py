@@ -1,9 +1,12 @@
 import json
 
+import mindspore as ms
+import numpy as np
 import pytest
 
 from mindone.checkpoint import save_model
 from mindone.errors import UserError
+from mindone.testing import golden
 from opensora.families import PromptRules, get_family
 from opensora.pipelines.outputs import plain
 
@@ -32,6 +35,23 @@ def test_a_denoiser_is_loaded_with_the_config_of_its_folder(tmp_path):
         assert (ours.asnumpy() == theirs.asnumpy()).all(), name
     with pytest.raises(UserError, match="does not fit"):
         family.load_denoiser(tmp_path / "model", {"depth": 2})
+
+
+def test_half_precision_weights_of_a_network_that_is_not_trained_give_what_float32_weights_give(tmp_path):
+    family = get_family("v1.2")
+    config = family.denoiser_config(None, SMALL)
+    save_model(tmp_path, family.build_denoiser(config), plain(config))
+    golden.use_mode("pynative")
+    rng = np.random.default_rng(0)
+    x, text = rng.standard_normal((1, 4, 2, 4, 4), np.float32), rng.standard_normal((1, 1, 4, 8), np.float32)
+    one = ms.Tensor([1.0])
+    outs, sizes = [], []
+    for trained in (True, False):
+        network = family.load_denoiser(tmp_path, dtype="fp16", trained=trained)
+        outs.append(network(ms.Tensor(x), one * 500, ms.Tensor(text), None, None, one, one, one).asnumpy())
+        sizes.append(sum(p.nbytes for p in network.get_parameters()))
+    np.testing.assert_array_equal(*outs)
+    assert sizes[1] < 0.55 * sizes[0]
 
 
 def test_random_weights_are_refused_unless_asked_for():

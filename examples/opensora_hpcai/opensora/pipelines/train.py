@@ -172,7 +172,7 @@ def build_denoiser(setting: Setting, seed: int) -> Any:
         return denoiser
     overrides = dataclasses.asdict(setting.denoiser_config)
     return family.load_denoiser(
-        config.pretrained_model_path, overrides, config.dtype, recompute, option="pretrained_model_path"
+        config.pretrained_model_path, overrides, config.dtype, recompute, option="pretrained_model_path", trained=True
     )
 
 

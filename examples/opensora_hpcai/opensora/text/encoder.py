@@ -66,8 +66,8 @@ class TextEncoder:
         tokenizer = TextTokenizer(folder, max_length, int(values.get("pad_token_id") or 0))
         with runtime.lazy_parameters():
             network = T5Encoder(config)
+            set_compute_dtype(network, runtime.compute_dtype(dtype), store=True)
         load_into(network, read_tensors(folder), allow_unexpected=("decoder.*", "lm_head.*"))
-        set_compute_dtype(network, runtime.compute_dtype(dtype))
         network.set_train(False)
         return cls(network, tokenizer, config.d_model, batch_size)
 

@@ -1,0 +1,96 @@
+"""How much memory a 1.1 B-parameter STDiT3 needs while it is loaded, and a checkpoint of it while it is converted.
+
+The limit is what the parameters take once in the wanted dtype, plus the largest tensor (for a conversion: the largest
+tensor plus 200 MB). Each measurement is a process of its own; its peak counts from the moment before the work.
+
+python benchmarks/memory.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+MEGABYTE = 1e6
+CONVERSION_ALLOWANCE = 200 * MEGABYTE
+
+
+def peak() -> float:
+    """The largest resident memory of this process so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def write_checkpoint(path: Path) -> None:
+    """STDiT3-XL/2 in float32 with random numbers, one tensor at a time."""
+    import numpy as np
+
+    from mindone import runtime
+    from mindone.checkpoint.safetensors_file import save_safetensors
+    from mindone.checkpoint.tensors import Entry, TensorFile
+    from opensora.families import get_family
+
+    family = get_family("v1.2")
+    with runtime.lazy_parameters():
+        network = family.build_denoiser(family.denoiser_config())
+    rng = np.random.default_rng(0)
+
+    def entry(shape: tuple[int, ...]) -> Entry:
+        return Entry(np.dtype(np.float32), shape, lambda: rng.standard_normal(shape, np.float32))
+
+    entries = {name: entry(tuple(parameter.shape)) for name, parameter in network.parameters_and_names()}
+    save_safetensors(path, TensorFile(path, entries), {"format": "pt"})
+
+
+def load(path: Path, dtype: str) -> tuple[float, float]:
+    """Peak growth and limit, bytes, of loading the network for sampling."""
+    from mindone import runtime
+    from mindone.checkpoint import read_tensors
+    from opensora.families import get_family
+
+    runtime.setup("CPU")
+    family = get_family("v1.2")
+    family.build_denoiser(family.denoiser_config(None, {"depth": 1, "hidden_size": 72, "num_heads": 1}))
+    before = peak()
+    network = family.load_denoiser(path, dtype=dtype)
+    parameters = sum(parameter.nbytes for parameter in network.get_parameters())
+    return peak() - before, parameters + max(entry.nbytes for entry in read_tensors(path).entries.values())
+
+
+def converted(path: Path, target: Path) -> tuple[float, float]:
+    """Peak growth and limit, bytes, of a conversion to MindSpore's format."""
+    from mindone.checkpoint import read_tensors
+    from mindone.checkpoint.convert import convert
+
+    largest = max(entry.nbytes for entry in read_tensors(path).entries.values())
+    before = peak()
+    convert(path, target)
+    return peak() - before, largest + CONVERSION_ALLOWANCE
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.part:
+        name, folder = args.part[0], Path(args.part[1])
+        source = folder / "model.safetensors"
+        if name == "write":
+            write_checkpoint(source)
+            return 0
+        grown, limit = converted(source, folder / "model.ckpt") if name == "convert" else load(source, name)
+        print(f"| {name} | {grown / MEGABYTE:,.0f} | {limit / MEGABYTE:,.0f} | **{grown / limit:.2f}** |", flush=True)
+        return 0 if grown <= limit else 1
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
+        subprocess.run([sys.executable, __file__, "--part", "write", folder], check=True)
+        print("| 1.2 B parameters | peak, MB | limit, MB | ratio |\n|---|---|---|---|", flush=True)
+        parts = [[sys.executable, __file__, "--part", name, folder] for name in ("fp32", "fp16", "convert")]
+        return max([subprocess.run(part).returncode for part in parts])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
