@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ratios to PyTorch on identical shapes, see benchmarks/README.md. PyTorch is installed into .venv for this only.
+# Ratios to PyTorch on identical shapes, and the memory of loading, see benchmarks/README.md. PyTorch is installed into .venv for this only.
 #
 #   bash scripts/bench.sh                                  # all cases, about ten minutes on two cores
 #   bash scripts/bench.sh --cases t5_encode --json out.json
@@ -7,4 +7,7 @@ set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$ROOT/scripts/venv.sh"
 install_packages "[bench]"
-exec python "$ROOT/benchmarks/bench.py" "$@"
+python "$ROOT/benchmarks/bench.py" "$@"
+if [ $# -eq 0 ]; then
+    python "$ROOT/benchmarks/memory.py"
+fi

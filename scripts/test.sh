@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The linter and all tests. Makes .venv and installs what the tests need if that has not been done yet.
-# Arguments go to pytest: bash scripts/test.sh -k golden
+# Arguments go to pytest: bash scripts/test.sh -k golden. The files are shared between two processes, see PYTEST_WORKERS.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/venv.sh
@@ -10,4 +10,4 @@ ruff check .
 ruff format --check .
 codespell $(git ls-files '*.py' '*.md' '*.sh' '*.yaml' '*.toml' 2>/dev/null || true)
 git ls-files -z 2>/dev/null | xargs -0 python scripts/check_file_sizes.py --max-megabytes 5
-python -m pytest "$@"
+python -m pytest -n "${PYTEST_WORKERS:-2}" --dist loadfile "$@"
