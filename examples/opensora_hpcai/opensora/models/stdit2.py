@@ -158,9 +158,7 @@ class STDiT2Block(STDiTBlock):
         super().__init__(config, parallel, qk_norm)
         self.scale_shift_table_temporal = modulation_table(3, config.hidden_size)
 
-    def attend_over_time(
-        self, x: Tensor, modulation: Tensor, temporal: tuple[Tensor, tuple[Tensor, Tensor]]
-    ) -> Tensor:
+    def attend_over_time(self, x: Tensor, modulation: Tensor, temporal: tuple[Tensor, tuple[Tensor, Tensor]]) -> Tensor:
         """``x += gate * attention(modulate(norm(x)))``; queries and keys are rotated, then normed.
 
         ``temporal`` holds the modulation (B, 1 or T, 3, D) and the rotary tables.
