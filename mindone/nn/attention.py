@@ -15,8 +15,9 @@ from mindone.nn.layers import Linear, RMSNorm
 class AxialSelfAttention(nn.Cell):
     """Self-attention among the tokens of a frame (``axis="space"``) or of one place over time (``axis="time"``).
 
-    Queries and keys are RMS-normed per head if ``qk_norm``, then rotated if rotary tables are given; the other way round
-    if ``rope_first``. ``parallel`` is told before and after the attention, so that it can exchange tokens for heads.
+    Queries and keys are RMS-normed per head if ``qk_norm``, then rotated if rotary tables are given; the other way
+    round if ``rope_first``. ``parallel`` is told before and after the attention, so that it can exchange tokens for
+    heads.
     """
 
     def __init__(

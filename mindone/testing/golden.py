@@ -127,16 +127,18 @@ class GoldenCase:
 
         In PyNative, values inside the network as well: graph mode does not show them.
         """
-        seen = {} if runtime.current().graph else self.watch(network)
+        watched = {} if runtime.current().graph else self.intermediates
+        seen = self.watch(network, watched)
         (out,) = self.check_loss_and_gradients(network, mean_square(network), inputs)
-        for name, value in seen.items():
-            self.check_intermediate(name, as_numpy(value).reshape(self.intermediates[name].shape))
+        for name, expected in watched.items():
+            self.check_intermediate(name, as_numpy(seen[name]).reshape(expected.shape))
         self.check_outputs("out", out)
 
-    def watch(self, network) -> dict[str, Any]:
-        """A dictionary that gets the last result of every cell in ``intermediate/``, as the network runs in PyNative.
+    @staticmethod
+    def watch(network, names: Iterable[str]) -> dict[str, Any]:
+        """A dictionary that gets the last result of each named cell as the network runs in PyNative.
 
-        ``block_0`` there is the cell ``blocks.0``.
+        Names are those of ``intermediate/``, where ``block_0`` is the cell ``blocks.0``.
         """
         seen: dict[str, Any] = {}
 
@@ -144,7 +146,7 @@ class GoldenCase:
             return lambda cell, inputs, output: seen.__setitem__(name, output)
 
         cells = dict(network.cells_and_names())
-        for name in self.intermediates:
+        for name in names:
             cells[re.sub(r"block_(\d+)$", r"blocks.\1", name)].register_forward_hook(keep(name))
         return seen
 

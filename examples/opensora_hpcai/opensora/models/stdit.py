@@ -36,7 +36,7 @@ class FactorizedConfig(STDiTBaseConfig):
         if self.freeze not in FREEZE:
             raise UserError(f"freeze={self.freeze} is not known; use not_temporal, text or leave it out")
 
-    def is_frozen(self, name: str) -> bool:
+    def freezes(self, name: str) -> bool:
         """Whether ``freeze`` excludes the parameter from training."""
         if self.freeze == "not_temporal":
             return ".attn_temp." not in name
@@ -140,7 +140,7 @@ class STDiT(STDiTBase):
         return [(block,) for block in self.blocks]
 
     def is_frozen(self, name: str) -> bool:
-        return self.config.is_frozen(name)
+        return self.config.freezes(name) or super().is_frozen(name)
 
 
 class STDiTBlock(nn.Cell):

@@ -18,7 +18,7 @@ from mindone.nn import functional as F
 from mindone.nn.embeddings import RotaryEmbedding, TimestepEmbedder
 from mindone.nn.layers import Linear, SiLU
 from opensora.models.layers import modulation_table, tile_batch
-from opensora.models.stdit import STDiT, STDiTBlock, FactorizedConfig
+from opensora.models.stdit import FactorizedConfig, STDiT, STDiTBlock
 from opensora.models.stdit_base import STDiTBase
 
 
@@ -36,7 +36,7 @@ class STDiT2Config(FactorizedConfig):
         self.check_rotary()
         if self.hidden_size % 3:
             raise UserError(
-                f"hidden_size={self.hidden_size} is not divisible by 3; height, width and aspect ratio take a third each"
+                f"hidden_size={self.hidden_size} is not divisible by 3: height, width and aspect ratio take a third"
             )
 
 
@@ -148,7 +148,7 @@ class STDiT2(STDiTBase):
         return [(block,) for block in self.blocks]
 
     def is_frozen(self, name: str) -> bool:
-        return self.config.is_frozen(name)
+        return self.config.freezes(name) or super().is_frozen(name)
 
 
 class STDiT2Block(STDiTBlock):

@@ -36,7 +36,6 @@ class STDiT3Config(STDiTBaseConfig):
     qk_norm: bool = True
     skip_y_embedder: bool = False
     """Text comes projected and packed, see `STDiT3`."""
-    freeze_y_embedder: bool = False
     only_train_temporal: bool = False
 
     def __post_init__(self) -> None:
@@ -142,18 +141,15 @@ class STDiT3(STDiTBase):
         if self.config.skip_y_embedder:
             text, valid = unpack_text(y, mask, min(y.shape[1], self.config.model_max_length))
             return text, valid[:, None, None]
-        text, text_mask = self.embed_text(y, mask, batch, drop)
-        if self.config.freeze_y_embedder:
-            text = ops.stop_gradient(text)
-        return text, text_mask
+        return self.embed_text(y, mask, batch, drop)
 
     def block_groups(self) -> Sequence[Sequence[nn.Cell]]:
         return list(zip(self.spatial_blocks, self.temporal_blocks))
 
     def is_frozen(self, name: str) -> bool:
-        if self.config.only_train_temporal:
-            return not name.startswith("temporal_blocks.")
-        return self.config.freeze_y_embedder and name.startswith("y_embedder.")
+        if self.config.only_train_temporal and not name.startswith("temporal_blocks."):
+            return True
+        return super().is_frozen(name)
 
 
 class STDiT3Block(nn.Cell):

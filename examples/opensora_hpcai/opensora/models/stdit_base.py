@@ -1,7 +1,7 @@
 """What the denoisers of Open-Sora 1.0, 1.1 and 1.2 have in common around their blocks.
 
-DiT (arXiv:2212.09748) with PixArt's text cross-attention and shared modulation (arXiv:2310.00426), for videos. Parameter
-names are the published ones.
+DiT (arXiv:2212.09748) with PixArt's text cross-attention and shared modulation (arXiv:2310.00426), for videos.
+Parameter names are the published ones.
 
 Legend: `B` batch, `C` channels, `T` frames, `S` tokens of a frame, `L` text tokens, `D` hidden size.
 """
@@ -46,6 +46,7 @@ class STDiTBaseConfig:
     """Twice the channels come out; what the second half means is the schedule's business."""
     class_dropout_prob: float = 0.1
     """Share of captions that training replaces by the null caption; the trainer draws them."""
+    freeze_y_embedder: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patch_size", tuple(self.patch_size))
@@ -102,6 +103,8 @@ class STDiTBase(nn.Cell):
     ) -> tuple[Tensor, Tensor | None]:
         """Text (B, L, D) and which of its tokens are attended to, (B, 1, 1, L) bool or None for all."""
         text = self.y_embedder(y, drop)[:, 0]
+        if self.config.freeze_y_embedder:
+            text = ops.stop_gradient(text)
         return text, None if mask is None else tile_batch(mask != 0, batch)[:, None, None]
 
     def modulation(self, block: nn.Cell, t: Tensor, t0: Tensor | None, x_mask: Tensor | None) -> Tensor:
@@ -155,7 +158,7 @@ class STDiTBase(nn.Cell):
 
     def is_frozen(self, name: str) -> bool:
         """Whether the config leaves the parameter as it is in training."""
-        return False
+        return self.config.freeze_y_embedder and name.startswith("y_embedder.")
 
     def prepare_training(self, use_recompute: bool, num_recompute_blocks: int | None) -> None:
         """Fresh weights and the training options; the last step of every constructor."""
