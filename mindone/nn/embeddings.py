@@ -20,10 +20,15 @@ from mindone.nn.layers import Linear, SiLU
 
 def sinusoid(values: Tensor, size: int = 256, max_period: float = 10000.0) -> Tensor:
     """Cosines, then sines, of ``values * max_period^(-k / (size/2))``: (B,) → (B, size) float32."""
-    half = size // 2
-    frequencies = Tensor(np.exp(-math.log(max_period) * np.arange(half) / half).astype(np.float32))
+    frequencies = Tensor(_sinusoid_frequencies(size // 2, max_period))
     angles = F.cast(values, ms.float32).reshape(-1, 1) * frequencies
     return ops.concat((ops.cos(angles), ops.sin(angles)), -1)
+
+
+def _sinusoid_frequencies(count: int, max_period: float) -> np.ndarray:
+    """The frequencies with the rounding of the originals, whose exponents are float32: timesteps multiply it by 1000."""
+    exponents = np.arange(count, dtype=np.float32) * np.float32(-math.log(max_period)) / np.float32(count)
+    return np.exp(exponents.astype(np.float64)).astype(np.float32)
 
 
 def rotary_table(frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:

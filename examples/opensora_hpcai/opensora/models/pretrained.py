@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from mindone.checkpoint import DEFAULT_ADAPTERS, LoadReport, TensorFile, load_into, pixart_as_spatial, read_tensors
+from mindone.checkpoint.naming import matches
 from mindone.checkpoint.tensors import Entry, as_tensor_file
 from mindone.errors import UserError
 from opensora.models.stdit_base import STDiTBase
 
 NULL_CAPTION = "y_embedder.y_embedding"
+VIDEO_LAYERS = ("*.attn_temp.*", "*temporal_blocks.*")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,13 @@ IMAGE_MODELS = (
 )
 
 
+def find_image_model(tensors: TensorFile) -> ImageModel | None:
+    """The image model whose weights these are; None for the weights of a video denoiser and for any others."""
+    if any(matches(name, VIDEO_LAYERS) for name in tensors):
+        return None
+    return next((model for model in IMAGE_MODELS if any(name.endswith(model.mark) for name in tensors)), None)
+
+
 def initialize_from_image_model(network: STDiTBase, source: str | Path | Mapping[str, Any]) -> LoadReport:
     """Fills a denoiser that has fresh weights with those of PixArt or DiT.
 
@@ -64,7 +73,10 @@ def initialize_from_image_model(network: STDiTBase, source: str | Path | Mapping
         UserError: another model, or tensors that should be there and are not, or do not fit.
     """
     tensors = read_tensors(source) if isinstance(source, (str, Path)) else as_tensor_file(source)
-    model = _model_of(tensors)
+    model = find_image_model(tensors)
+    if model is None:
+        names = " or ".join(model.name for model in IMAGE_MODELS)
+        raise UserError(f"{tensors.path} does not hold {names}, the image models that training starts from")
     return load_into(
         network,
         with_null_caption_of(tensors, network.config.model_max_length),
@@ -89,11 +101,3 @@ def _resized(entry: Entry, length: int) -> Entry:
         return rows[np.minimum(np.arange(length), len(rows) - 1)]
 
     return Entry(entry.dtype, (length, *entry.shape[1:]), read)
-
-
-def _model_of(tensors: TensorFile) -> ImageModel:
-    for model in IMAGE_MODELS:
-        if any(name.endswith(model.mark) for name in tensors):
-            return model
-    names = " or ".join(model.name for model in IMAGE_MODELS)
-    raise UserError(f"{tensors.path} does not hold the weights of {names}, the image models that training starts from")

@@ -145,8 +145,13 @@ def test_a_pixart_file_with_holes_is_refused(name):
 def test_what_pixart_does_not_have_is_refused():
     with pytest.raises(UserError, match="sr.weight"):
         initialize_from_image_model(build(CONFIGS[2]), {**pixart(), "blocks.1.attn.sr.weight": np.zeros(3, np.float32)})
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_weights_of_a_video_denoiser_are_no_image_model(config):
+    network = build(config)
     with pytest.raises(UserError, match="PixArt or DiT"):
-        initialize_from_image_model(build(CONFIGS[0]), {"blocks.0.attn.qkv.weight": np.zeros((3, 3), np.float32)})
+        initialize_from_image_model(network, values_of(network))
 
 
 @pytest.mark.parametrize("kernel", ["frame", "matrix"])
