@@ -26,7 +26,7 @@ def sinusoid(values: Tensor, size: int = 256, max_period: float = 10000.0) -> Te
 
 
 def _sinusoid_frequencies(count: int, max_period: float) -> np.ndarray:
-    """The frequencies with the rounding of the originals, whose exponents are float32: timesteps multiply it by 1000."""
+    """The frequencies, rounded as in the originals, whose exponents are float32: timesteps multiply the rounding."""
     exponents = np.arange(count, dtype=np.float32) * np.float32(-math.log(max_period)) / np.float32(count)
     return np.exp(exponents.astype(np.float64)).astype(np.float32)
 
