@@ -125,7 +125,7 @@ class STDiT(STDiTBase):
         x = self.x_embedder(x)
         x = self.parallel.split(x + F.cast(in_frame, x.dtype))
         for i in range(self.config.depth):
-            x = self.blocks[i](x, text, text_mask, modulation, in_time if i == 0 else None)
+            x = self.blocks[i](x, text, text_mask, modulation, modulation, in_time if i == 0 else None)
         x = self.parallel.gather(x)
         return self.latents(x, t, None, None, grid, (frames, rows, columns))
 
@@ -166,28 +166,29 @@ class STDiTBlock(nn.Cell):
         text: Tensor,
         text_mask: Tensor | None,
         modulation: Tensor,
-        temporal: Tensor | tuple[Tensor, tuple[Tensor, Tensor]] | None,
+        over_time: Tensor,
+        positions: Tensor | tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         """x (B, T, S, D), text (B, L, D), text_mask (B, 1, 1, L), modulation (B, 1 or T, 6, D) → (B, T, S, D).
 
-        ``temporal`` is what `attend_over_time` takes.
+        ``over_time`` is the modulation that `attend_over_time` uses, ``positions`` those of frames in its form.
         """
         vectors = self.parallel.frames(modulation, "space") + self.scale_shift_table
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = ops.split(vectors, 1, 2)
         x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale)))
         x = self.parallel.to_temporal(x)
-        x = self.attend_over_time(x, modulation, temporal)
+        x = self.attend_over_time(x, over_time, positions)
         x = self.parallel.to_spatial(x)
         x = x + self.cross_attn(x, text, text_mask)
         return F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))
 
-    def attend_over_time(self, x: Tensor, modulation: Tensor, positions: Tensor | None) -> Tensor:
+    def attend_over_time(self, x: Tensor, over_time: Tensor, positions: Tensor | None) -> Tensor:
         """``x += gate * attention(x + positions)`` with the gate of the attention within frames.
 
-        Neither norm nor modulation: an oddity of the original that its weights were trained with. ``positions`` (T, D)
-        come to the first block only.
+        Neither norm nor modulation: an oddity of the original that its weights were trained with. ``over_time`` is the
+        block's own modulation, positions (T, D) come to the first block only.
         """
-        vectors = self.parallel.frames(modulation, "time") + self.scale_shift_table
+        vectors = self.parallel.frames(over_time, "time") + self.scale_shift_table
         gate = vectors[:, :, 2:3]
         placed = x
         if positions is not None:

@@ -134,7 +134,7 @@ class STDiT2(STDiTBase):
         x = self.parallel.split(x)
         rope = self.rope(grid[0])
         for i in range(self.config.depth):
-            x = self.blocks[i](x, text, text_mask, modulation, (over_time, rope))
+            x = self.blocks[i](x, text, text_mask, modulation, over_time, rope)
         x = self.parallel.gather(x)
         # The original gives its last layer the shape for given frames only, and its weights were trained so.
         return self.latents(x, t, x_mask, shape_t0, grid, (frames, rows, columns))
@@ -158,12 +158,11 @@ class STDiT2Block(STDiTBlock):
         super().__init__(config, parallel, qk_norm)
         self.scale_shift_table_temporal = modulation_table(3, config.hidden_size)
 
-    def attend_over_time(self, x: Tensor, modulation: Tensor, temporal: tuple[Tensor, tuple[Tensor, Tensor]]) -> Tensor:
+    def attend_over_time(self, x: Tensor, over_time: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
         """``x += gate * attention(modulate(norm(x)))``; queries and keys are rotated, then normed.
 
-        ``temporal`` holds the modulation (B, 1 or T, 3, D) and the rotary tables.
+        ``over_time`` is a modulation (B, 1 or T, 3, D), positions are the rotary tables.
         """
-        over_time, rope = temporal
         vectors = self.parallel.frames(over_time, "time") + self.scale_shift_table_temporal
         shift, scale, gate = ops.split(vectors, 1, 2)
-        return F.gated_sum(x, gate, self.attn_temp(F.modulated_norm(x, shift, scale), rope))
+        return F.gated_sum(x, gate, self.attn_temp(F.modulated_norm(x, shift, scale), positions))

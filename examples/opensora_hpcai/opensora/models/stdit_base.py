@@ -118,9 +118,11 @@ class STDiTBase(nn.Cell):
     def scaled_positions(
         self, grid: tuple[int, int, int], height: Tensor | None, width: Tensor | None, size: tuple[int, int]
     ) -> Tensor:
-        """Sine-cosine positions (S, D) of a frame's tokens, for the size in pixels of the first sample.
+        """Sine-cosine positions (S, D) of a frame's tokens, for networks whose config has ``input_sq_size``.
 
-        ``size`` is that of the latents, for when the pixels are not given.
+        Args:
+            height, width: (B,) size in pixels, of which the first sample's counts.
+            size: that of the latents, for when the pixels are not given.
         """
         if height is None or width is None:
             area = ops.full((), float(size[0] * size[1] * LATENT_PIXELS**2), dtype=ms.float32)
