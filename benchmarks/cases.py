@@ -15,6 +15,7 @@ import mindspore as ms
 import numpy as np
 import torch
 import torch_reference as reference
+import torch_stdit
 from mindspore import Tensor, nn, ops
 
 from mindone import runtime
@@ -29,7 +30,11 @@ from mindone.train.optim import AdamW
 from mindone.train.step import TrainStep
 from opensora.data.dataset import VideoTextDataset
 from opensora.data.toy import write_dataset
-from opensora.models.stdit3 import STDiT3, STDiT3Config
+from opensora.models.denoisers import build_denoiser
+from opensora.models.stdit import STDiTConfig
+from opensora.models.stdit2 import STDiT2Config
+from opensora.models.stdit3 import STDiT3Config
+from opensora.models.stdit_base import STDiTBase, STDiTBaseConfig
 from opensora.models.vae_temporal import TemporalAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
 from opensora.models.velocity import STDiTVelocity
@@ -71,63 +76,82 @@ def agree(ours: Tensor | np.ndarray, theirs: torch.Tensor, tolerance: float = 1e
         raise RuntimeError(f"the two sides differ by {difference:.2e} where the largest value is {largest:.2e}")
 
 
-# --- STDiT3 ----------------------------------------------------------------------------------------------------------
+# --- denoisers -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A denoiser on both sides, and its arguments after the caption's mask; ``x_mask`` is None on our side."""
+
+    network: type[torch.nn.Module]
+    settings: type
+    conditions: tuple[str, ...]
+
+
+DENOISERS: dict[type[STDiTBaseConfig], Denoiser] = {
+    STDiTConfig: Denoiser(torch_stdit.STDiT, torch_stdit.STDiTSettings, ()),
+    STDiT2Config: Denoiser(
+        torch_stdit.STDiT2, torch_stdit.STDiT2Settings, ("x_mask", "num_frames", "height", "width", "ar", "fps")
+    ),
+    STDiT3Config: Denoiser(reference.STDiT3, reference.STDiT3Settings, ("x_mask", "fps", "height", "width")),
+}
 
 
 class StepInputs:
     """Latents, text and conditions of one batch, for both sides."""
 
-    def __init__(self, config: STDiT3Config, batch: int, latent: tuple[int, int, int], tokens: int):
+    def __init__(self, config: STDiTBaseConfig, batch: int, latent: tuple[int, int, int], tokens: int):
         rng = np.random.default_rng(0)
         shape = (batch, config.in_channels, *latent)
         mask = np.arange(tokens)[None] < rng.integers(tokens // 2, tokens + 1, (batch, 1))
-        side = np.float32(8 * latent[1])
+        side = 8 * latent[1]
+        values = {"num_frames": latent[0], "height": side, "width": side, "ar": 1, "fps": 8, "x_mask": None}
+        conditions = {name: values[name] for name in DENOISERS[type(config)].conditions}
         self.arrays = {
             "x": rng.standard_normal(shape, np.float32),
             "timestep": rng.uniform(1, 999, batch).astype(np.float32),
             "y": rng.standard_normal((batch, 1, tokens, config.caption_channels), np.float32),
             "mask": mask.astype(np.int32),
-            "fps": np.full(batch, 8, np.float32),
-            "height": np.full(batch, side),
-            "width": np.full(batch, side),
+            **{name: None if n is None else np.full(batch, n, np.float32) for name, n in conditions.items()},
         }
         self.target = rng.standard_normal(shape, np.float32)
 
-    def mindspore(self) -> dict[str, Tensor]:
-        return {name: Tensor(value) for name, value in self.arrays.items()}
+    def mindspore(self) -> list[Tensor | None]:
+        return [None if value is None else Tensor(value) for value in self.arrays.values()]
 
     def torch(self) -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(value) for name, value in self.arrays.items()}
+        return {name: torch.from_numpy(value) for name, value in self.arrays.items() if value is not None}
 
 
-def stdit3_pair(config: STDiT3Config) -> tuple[STDiT3, reference.STDiT3]:
-    fields = reference.STDiT3Settings.__dataclass_fields__
-    theirs = reference.STDiT3(reference.STDiT3Settings(**{k: v for k, v in asdict(config).items() if k in fields}))
-    ours = STDiT3(config)
+def denoiser_pair(config: STDiTBaseConfig) -> tuple[STDiTBase, torch.nn.Module]:
+    side = DENOISERS[type(config)]
+    fields = side.settings.__dataclass_fields__
+    theirs = side.network(side.settings(**{name: value for name, value in asdict(config).items() if name in fields}))
+    ours = build_denoiser(config)
     same_weights(ours, theirs)
     return ours, theirs
 
 
-class VelocityLoss(nn.Cell):
+class PredictionLoss(nn.Cell):
     """Mean squared error of the first half of the channels."""
 
-    def __init__(self, denoiser: STDiT3):
+    def __init__(self, denoiser: STDiTBase):
         super().__init__(auto_prefix=False)
         self.denoiser = denoiser
 
-    def construct(self, target, x, timestep, y, mask, fps, height, width):
-        output = self.denoiser(x, timestep, y, mask, None, fps, height, width)
-        return ops.square(output[:, : x.shape[1]] - target).mean()
+    def construct(self, target, *arguments):
+        output = self.denoiser(*arguments)
+        return ops.square(output[:, : target.shape[1]] - target).mean()
 
 
 @contextlib.contextmanager
-def stdit3_train(config: STDiT3Config, batch: int, latent: tuple[int, int, int], tokens: int) -> Iterator[Case]:
+def denoiser_train(config: STDiTBaseConfig, batch: int, latent: tuple[int, int, int], tokens: int) -> Iterator[Case]:
     """A whole update: loss, gradients, clipping, AdamW, EMA."""
-    ours, theirs = stdit3_pair(config)
+    ours, theirs = denoiser_pair(config)
     inputs = StepInputs(config, batch, latent, tokens)
     trained = list(ours.trainable_params())
-    step = TrainStep(VelocityLoss(ours), AdamW(trained, BETAS, EPS), Ema(trained, EMA_DECAY), max_grad_norm=CLIP)
-    batches = [[Tensor(inputs.target), *inputs.mindspore().values()]]
+    step = TrainStep(PredictionLoss(ours), AdamW(trained, BETAS, EPS), Ema(trained, EMA_DECAY), max_grad_norm=CLIP)
+    batches = [[Tensor(inputs.target), *inputs.mindspore()]]
 
     parameters = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
     average = [parameter.detach().clone() for parameter in parameters]
@@ -148,18 +172,37 @@ def stdit3_train(config: STDiT3Config, batch: int, latent: tuple[int, int, int],
 
     for _ in range(2):
         agree(our_step(), torch_step())
-    yield Case(_stdit3_shapes(config, batch, latent), TORCH, lambda: our_step().asnumpy(), torch_step)
+    yield Case(_denoiser_shapes(config, batch, latent), TORCH, lambda: our_step().asnumpy(), torch_step)
+
+
+@contextlib.contextmanager
+def denoiser_forward(config: STDiTBaseConfig, batch: int, latent: tuple[int, int, int], tokens: int) -> Iterator[Case]:
+    """One prediction."""
+    ours, theirs = denoiser_pair(config)
+    ours.set_train(False)
+    inputs = StepInputs(config, batch, latent, tokens)
+    given, arguments = inputs.mindspore(), inputs.torch()
+
+    @torch.no_grad()
+    def torch_step() -> torch.Tensor:
+        return theirs(**arguments)
+
+    def our_step() -> np.ndarray:
+        return ours(*given).asnumpy()
+
+    agree(our_step(), torch_step())
+    yield Case(_denoiser_shapes(config, batch, latent), TORCH, our_step, torch_step)
 
 
 @contextlib.contextmanager
 def stdit3_sample(config: STDiT3Config, batch: int, latent: tuple[int, int, int], tokens: int) -> Iterator[Case]:
     """One guided step: conditional and unconditional velocity in one batch."""
-    ours, theirs = stdit3_pair(config)
+    ours, theirs = denoiser_pair(config)
     ours.set_train(False)
     inputs = StepInputs(config, batch, latent, tokens)
-    velocity, given = STDiTVelocity(ours, True), inputs.mindspore()
+    velocity = STDiTVelocity(ours, True)
     scale = Tensor(GUIDANCE, ms.float32)
-    z, t, y, mask, *conditions = given.values()
+    z, t, y, mask, frames_mask, *conditions = inputs.mindspore()
     arguments = inputs.torch()
     twice = {name: torch.cat([value, value]) for name, value in arguments.items()}
     null = theirs.y_embedder.y_embedding[None, None, :tokens].expand(batch, -1, -1, -1)
@@ -171,20 +214,28 @@ def stdit3_sample(config: STDiT3Config, batch: int, latent: tuple[int, int, int]
         return unconditional + GUIDANCE * (conditional - unconditional)
 
     def our_step() -> np.ndarray:
-        return velocity(z, t, y, mask, None, scale, *conditions).asnumpy()
+        return velocity(z, t, y, mask, frames_mask, scale, *conditions).asnumpy()
 
     agree(our_step(), torch_step())
-    yield Case(_stdit3_shapes(config, 2 * batch, latent), TORCH, our_step, torch_step)
+    yield Case(_denoiser_shapes(config, 2 * batch, latent), TORCH, our_step, torch_step)
 
 
-def _stdit3_shapes(config: STDiT3Config, batch: int, latent: tuple[int, int, int]) -> str:
+def _denoiser_shapes(config: STDiTBaseConfig, batch: int, latent: tuple[int, int, int]) -> str:
     tokens = latent[0] * latent[1] * latent[2] // 4
-    return f"width {config.hidden_size}, {2 * config.depth} blocks, {batch} x {tokens} tokens"
+    blocks = config.depth * (2 if isinstance(config, STDiT3Config) else 1)
+    return f"width {config.hidden_size}, {blocks} blocks, {batch} x {tokens} tokens"
 
 
-TINY = STDiT3Config(hidden_size=128, depth=3, num_heads=4, caption_channels=64, model_max_length=16, input_sq_size=64)
-WIDTH_384 = STDiT3Config(hidden_size=384, depth=1, num_heads=6, caption_channels=512, model_max_length=120)
+SIZES_TINY = {"hidden_size": 128, "num_heads": 4, "caption_channels": 64, "model_max_length": 16}
+SIZES_384 = {"hidden_size": 384, "num_heads": 6, "caption_channels": 512, "model_max_length": 120}
+TINY = STDiT3Config(**SIZES_TINY, depth=3, input_sq_size=64)
+WIDTH_384 = STDiT3Config(**SIZES_384, depth=1)
 WIDTH_1152 = STDiT3Config(depth=1, model_max_length=120, caption_channels=1024)
+STDIT_TINY = STDiTConfig(**SIZES_TINY, depth=3)
+STDIT_384 = STDiTConfig(**SIZES_384, depth=2)
+# The width has to be divisible by 3.
+STDIT2_TINY = STDiT2Config(**{**SIZES_TINY, "hidden_size": 120}, depth=3, input_sq_size=64)
+STDIT2_384 = STDiT2Config(**SIZES_384, depth=2)
 LONG = (16, 32, 32)
 
 
@@ -298,12 +349,20 @@ def conversion() -> Iterator[Case]:
 
 
 CASES: dict[str, Maker] = {
-    "stdit3_train_tiny": partial(stdit3_train, TINY, 32, (5, 8, 8), 16),
-    "stdit3_train_384": partial(stdit3_train, WIDTH_384, 1, LONG, 120),
-    "stdit3_train_1152": partial(stdit3_train, WIDTH_1152, 1, LONG, 120),
+    "stdit3_train_tiny": partial(denoiser_train, TINY, 32, (5, 8, 8), 16),
+    "stdit3_train_384": partial(denoiser_train, WIDTH_384, 1, LONG, 120),
+    "stdit3_train_1152": partial(denoiser_train, WIDTH_1152, 1, LONG, 120),
     "stdit3_sample_tiny": partial(stdit3_sample, TINY, 16, (5, 8, 8), 16),
     "stdit3_sample_384": partial(stdit3_sample, WIDTH_384, 1, LONG, 120),
     "stdit3_sample_1152": partial(stdit3_sample, WIDTH_1152, 1, LONG, 120),
+    "stdit_train_tiny": partial(denoiser_train, STDIT_TINY, 32, (5, 8, 8), 16),
+    "stdit_train_384": partial(denoiser_train, STDIT_384, 1, LONG, 120),
+    "stdit_forward_tiny": partial(denoiser_forward, STDIT_TINY, 32, (5, 8, 8), 16),
+    "stdit_forward_384": partial(denoiser_forward, STDIT_384, 2, LONG, 120),
+    "stdit2_train_tiny": partial(denoiser_train, STDIT2_TINY, 32, (5, 8, 8), 16),
+    "stdit2_train_384": partial(denoiser_train, STDIT2_384, 1, LONG, 120),
+    "stdit2_forward_tiny": partial(denoiser_forward, STDIT2_TINY, 32, (5, 8, 8), 16),
+    "stdit2_forward_384": partial(denoiser_forward, STDIT2_384, 2, LONG, 120),
     "vae_encode_tiny": partial(autoencoder, VAE_TINY, True),
     "vae_decode_tiny": partial(autoencoder, VAE_TINY, False),
     "vae_encode_half": partial(autoencoder, VAE_HALF, True),

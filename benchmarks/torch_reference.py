@@ -186,19 +186,22 @@ def rotate(x: Tensor, frequencies: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Attention over axis 1 with RMS-normed queries and keys, then an optional rotation."""
+    """Attention over axis 1 with RMS-normed queries and keys, then (or before that) an optional rotation."""
 
-    def __init__(self, dim: int, heads: int, qk_norm: bool):
+    def __init__(self, dim: int, heads: int, qk_norm: bool, rope_first: bool = False):
         super().__init__()
-        self.heads = heads
+        self.heads, self.rope_first = heads, rope_first
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.q_norm, self.k_norm = (T5Norm(dim // heads) if qk_norm else nn.Identity() for _ in range(2))
 
     def forward(self, x: Tensor, frequencies: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = self.q_norm(q), self.k_norm(k)
+        if not self.rope_first:
+            q, k = self.q_norm(q), self.k_norm(k)
         if frequencies is not None:
             q, k = rotate(q, frequencies), rotate(k, frequencies)
+        if self.rope_first:
+            q, k = self.q_norm(q), self.k_norm(k)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 

@@ -9,6 +9,8 @@ ROOT = Path(__file__).parent.parent
 COVERED = {
     "t5_encoder": "tests/models/test_t5.py",
     "v1x_caption_embedder": "examples/opensora_hpcai/tests/models/test_layers.py",
+    "v10_stdit_": "examples/opensora_hpcai/tests/models/test_stdit.py",
+    "v11_stdit2_": "examples/opensora_hpcai/tests/models/test_stdit2.py",
     "v12_stdit3_": "examples/opensora_hpcai/tests/models/test_stdit3.py",
     "v10_vae2d": "examples/opensora_hpcai/tests/models/test_vae.py",
     "v12_vae_": "examples/opensora_hpcai/tests/models/test_vae.py",

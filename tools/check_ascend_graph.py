@@ -74,6 +74,62 @@ def _stdit3_train() -> tuple:
     return _training(DenoiserLoss(_stdit3(train=True))), (*_update_scalars(), *inputs)
 
 
+def _factorized(preset: str, train: bool):
+    """STDiT or STDiT2."""
+    from opensora.models.denoisers import build_denoiser, denoiser_config
+
+    return _bfloat16(build_denoiser(denoiser_config(preset), recompute=train))
+
+
+def _stdit_forward() -> tuple:
+    """Both halves of guidance at 16 frames of 512x512."""
+    return _factorized("STDiT-XL/2", train=False).set_train(False), _stdit_inputs(2, 16)
+
+
+def _stdit_train() -> tuple:
+    """A whole update at 64 frames of 512x512."""
+    inputs = _stdit_inputs(4, 64)
+    return _training(_noise_loss(_factorized("STDiT-XL/2", train=True))), (*_update_scalars(), inputs[0], *inputs)
+
+
+def _stdit_inputs(batch: int, frames: int) -> tuple:
+    return _zeros(batch, 4, frames, 64, 64), _zeros(batch), _zeros(batch, 1, 120, 4096), _zeros(batch, 120)
+
+
+def _stdit2_forward() -> tuple:
+    """Both halves of guidance at 16 frames of 480x854, some of them given."""
+    return _factorized("STDiT2-XL/2", train=False).set_train(False), _stdit2_inputs(2)
+
+
+def _stdit2_train() -> tuple:
+    """A whole update at 16 frames of 480x854, some of them given."""
+    inputs = _stdit2_inputs(1)
+    return _training(_noise_loss(_factorized("STDiT2-XL/2", train=True))), (*_update_scalars(), inputs[0], *inputs)
+
+
+def _stdit2_inputs(batch: int) -> tuple:
+    from mindspore import bool_, ops
+
+    text = (_zeros(batch, 1, 200, 4096), _zeros(batch, 200))
+    frames_mask = ops.zeros((batch, 16), bool_)
+    return _zeros(batch, 4, 16, 60, 106), _zeros(batch), *text, frames_mask, *[_zeros(batch)] * 5
+
+
+def _noise_loss(denoiser):
+    """Squared error of the first half of the channels: ``(noise, *inputs) -> loss``."""
+    from mindspore import nn, ops
+
+    class NoiseLoss(nn.Cell):
+        def __init__(self):
+            super().__init__(auto_prefix=False)
+            self.denoiser = denoiser
+
+        def construct(self, noise, *inputs):
+            return ops.square(self.denoiser(*inputs)[:, : noise.shape[1]] - noise).mean()
+
+    return NoiseLoss()
+
+
 def _autoencoder():
     from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
 
@@ -108,6 +164,16 @@ def _update_scalars() -> tuple:
 
 
 CASES = {
+    "stdit-forward": Case("STDiT-XL/2, 2 x 16 x 512 x 512", _stdit_forward, ("FlashAttentionScore",)),
+    "stdit-train": Case("STDiT-XL/2, training update, 4 x 64 x 512 x 512", _stdit_train, ("FlashAttentionScoreGrad",)),
+    "stdit2-forward": Case(
+        "STDiT2-XL/2, 2 x 16 x 480 x 854, given frames", _stdit2_forward, ("FlashAttentionScore", "RmsNorm")
+    ),
+    "stdit2-train": Case(
+        "STDiT2-XL/2, training update, 16 x 480 x 854, given frames",
+        _stdit2_train,
+        ("FlashAttentionScoreGrad", "RmsNormGrad"),
+    ),
     "stdit3-forward": Case(
         "STDiT3-XL/2, guided velocity, 102 x 720 x 1280", _stdit3_forward, ("FlashAttentionScore", "RmsNorm")
     ),

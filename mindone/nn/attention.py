@@ -15,16 +15,19 @@ from mindone.nn.layers import Linear, RMSNorm
 class AxialSelfAttention(nn.Cell):
     """Self-attention among the tokens of a frame (``axis="space"``) or of one place over time (``axis="time"``).
 
-    Queries and keys are RMS-normed per head if ``qk_norm``, then rotated if rotary tables are given. ``parallel`` is
-    told before and after the attention, so that it can exchange tokens for heads.
+    Queries and keys are RMS-normed per head if ``qk_norm``, then rotated if rotary tables are given; the other way
+    round if ``rope_first``. ``parallel`` is told before and after the attention, so that it can exchange tokens for
+    heads.
     """
 
-    def __init__(self, width: int, num_heads: int, axis: str, qk_norm: bool, parallel: nn.Cell):
+    def __init__(
+        self, width: int, num_heads: int, axis: str, qk_norm: bool, parallel: nn.Cell, rope_first: bool = False
+    ):
         super().__init__()
         if width % num_heads:
             raise UserError(f"hidden_size={width} is not divisible by num_heads={num_heads}")
         self.num_heads, self.head_size = num_heads, width // num_heads
-        self.axis, self.qk_norm, self.parallel = axis, qk_norm, parallel
+        self.axis, self.qk_norm, self.rope_first, self.parallel = axis, qk_norm, rope_first, parallel
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
         if qk_norm:
@@ -39,10 +42,12 @@ class AxialSelfAttention(nn.Cell):
         batch, frames, places, _, heads, size = qkv.shape
         q, k, v = ops.split(qkv, 1, 3)
         q, k, v = self._rows_of_heads(q), self._rows_of_heads(k), self._rows_of_heads(v)
-        if self.qk_norm:
+        if self.qk_norm and not self.rope_first:
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = F.apply_rope_interleaved(q, *rope), F.apply_rope_interleaved(k, *rope)
+        if self.qk_norm and self.rope_first:
+            q, k = self.q_norm(q), self.k_norm(k)
         out = F.attention(q, k, v)
         if self.axis == "time":
             out = out.reshape(batch, places, heads, frames, size).transpose(0, 3, 1, 2, 4)

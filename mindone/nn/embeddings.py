@@ -20,10 +20,15 @@ from mindone.nn.layers import Linear, SiLU
 
 def sinusoid(values: Tensor, size: int = 256, max_period: float = 10000.0) -> Tensor:
     """Cosines, then sines, of ``values * max_period^(-k / (size/2))``: (B,) → (B, size) float32."""
-    half = size // 2
-    frequencies = Tensor(np.exp(-math.log(max_period) * np.arange(half) / half).astype(np.float32))
+    frequencies = Tensor(_sinusoid_frequencies(size // 2, max_period))
     angles = F.cast(values, ms.float32).reshape(-1, 1) * frequencies
     return ops.concat((ops.cos(angles), ops.sin(angles)), -1)
+
+
+def _sinusoid_frequencies(count: int, max_period: float) -> np.ndarray:
+    """The frequencies, rounded as in the originals, whose exponents are float32: timesteps multiply the rounding."""
+    exponents = np.arange(count, dtype=np.float32) * np.float32(-math.log(max_period)) / np.float32(count)
+    return np.exp(exponents.astype(np.float64)).astype(np.float32)
 
 
 def rotary_table(frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -44,16 +49,36 @@ def position_table_2d(height: int, width: int, size: int, scale: Tensor, base_si
         base_size: tokens per side of a square picture with as many tokens.
     """
     by_height, by_width = (_axis_table(n, size // 2, scale, base_size) for n in (height, width))
-    by_width = ops.broadcast_to(by_width[None], (height, width, size // 2))
-    by_height = ops.broadcast_to(by_height[:, None], (height, width, size // 2))
-    return ops.concat((by_width, by_height), -1).reshape(height * width, size)
+    return _grid_table(by_height, by_width)
+
+
+def index_table_2d(height: int, width: int, size: int, scale: float = 1.0) -> Tensor:
+    """As `position_table_2d`, with ``index / scale`` as the coordinate, whatever the size of the grid."""
+    return _grid_table(index_table_1d(height, size // 2, scale), index_table_1d(width, size // 2, scale))
+
+
+def index_table_1d(length: int, size: int, scale: float = 1.0) -> Tensor:
+    """``[sin, cos]`` of ``index / scale * 10000^(-2k / size)`` → (length, size) float32, computed in float64."""
+    angles = np.arange(length)[:, None] / scale * _axis_frequencies(size)
+    return Tensor(np.concatenate((np.sin(angles), np.cos(angles)), -1).astype(np.float32))
+
+
+def _grid_table(by_height: Tensor, by_width: Tensor) -> Tensor:
+    """Tables of both axes, (H, D/2) and (W, D/2), the width's channels first → (H * W, D)."""
+    (height, half), width = by_height.shape, by_width.shape[0]
+    by_width = ops.broadcast_to(by_width[None], (height, width, half))
+    by_height = ops.broadcast_to(by_height[:, None], (height, width, half))
+    return ops.concat((by_width, by_height), -1).reshape(height * width, 2 * half)
 
 
 def _axis_table(length: int, size: int, scale: Tensor, base_size: int) -> Tensor:
-    frequencies = 10000.0 ** (-np.arange(0, size, 2, dtype=np.float64) / size)
-    per_unit = np.arange(length)[:, None] * (base_size / length) * frequencies
+    per_unit = np.arange(length)[:, None] * (base_size / length) * _axis_frequencies(size)
     angles = Tensor(per_unit.astype(np.float32)) / scale
     return ops.concat((ops.sin(angles), ops.cos(angles)), -1)
+
+
+def _axis_frequencies(size: int) -> np.ndarray:
+    return 10000.0 ** (-np.arange(0, size, 2, dtype=np.float64) / size)
 
 
 class TimestepEmbedder(nn.Cell):

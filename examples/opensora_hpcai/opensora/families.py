@@ -19,7 +19,7 @@ from mindone import runtime
 from mindone.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig
 from mindone.errors import UserError
 from opensora.data.aspect import named_size, parse_num_frames
-from opensora.model_folder import config_from, read_config, require_path
+from opensora.model_folder import read_config, require_path
 from opensora.text.cleaning import cleaner
 from opensora.text.prompts import append_scores
 
@@ -218,27 +218,16 @@ class OpenSora12(Family):
     """Open-Sora 1.2: STDiT3, rectified flow, the 3D autoencoder with 17-frame chunks, T5 with 300 tokens."""
 
     def denoiser_config(self, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Any:
-        from opensora.models.stdit3 import STDiT3_PRESETS, STDiT3Config
+        from opensora.models.denoisers import denoiser_config
 
-        preset = STDiT3_PRESETS[self.denoiser_preset]
-        preset = dataclasses.asdict(preset) if dataclasses.is_dataclass(preset) else dict(preset)
-        changes = {name: value for name, value in (overrides or {}).items() if value is not None}
-        unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(STDiT3Config)})
-        if unknown:
-            raise UserError(f"{', '.join(unknown)} is not a setting of STDiT3")
-        return config_from(STDiT3Config, {**preset, **read_config(path), **changes})
+        return denoiser_config(self.denoiser_preset, read_config(path), overrides)
 
     def build_denoiser(
         self, config: Any, dtype: str = "fp32", recompute: bool | int = False, parallel: Any = None
     ) -> Any:
-        from mindone.nn import set_compute_dtype
-        from opensora.models.stdit3 import STDiT3
+        from opensora.models.denoisers import build_denoiser
 
-        denoiser = STDiT3(config) if parallel is None else STDiT3(config, parallel)
-        set_compute_dtype(denoiser, runtime.compute_dtype(dtype))
-        if recompute:
-            denoiser.recompute_blocks(None if recompute is True else recompute)
-        return denoiser
+        return build_denoiser(config, dtype, recompute, parallel)
 
     def autoencoder_config(
         self, path: str | Path | None = None, micro_batch_size: int | None = None, micro_frame_size: int | None = None

@@ -37,6 +37,11 @@ class CaptionEmbedder(nn.Cell):
         return self.y_proj(caption)
 
 
+def modulation_table(rows: int, hidden_size: int) -> Parameter:
+    """A ``scale_shift_table`` (rows, D): what a block adds to the modulation that the timestep gives to all blocks."""
+    return Parameter(initializer(Normal(1 / math.sqrt(hidden_size)), (rows, hidden_size), ms.float32))
+
+
 class FinalLayer(nn.Cell):
     """Norm, modulation and projection of tokens to patches: (B, T, S, D) → (B, T, S, P).
 
@@ -47,8 +52,7 @@ class FinalLayer(nn.Cell):
     def __init__(self, hidden_size: int, patch_values: int):
         super().__init__()
         self.linear = Linear(hidden_size, patch_values)
-        table = initializer(Normal(1 / math.sqrt(hidden_size)), (2, hidden_size), ms.float32)
-        self.scale_shift_table = Parameter(table)
+        self.scale_shift_table = modulation_table(2, hidden_size)
 
     def construct(self, x: Tensor, t: Tensor, frames_mask: Tensor | None = None, t0: Tensor | None = None) -> Tensor:
         """t, t0 (B, D): embeddings of the timestep and of timestep 0; ``frames_mask`` (B, T) bool."""

@@ -1,0 +1,39 @@
+"""Denoisers by name: their sizes, and what is refused."""
+
+import math
+
+import pytest
+
+from mindone import runtime
+from mindone.errors import UserError
+from opensora.models.denoisers import PRESETS, build_denoiser, denoiser_config
+
+PARAMETERS = {
+    "STDiT-XL/2": (759_620_768, 120),
+    "STDiT2-XL/2": (767_452_100, 200),
+    "STDiT3-XL/2": (1_207_643_972, 300),
+    "STDiT3-3B/2": (3_182_211_572, 300),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_published_sizes_have_the_published_number_of_parameters(preset):
+    with runtime.lazy_parameters():
+        denoiser = build_denoiser(denoiser_config(preset))
+    sizes = {name: math.prod(parameter.shape) for name, parameter in denoiser.parameters_and_names()}
+    null_caption = sizes.pop("y_embedder.y_embedding")
+    total, tokens = PARAMETERS[preset]
+    assert (sum(sizes.values()), null_caption) == (total, tokens * 4096)
+    assert all(parameter.has_init for name, parameter in denoiser.parameters_and_names() if name != "rope.freqs")
+
+
+def test_a_config_is_the_preset_then_the_published_one_then_the_overrides():
+    config = denoiser_config("STDiT2-XL/2", {"depth": 2, "qk_norm": False, "_class": "STDiT2"}, {"depth": 1})
+    assert (config.depth, config.qk_norm, config.hidden_size) == (1, False, 1152)
+
+
+def test_unknown_names_and_settings_are_refused():
+    with pytest.raises(UserError, match="STDiT2-XL/2"):
+        denoiser_config("STDiT-XXL")
+    with pytest.raises(UserError, match="input_sq_size is not a setting of STDiT$"):
+        denoiser_config("STDiT-XL/2", None, {"input_sq_size": 512})
