@@ -83,6 +83,27 @@ class RotaryEmbedding(nn.Cell):
         return rotary_table(self.freqs, length)
 
 
+class AxesRotaryEmbedding(nn.Cell):
+    """Rotary tables of tokens with coordinates along several axes, each of which owns a part of the head's channels.
+
+    The angle of pair ``k`` of an axis with ``size`` channels is ``coordinate * theta^(-2k / size)``.
+    """
+
+    def __init__(self, axes_sizes: tuple[int, ...], theta: float = 10000.0):
+        super().__init__()
+        exponents = [-np.arange(0, size, 2, dtype=np.float64) / size for size in axes_sizes]
+        self.frequencies = tuple(Tensor((float(theta) ** powers).astype(np.float32)) for powers in exponents)
+
+    def construct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates (B, N, axes) → cosine and sine (B, N, d/2) float32; (N, d/2) if B is 1."""
+        ids = F.cast(ids[0] if ids.shape[0] == 1 else ids, ms.float32)
+        angles = ()
+        for axis in range(len(self.frequencies)):
+            angles += (ids[..., axis : axis + 1] * self.frequencies[axis],)
+        angles = ops.concat(angles, -1)
+        return ops.cos(angles), ops.sin(angles)
+
+
 class PatchEmbed3D(nn.Cell):
     """Latents to tokens: (B, C, T, H, W) → (B, T', S', D), zeros added at the end of T, H, W up to whole patches.
 
