@@ -51,7 +51,7 @@ def convert(source: str | Path, target: str | Path, names: str = "keep", dtype: 
     """
     if names not in NAMES:
         raise UserError(f"names={names} is not known; use one of {', '.join(NAMES)}")
-    writer = _writer(target)
+    writer = writer_for(target)
     tensors = read_tensors(source)
     tensors = tensors.renamed(naming.renames(tensors, NAMES[names]))
     tensors = tensors if dtype is None else cast(tensors, dtype)
@@ -69,7 +69,7 @@ def convert_video_autoencoder(source: str | Path, target: str | Path, from_vae2d
     Raises:
         UserError: as `convert`, or the source is another network.
     """
-    writer = _writer(target)
+    writer = writer_for(target)
     tensors = read_tensors(source)
     tensors = tensors.renamed({name: _autoencoder_name(name, from_vae2d) for name in tensors})
     for prefix in (SPATIAL_PREFIX,) if from_vae2d else (SPATIAL_PREFIX, TEMPORAL_PREFIX):
@@ -103,7 +103,12 @@ def _reshaped(entry: Entry, shape: tuple[int, ...]) -> Callable[[], np.ndarray]:
     return lambda: entry.read().reshape(shape)
 
 
-def _writer(target: str | Path) -> Callable[[str | Path, TensorFile], None]:
+def writer_for(target: str | Path) -> Callable[[str | Path, TensorFile], None]:
+    """What writes tensors in the format that the suffix of ``target`` names.
+
+    Raises:
+        UserError: another suffix than ``.safetensors`` or ``.ckpt``.
+    """
     suffix = Path(target).suffix
     if suffix == ".ckpt":
         return save_ckpt

