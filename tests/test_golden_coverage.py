@@ -8,6 +8,8 @@ from mindone.testing import golden
 ROOT = Path(__file__).parent.parent
 COVERED = {
     "t5_encoder": "tests/models/test_t5.py",
+    "clip_text": "tests/models/test_clip.py",
+    "v20_mmdit_": "examples/opensora_hpcai/tests/models/test_mmdit.py",
     "v1x_caption_embedder": "examples/opensora_hpcai/tests/models/test_layers.py",
     "v12_stdit3_": "examples/opensora_hpcai/tests/models/test_stdit3.py",
     "v10_vae2d": "examples/opensora_hpcai/tests/models/test_vae.py",

@@ -91,9 +91,9 @@ class CLIPTextTransformer(nn.Cell):
         """Where every text ends (B,) int32: its first end token (position 0 if there is none)."""
         length = input_ids.shape[1]
         ids = F.cast(input_ids, ms.float32)
-        end = ids.max(1, keepdims=True) if self.eos_token_id == LARGEST_ID else float(self.eos_token_id)
+        end = ops.amax(ids, 1, keepdims=True) if self.eos_token_id == LARGEST_ID else float(self.eos_token_id)
         positions = Tensor(np.arange(length, dtype=np.float32)[None])
-        first = ops.where(ids == end, positions, float(length)).min(1)
+        first = ops.amin(ops.where(ids == end, positions, float(length)), 1)
         return F.cast(ops.where(first == length, 0.0, first), ms.int32)
 
 

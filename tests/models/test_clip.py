@@ -1,16 +1,19 @@
 """CLIP's text transformer against the numbers of the original, and its rules."""
 
+import math
+
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn, ops
 
+from mindone import runtime
 from mindone.errors import UserError
 from mindone.models.clip import CLIPTextConfig, CLIPTextEncoder
 
 
 class _Loss(nn.Cell):
-    """mean(pooled^2) + mean(hidden^2) without a mask; further results: both without and with it, embeddings, layer 0."""
+    """mean(pooled^2) + mean(hidden^2) without a mask; further results: both without and with it, and the first layers'."""
 
     def __init__(self, encoder):
         super().__init__(auto_prefix=False)
@@ -63,3 +66,9 @@ def test_the_config_of_the_whole_clip_is_read_for_its_text_half():
         CLIPTextConfig.from_dict({"hidden_act": "relu"})
     with pytest.raises(UserError, match="num_attention_heads=7"):
         CLIPTextConfig(num_attention_heads=7)
+
+
+def test_the_published_encoder_of_vit_l_has_its_published_size():
+    with runtime.lazy_parameters():
+        encoder = CLIPTextEncoder(CLIPTextConfig())
+    assert sum(math.prod(parameter.shape) for parameter in encoder.get_parameters()) == 123_060_480

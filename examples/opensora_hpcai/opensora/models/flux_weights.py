@@ -1,8 +1,8 @@
 """The layouts in which MMDiT weights are published, and the way from one to another.
 
 Flux holds queries, keys and values in one matrix and rotates neighbouring channels of a head; Open-Sora 2.0 holds them
-apart and rotates channel ``j`` with ``j + d/2``. The change is a permutation of the rows that give queries and keys, and
-of the scales of their norms, so it is exact in both directions. Tensors are read one at a time when they are written.
+apart and rotates channel ``j`` with ``j + d/2``. The change is a permutation of the rows that give queries and keys,
+and of the scales of their norms, so it is exact in both directions. Tensors are read one at a time when they are written.
 
 Legend: `D` hidden size, `d` head size.
 """

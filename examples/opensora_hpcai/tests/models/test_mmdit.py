@@ -1,10 +1,16 @@
 """The 2.0 denoiser against the numbers of the original, its sizes and its options."""
 
+import math
+
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from opensora.models.mmdit import MMDiT, MMDiTConfig, time_features
+from mindone import runtime
+from mindone.errors import UserError
+from mindone.testing.golden import loss_and_gradients
+from opensora.models.mmdit import MMDIT_PRESETS, MMDiT, MMDiTConfig, time_features
 
 INPUTS = ("img", "img_ids", "txt", "txt_ids", "timesteps", "y_vec", "cond", "guidance")
 
@@ -55,3 +61,104 @@ def _per_sample(table, like):
     """The rotary table of every sample of ``like``: (N, d/2) or (B, N, d/2) → (B, N, d/2)."""
     table = table.asnumpy()
     return np.broadcast_to(table, (like.shape[0], *table.shape[-2:]))
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"),
+    [("MMDiT-11B", 11_891_390_528), ("MMDiT-11B-DCAE", 11_891_971_200), ("Flux.1-dev", 11_901_408_320)],
+)
+def test_published_models_have_their_published_sizes(preset, parameters):
+    with runtime.lazy_parameters():
+        denoiser = MMDiT(MMDIT_PRESETS[preset])
+    assert sum(math.prod(parameter.shape) for parameter in denoiser.get_parameters()) == parameters
+
+
+TINY = {
+    "in_channels": 5,
+    "vec_in_dim": 3,
+    "context_in_dim": 6,
+    "hidden_size": 20,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 2,
+    "axes_dim": (2, 4, 4),
+    "patch_size": 1,
+}
+
+
+def _tiny(**options):
+    denoiser, rng = MMDiT(MMDiTConfig(**{**TINY, **options})), np.random.default_rng(0)
+    for parameter in denoiser.get_parameters():
+        parameter.set_data(ms.Tensor(rng.normal(0.3, 0.2, parameter.shape).astype(np.float32)))
+    return denoiser
+
+
+def _tiny_inputs(batch=2, tokens=7, words=3, same_ids=False):
+    rng = np.random.default_rng(1)
+    ids = rng.integers(0, 9, (1 if same_ids else batch, tokens, 3))
+    arrays = (
+        rng.normal(size=(batch, tokens, 5)),
+        ids,
+        rng.normal(size=(batch, words, 6)),
+        np.zeros((ids.shape[0], words, 3)),
+        rng.random(batch),
+        rng.normal(size=(batch, 3)),
+        rng.normal(size=(batch, tokens, 6)),
+    )
+    return [ms.Tensor(array.astype(np.float32)) for array in arrays]
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_every_sample_may_have_its_own_positions(half):
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    denoiser = _tiny(use_liger_rope=half)
+    inputs = _tiny_inputs()
+    together = denoiser(*inputs).asnumpy()
+    for row in range(2):
+        alone = denoiser(*(value[row : row + 1] for value in inputs)).asnumpy()
+        np.testing.assert_allclose(alone[0], together[row], atol=2e-5 * np.abs(together).max())
+
+
+def test_recomputed_blocks_give_the_same_gradients():
+    runtime.setup("CPU", graph=True)
+    inputs, found = _tiny_inputs(batch=1, same_ids=True), []
+    for count in (False, (1, 2)):
+        denoiser = _tiny()
+        denoiser.recompute_blocks(count)
+        parameters = list(denoiser.trainable_params())
+        _, gradients = loss_and_gradients(_Square(denoiser), parameters, inputs)
+        found.append([gradient.asnumpy() for gradient in gradients])
+    for plain, recomputed in zip(*found):
+        np.testing.assert_allclose(plain, recomputed, atol=1e-5 * np.abs(plain).max())
+
+
+class _Square(nn.Cell):
+    def __init__(self, denoiser):
+        super().__init__(auto_prefix=False)
+        self.denoiser = denoiser
+
+    def construct(self, *inputs):
+        out = self.denoiser(*inputs)
+        return ops.square(out).mean(), out
+
+
+def test_which_blocks_are_recomputed():
+    def marked(count):
+        denoiser = MMDiT(MMDiTConfig(**TINY), recompute=count)
+        blocks = (denoiser.double_blocks, denoiser.single_blocks)
+        return [[block._has_config_recompute for block in kind] for kind in blocks]
+
+    assert marked(False) == [[False, False], [False, False]]
+    assert marked(True) == [[True, True], [True, True]]
+    assert marked(1) == [[True, False], [True, False]]
+    assert marked((2, 0)) == [[True, True], [False, False]]
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="num_heads=3"):
+        MMDiTConfig(**{**TINY, "num_heads": 3})
+    with pytest.raises(UserError, match="sum 10"):
+        MMDiTConfig(**{**TINY, "axes_dim": (2, 2, 4)})
+    with pytest.raises(ValueError, match="cond"):
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+        _tiny()(*_tiny_inputs()[:-1])

@@ -32,7 +32,7 @@ SIZES = {
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
     files = {
-        "config.json": {"model_type": "clip", "text_config": SIZES, "vision_config": {"hidden_size": 4}},
+        "config.json": {"model_type": "clip", "text_config": SIZES, "vision_config": {}},
         "vocab.json": {token: i for i, token in enumerate(VOCABULARY)},
         "tokenizer_config.json": {
             "tokenizer_class": "CLIPTokenizer",
