@@ -13,7 +13,7 @@ from mindone.models.clip import CLIPTextConfig, CLIPTextEncoder
 
 
 class _Loss(nn.Cell):
-    """mean(pooled^2) + mean(hidden^2) without a mask; further results: both without and with it, and the first layers'."""
+    """mean(pooled^2) + mean(hidden^2) without a mask; further results: both without and with it, first layers."""
 
     def __init__(self, encoder):
         super().__init__(auto_prefix=False)

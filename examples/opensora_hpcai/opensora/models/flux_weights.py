@@ -2,7 +2,8 @@
 
 Flux holds queries, keys and values in one matrix and rotates neighbouring channels of a head; Open-Sora 2.0 holds them
 apart and rotates channel ``j`` with ``j + d/2``. The change is a permutation of the rows that give queries and keys,
-and of the scales of their norms, so it is exact in both directions. Tensors are read one at a time when they are written.
+and of the scales of their norms, so it is exact in both directions. Tensors are read one at a time, when they are
+written.
 
 Legend: `D` hidden size, `d` head size.
 """

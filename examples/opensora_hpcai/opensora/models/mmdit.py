@@ -120,10 +120,7 @@ class MMDiT(nn.Cell):
         self.txt_in = Linear(config.context_in_dim, width)
         attention = JointAttention(config.use_liger_rope, self.parallel)
         self.double_blocks = nn.CellList(
-            [
-                DoubleStreamBlock(width, heads, mlp_size, fused, config.qkv_bias, attention)
-                for _ in range(config.depth)
-            ]
+            [DoubleStreamBlock(width, heads, mlp_size, fused, config.qkv_bias, attention) for _ in range(config.depth)]
         )
         self.single_blocks = nn.CellList(
             [SingleStreamBlock(width, heads, mlp_size, fused, attention) for _ in range(config.depth_single_blocks)]
