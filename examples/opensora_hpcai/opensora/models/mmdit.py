@@ -161,7 +161,7 @@ class MMDiT(nn.Cell):
         x = ops.concat((txt, img), 1)
         for block in self.single_blocks:
             x = block(x, vec, rope)
-        img = self.parallel.gather(x[:, None, txt.shape[1] :])[:, 0]
+        img = self._gather(x[:, txt.shape[1] :])
         return F.cast(self.final_layer(img, vec), ms.float32)
 
     def condition(self, timesteps: Tensor, y_vec: Tensor, guidance: Tensor | None) -> Tensor:
@@ -184,10 +184,13 @@ class MMDiT(nn.Cell):
             img = img + self.cond_in(cond)
         img, txt = self._split(img), self._split(txt)
         ids = ops.concat((self._split(F.cast(txt_ids, ms.float32)), self._split(F.cast(img_ids, ms.float32))), 1)
-        return img, txt, self.rope(self.parallel.gather(ids[:, None])[:, 0])
+        return img, txt, self.rope(self._gather(ids))
 
     def _split(self, x: Tensor) -> Tensor:
-        return self.parallel.split(x[:, None])[:, 0]
+        return self.parallel.split(ops.expand_dims(x, 1)).squeeze(1)
+
+    def _gather(self, x: Tensor) -> Tensor:
+        return self.parallel.gather(ops.expand_dims(x, 1)).squeeze(1)
 
     # --- training options --------------------------------------------------------------------------------------------
 

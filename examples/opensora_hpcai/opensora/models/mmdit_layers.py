@@ -84,13 +84,14 @@ class JointAttention(nn.Cell):
             q, k = F.apply_rope_half(q, cos, sin), F.apply_rope_half(k, cos, sin)
         else:
             q, k = F.apply_rope_interleaved(q, cos, sin), F.apply_rope_interleaved(k, cos, sin)
-        out = F.attention(q, k, v).transpose(0, 2, 1, 3)
-        return self.parallel.after_attention(out[:, None], "space").reshape(batch, length, heads * size)
+        out = ops.expand_dims(F.attention(q, k, v).transpose(0, 2, 1, 3), 1)
+        return self.parallel.after_attention(out, "space").reshape(batch, length, heads * size)
 
     def _rows_of_heads(self, x: Tensor) -> Tensor:
         """(B, N, h, d) → (B, h, N, d), with all tokens of a part of the heads."""
-        x = self.parallel.before_attention(x[:, None, :, None], "space")
-        return x[:, 0, :, 0].transpose(0, 2, 1, 3)
+        batch, length, heads, size = x.shape
+        x = self.parallel.before_attention(x.reshape(batch, 1, length, 1, heads, size), "space")
+        return x.reshape(batch, x.shape[2], x.shape[4], size).transpose(0, 2, 1, 3)
 
 
 class StreamAttention(nn.Cell):

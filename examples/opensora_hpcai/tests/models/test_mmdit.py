@@ -9,6 +9,7 @@ from mindspore import nn, ops
 
 from mindone import runtime
 from mindone.errors import UserError
+from mindone.parallel.sequence import NoParallel
 from mindone.testing.golden import loss_and_gradients
 from opensora.models.mmdit import MMDIT_PRESETS, MMDiT, MMDiTConfig, time_features
 
@@ -86,8 +87,8 @@ TINY = {
 }
 
 
-def _tiny(**options):
-    denoiser, rng = MMDiT(MMDiTConfig(**{**TINY, **options})), np.random.default_rng(0)
+def _tiny(parallel=None, **options):
+    denoiser, rng = MMDiT(MMDiTConfig(**{**TINY, **options}), parallel), np.random.default_rng(0)
     for parameter in denoiser.get_parameters():
         parameter.set_data(ms.Tensor(rng.normal(0.3, 0.2, parameter.shape).astype(np.float32)))
     return denoiser
@@ -119,12 +120,29 @@ def test_every_sample_may_have_its_own_positions(half):
         np.testing.assert_allclose(alone[0], together[row], atol=2e-5 * np.abs(together).max())
 
 
+class _Backwards(NoParallel):
+    """Holds tokens in reverse order everywhere but inside the attention."""
+
+    def split(self, x):
+        return ops.flip(x, (2,))
+
+    gather = before_attention = after_attention = lambda self, x, axis=None: ops.flip(x, (2,))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_strategy_may_hold_tokens_in_another_order(fused):
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    expected = _tiny(fused_qkv=fused)(*_tiny_inputs()).asnumpy()
+    found = _tiny(_Backwards(), fused_qkv=fused)(*_tiny_inputs()).asnumpy()
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+
+
 def test_recomputed_blocks_give_the_same_gradients():
     runtime.setup("CPU", graph=True)
     inputs, found = _tiny_inputs(batch=1, same_ids=True), []
-    for count in (False, (1, 2)):
-        denoiser = _tiny()
-        denoiser.recompute_blocks(count)
+    for recompute in (False, True):
+        denoiser = _tiny(depth=1, depth_single_blocks=1)
+        denoiser.recompute_blocks(recompute)
         parameters = list(denoiser.trainable_params())
         _, gradients = loss_and_gradients(_Square(denoiser), parameters, inputs)
         found.append([gradient.asnumpy() for gradient in gradients])
