@@ -7,6 +7,7 @@ Legend: `B` batch, `N` image or video tokens, `L` text tokens, `C` channels of a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -118,12 +119,12 @@ class MMDiT(nn.Cell):
         if config.cond_embed:
             self.cond_in = Linear(config.cond_channels, width)
         self.txt_in = Linear(config.context_in_dim, width)
-        attention = JointAttention(config.use_liger_rope, self.parallel)
+        joint = functools.partial(JointAttention, config.use_liger_rope, self.parallel)
         self.double_blocks = nn.CellList(
-            [DoubleStreamBlock(width, heads, mlp_size, fused, config.qkv_bias, attention) for _ in range(config.depth)]
+            [DoubleStreamBlock(width, heads, mlp_size, fused, config.qkv_bias, joint()) for _ in range(config.depth)]
         )
         self.single_blocks = nn.CellList(
-            [SingleStreamBlock(width, heads, mlp_size, fused, attention) for _ in range(config.depth_single_blocks)]
+            [SingleStreamBlock(width, heads, mlp_size, fused, joint()) for _ in range(config.depth_single_blocks)]
         )
         self.final_layer = FinalProjection(width, config.in_channels)
         self.initialize_weights()
