@@ -204,7 +204,9 @@ class MMDiT(nn.Cell):
         """
         if count is False:
             return
-        doubles, singles = (None, None) if count in (None, True) else (count, count) if _is_number(count) else count
+        if count is None or count is True:
+            count = max(self.config.depth, self.config.depth_single_blocks)
+        doubles, singles = (count, count) if isinstance(count, int) else count
         for block in (*list(self.double_blocks)[:doubles], *list(self.single_blocks)[:singles]):
             block.recompute()
 
@@ -228,7 +230,3 @@ class MMDiT(nn.Cell):
 def time_features(values: Tensor) -> Tensor:
     """Sinusoid (B, 256) float32 of a thousand times the values (B,)."""
     return sinusoid(F.cast(values, ms.float32) * TIME_FACTOR, FREQUENCIES)
-
-
-def _is_number(count: int | Sequence[int]) -> bool:
-    return isinstance(count, int)
