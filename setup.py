@@ -24,7 +24,13 @@ setup(
     package_dir={"opensora": f"{EXAMPLE}/opensora"},
     install_requires=requirements(),
     extras_require={
-        "test": ["pytest>=8,<10", "pytest-timeout>=2.3,<3", "pytest-xdist>=3.6,<4", "ruff>=0.6,<1", "codespell>=2.3,<3"],
+        "test": [
+            "pytest>=8,<10",
+            "pytest-timeout>=2.3,<3",
+            "pytest-xdist>=3.6,<4",
+            "ruff>=0.6,<1",
+            "codespell>=2.3,<3",
+        ],
         "decord": ["decord>=0.6,<1"],
         "bench": ["torch>=2.3,<3"],
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import torch
+import torch_mmdit
 import torch_reference as reference
 import torch_stdit
 from mindspore import Tensor, nn, ops
@@ -24,6 +26,7 @@ from mindone.data.loader import Loader
 from mindone.data.table import read_video_table
 from mindone.data.video import read_video
 from mindone.models.autoencoder_kl import AutoencoderKLConfig
+from mindone.models.clip import CLIPTextConfig, CLIPTextEncoder
 from mindone.models.t5 import T5Config, T5Encoder
 from mindone.train.ema import Ema
 from mindone.train.optim import AdamW
@@ -31,6 +34,7 @@ from mindone.train.step import TrainStep
 from opensora.data.dataset import VideoTextDataset
 from opensora.data.toy import write_dataset
 from opensora.models.denoisers import build_denoiser
+from opensora.models.mmdit import MMDiT, MMDiTConfig
 from opensora.models.stdit import STDiTConfig
 from opensora.models.stdit2 import STDiT2Config
 from opensora.models.stdit3 import STDiT3Config
@@ -74,6 +78,33 @@ def agree(ours: Tensor | np.ndarray, theirs: torch.Tensor, tolerance: float = 1e
     difference, largest = np.abs(ours - theirs).max(), np.abs(theirs).max()
     if not difference <= tolerance * max(largest, 1e-6):
         raise RuntimeError(f"the two sides differ by {difference:.2e} where the largest value is {largest:.2e}")
+
+
+def updates(
+    loss: nn.Cell, batches: list, theirs: torch.nn.Module, torch_loss: Callable[[], torch.Tensor]
+) -> tuple[Callable[[], Tensor], Callable[[], torch.Tensor]]:
+    """A whole update of both sides, which return the loss: gradients, clipping, AdamW, EMA. The first two agree."""
+    trained = list(loss.trainable_params())
+    step = TrainStep(loss, AdamW(trained, BETAS, EPS), Ema(trained, EMA_DECAY), max_grad_norm=CLIP)
+    parameters = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
+    average = [parameter.detach().clone() for parameter in parameters]
+    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, BETAS, EPS, weight_decay=0.0)
+
+    def torch_step() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = torch_loss()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        torch._foreach_lerp_(average, parameters, 1 - EMA_DECAY)
+        return value
+
+    def our_step() -> Tensor:
+        return step(batches, LEARNING_RATE).loss
+
+    for _ in range(2):
+        agree(our_step(), torch_step())
+    return our_step, torch_step
 
 
 # --- denoisers -------------------------------------------------------------------------------------------------------
@@ -149,29 +180,13 @@ def denoiser_train(config: STDiTBaseConfig, batch: int, latent: tuple[int, int, 
     """A whole update: loss, gradients, clipping, AdamW, EMA."""
     ours, theirs = denoiser_pair(config)
     inputs = StepInputs(config, batch, latent, tokens)
-    trained = list(ours.trainable_params())
-    step = TrainStep(PredictionLoss(ours), AdamW(trained, BETAS, EPS), Ema(trained, EMA_DECAY), max_grad_norm=CLIP)
     batches = [[Tensor(inputs.target), *inputs.mindspore()]]
-
-    parameters = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
-    average = [parameter.detach().clone() for parameter in parameters]
-    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, BETAS, EPS, weight_decay=0.0)
     arguments, target = inputs.torch(), torch.from_numpy(inputs.target)
 
-    def torch_step() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = (theirs(**arguments)[:, : target.shape[1]] - target).square().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
-        torch._foreach_lerp_(average, parameters, 1 - EMA_DECAY)
-        return loss
+    def torch_loss() -> torch.Tensor:
+        return (theirs(**arguments)[:, : target.shape[1]] - target).square().mean()
 
-    def our_step() -> Tensor:
-        return step(batches, LEARNING_RATE).loss
-
-    for _ in range(2):
-        agree(our_step(), torch_step())
+    our_step, torch_step = updates(PredictionLoss(ours), batches, theirs, torch_loss)
     yield Case(_denoiser_shapes(config, batch, latent), TORCH, lambda: our_step().asnumpy(), torch_step)
 
 
@@ -237,6 +252,64 @@ STDIT_384 = STDiTConfig(**SIZES_384, depth=2)
 STDIT2_TINY = STDiT2Config(**{**SIZES_TINY, "hidden_size": 120}, depth=3, input_sq_size=64)
 STDIT2_384 = STDiT2Config(**SIZES_384, depth=2)
 LONG = (16, 32, 32)
+
+
+# --- MMDiT -----------------------------------------------------------------------------------------------------------
+
+
+class MMDiTLoss(nn.Cell):
+    """Mean squared error of the velocity."""
+
+    def __init__(self, denoiser: MMDiT):
+        super().__init__(auto_prefix=False)
+        self.denoiser = denoiser
+
+    def construct(self, target, *inputs):
+        return ops.square(self.denoiser(*inputs) - target).mean()
+
+
+@contextlib.contextmanager
+def mmdit(config: MMDiTConfig, batch: int, grid: tuple[int, int, int], text_tokens: int, train: bool) -> Iterator[Case]:
+    """A velocity, or a whole update: loss, gradients, clipping, AdamW, EMA."""
+    fields = torch_mmdit.MMDiTSettings.__dataclass_fields__
+    settings = {name: value for name, value in asdict(config).items() if name in fields}
+    theirs, ours = torch_mmdit.MMDiT(torch_mmdit.MMDiTSettings(**settings)), MMDiT(config)
+    same_weights(ours, theirs)
+    ours.set_train(train)
+    rng, tokens = np.random.default_rng(0), math.prod(grid)
+    img, target, cond = (
+        rng.standard_normal((batch, tokens, size), np.float32)
+        for size in (config.in_channels, config.in_channels, config.cond_channels)
+    )
+    img_ids = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1).reshape(1, tokens, 3).astype(np.float32)
+    txt = rng.standard_normal((batch, text_tokens, config.context_in_dim), np.float32)
+    vectors = (rng.random(batch, np.float32), rng.standard_normal((batch, config.vec_in_dim), np.float32))
+    arrays = (img, img_ids, txt, np.zeros((1, text_tokens, 3), np.float32), *vectors, cond)
+    given, arguments = [Tensor(array) for array in arrays], [torch.from_numpy(array) for array in arrays]
+
+    @torch.no_grad()
+    def torch_step() -> torch.Tensor:
+        return theirs(*arguments)
+
+    def our_step() -> Tensor:
+        return ours(*given)
+
+    if train:
+        goal, batches = torch.from_numpy(target), [[Tensor(target), *given]]
+        our_step, torch_step = updates(
+            MMDiTLoss(ours), batches, theirs, lambda: (theirs(*arguments) - goal).square().mean()
+        )
+    else:
+        agree(our_step(), torch_step())
+    blocks = f"{config.depth} + {config.depth_single_blocks} blocks"
+    shapes = f"width {config.hidden_size}, {blocks}, {batch} x {text_tokens + tokens} tokens"
+    yield Case(shapes, TORCH, lambda: our_step().asnumpy(), torch_step)
+
+
+MMDIT_TINY = MMDiTConfig(16, 64, 64, hidden_size=128, num_heads=4, depth=1, depth_single_blocks=2, axes_dim=(8, 12, 12))
+MMDIT_384 = MMDiTConfig(
+    64, 768, 512, hidden_size=384, num_heads=6, depth=2, depth_single_blocks=4, axes_dim=(16, 24, 24)
+)
 
 
 # --- autoencoder -----------------------------------------------------------------------------------------------------
@@ -314,6 +387,27 @@ def t5_encode() -> Iterator[Case]:
     yield Case("v1.1 small, 4 x 300 tokens", TORCH, our_step, torch_step)
 
 
+@contextlib.contextmanager
+def clip_encode() -> Iterator[Case]:
+    """The text half of CLIP ViT-L/14 on four prompts of 77 tokens."""
+    theirs, ours = torch_mmdit.CLIPText(torch_mmdit.CLIPSettings()), CLIPTextEncoder(CLIPTextConfig())
+    same_weights(ours, theirs)
+    ours.set_train(False)
+    ids = np.random.default_rng(0).integers(2, 49000, (4, 77))
+    our_ids, their_ids = Tensor(ids, ms.int32), torch.from_numpy(ids)
+
+    @torch.no_grad()
+    def torch_step() -> tuple[torch.Tensor, torch.Tensor]:
+        return theirs(their_ids)
+
+    def our_step() -> list[np.ndarray]:
+        return [value.asnumpy() for value in ours(our_ids)]
+
+    for mine, other in zip(our_step(), torch_step()):
+        agree(mine, other)
+    yield Case("ViT-L/14, 4 x 77 tokens", TORCH, our_step, torch_step)
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -363,11 +457,16 @@ CASES: dict[str, Maker] = {
     "stdit2_train_384": partial(denoiser_train, STDIT2_384, 1, LONG, 120),
     "stdit2_forward_tiny": partial(denoiser_forward, STDIT2_TINY, 32, (5, 8, 8), 16),
     "stdit2_forward_384": partial(denoiser_forward, STDIT2_384, 2, LONG, 120),
+    "mmdit_train_tiny": partial(mmdit, MMDIT_TINY, 8, (4, 4, 4), 16, True),
+    "mmdit_train_384": partial(mmdit, MMDIT_384, 1, (7, 8, 8), 64, True),
+    "mmdit_forward_tiny": partial(mmdit, MMDIT_TINY, 8, (4, 4, 4), 16, False),
+    "mmdit_forward_384": partial(mmdit, MMDIT_384, 1, (7, 8, 8), 64, False),
     "vae_encode_tiny": partial(autoencoder, VAE_TINY, True),
     "vae_decode_tiny": partial(autoencoder, VAE_TINY, False),
     "vae_encode_half": partial(autoencoder, VAE_HALF, True),
     "vae_decode_half": partial(autoencoder, VAE_HALF, False),
     "t5_encode": t5_encode,
+    "clip_encode": clip_encode,
     "video_loader": video_loader,
     "conversion": conversion,
 }

@@ -8,6 +8,8 @@ from mindone.testing import golden
 ROOT = Path(__file__).parent.parent
 COVERED = {
     "t5_encoder": "tests/models/test_t5.py",
+    "clip_text": "tests/models/test_clip.py",
+    "v20_mmdit_": "examples/opensora_hpcai/tests/models/test_mmdit.py",
     "v1x_caption_embedder": "examples/opensora_hpcai/tests/models/test_layers.py",
     "v10_stdit_": "examples/opensora_hpcai/tests/models/test_stdit.py",
     "v11_stdit2_": "examples/opensora_hpcai/tests/models/test_stdit2.py",

@@ -147,6 +147,67 @@ def _vae_train() -> tuple:
     return _training(loss), (*_update_scalars(), _zeros(1, 3, 17, 256, 256), _zeros(1, 4, 5, 32, 32))
 
 
+def _mmdit(preset: str, train: bool = False):
+    from opensora.models.mmdit import MMDIT_PRESETS, MMDiT
+
+    return _bfloat16(MMDiT(MMDIT_PRESETS[preset], recompute=train)).set_train(train)
+
+
+def _mmdit_inputs(config, batch: int, grid: tuple[int, int, int]) -> tuple:
+    """Packed latents of a grid of tokens, 512 text tokens, time, pooled text, and what else the config asks for."""
+    tokens = math.prod(grid)
+    img, txt = _zeros(batch, tokens, config.in_channels), _zeros(batch, 512, config.context_in_dim)
+    cond = _zeros(batch, tokens, config.cond_channels) if config.cond_embed else None
+    guidance = _zeros(batch) if config.guidance_embed else None
+    vectors = (_zeros(batch), _zeros(batch, config.vec_in_dim))
+    return img, _zeros(1, tokens, 3), txt, _zeros(1, 512, 3), *vectors, cond, guidance
+
+
+def _mmdit_forward() -> tuple:
+    """The three branches of guidance at 129 frames of 768x768."""
+    denoiser = _mmdit("MMDiT-11B")
+    return denoiser, _mmdit_inputs(denoiser.config, 3, (33, 48, 48))
+
+
+def _flux_forward() -> tuple:
+    """One picture of 768x768."""
+    denoiser = _mmdit("Flux.1-dev")
+    return denoiser, _mmdit_inputs(denoiser.config, 1, (1, 48, 48))
+
+
+def _mmdit_train() -> tuple:
+    """A whole update at 129 frames of 256x256."""
+    from mindspore import nn, ops
+
+    class VelocityLoss(nn.Cell):
+        def __init__(self, denoiser):
+            super().__init__(auto_prefix=False)
+            self.denoiser = denoiser
+
+        def construct(self, target, *inputs):
+            return ops.square(self.denoiser(*inputs) - target).mean()
+
+    denoiser = _mmdit("MMDiT-11B", train=True)
+    inputs = _mmdit_inputs(denoiser.config, 1, (33, 16, 16))
+    return _training(VelocityLoss(denoiser)), (*_update_scalars(), inputs[0], *inputs)
+
+
+def _t5_forward() -> tuple:
+    from mindspore import int32, ops
+
+    from mindone.models.t5 import T5Config, T5Encoder
+
+    return _bfloat16(T5Encoder(T5Config())).set_train(False), (ops.zeros((1, 512), int32),)
+
+
+def _clip_forward() -> tuple:
+    from mindspore import int32, ops
+
+    from mindone.models.clip import CLIPTextConfig, CLIPTextEncoder
+
+    return _bfloat16(CLIPTextEncoder(CLIPTextConfig())).set_train(False), (ops.zeros((1, 77), int32),)
+
+
 def _training(loss):
     from mindone.train.ema import Ema
     from mindone.train.optim import AdamW
@@ -182,6 +243,15 @@ CASES = {
     ),
     "vae-forward": Case("autoencoder 1.2, encode and decode, 17 x 256 x 256", _vae_forward, ("Conv2D", "Conv3D")),
     "vae-train": Case("autoencoder 1.2, training update, 17 x 256 x 256", _vae_train, ("Conv2D", "Conv3D")),
+    "mmdit-forward": Case(
+        "Open-Sora 2.0, velocities of three branches, 129 x 768 x 768", _mmdit_forward, ("FlashAttention", "RmsNorm")
+    ),
+    "mmdit-train": Case(
+        "Open-Sora 2.0, training update, 129 x 256 x 256", _mmdit_train, ("FlashAttentionScoreGrad", "RmsNormGrad")
+    ),
+    "flux-forward": Case("Flux.1-dev, velocity of 768 x 768", _flux_forward, ("FlashAttention", "RmsNorm")),
+    "t5-xxl-forward": Case("T5 v1.1 XXL, 512 tokens", _t5_forward, ("RmsNorm",)),
+    "clip-forward": Case("CLIP ViT-L/14 text, 77 tokens", _clip_forward, ("FlashAttention", "LayerNorm")),
 }
 
 

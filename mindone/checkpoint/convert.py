@@ -51,7 +51,7 @@ def convert(source: str | Path, target: str | Path, names: str = "keep", dtype: 
     """
     if names not in NAMES:
         raise UserError(f"names={names} is not known; use one of {', '.join(NAMES)}")
-    writer = _writer(target)
+    writer = writer_for(target)
     tensors = read_tensors(source)
     tensors = tensors.renamed(naming.renames(tensors, NAMES[names]))
     tensors = tensors if dtype is None else cast(tensors, dtype)
@@ -90,7 +90,7 @@ def _convert_autoencoder(
     source: str | Path, target: str | Path, parts: tuple[str, ...], prefix: str, hint: str = ""
 ) -> TensorFile:
     """Writes ``source`` with published names behind ``prefix``; ``parts`` are the beginnings it must have then."""
-    writer = _writer(target)
+    writer = writer_for(target)
     tensors = read_tensors(source)
     tensors = tensors.renamed({name: _autoencoder_name(name, prefix) for name in tensors})
     for part in parts:
@@ -123,7 +123,12 @@ def _reshaped(entry: Entry, shape: tuple[int, ...]) -> Callable[[], np.ndarray]:
     return lambda: entry.read().reshape(shape)
 
 
-def _writer(target: str | Path) -> Callable[[str | Path, TensorFile], None]:
+def writer_for(target: str | Path) -> Callable[[str | Path, TensorFile], None]:
+    """What writes tensors in the format that the suffix of ``target`` names.
+
+    Raises:
+        UserError: another suffix than ``.safetensors`` or ``.ckpt``.
+    """
     suffix = Path(target).suffix
     if suffix == ".ckpt":
         return save_ckpt

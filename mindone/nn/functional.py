@@ -204,8 +204,8 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -
     """``modulate(layer_norm(x), shift, scale)`` without affine parameters.
 
     Args:
-        x: (B, T, S, D).
-        shift, scale: (B, 1, 1, D), or (B, T, 1, D) to modulate every frame by itself.
+        x: (B, T, S, D), or (B, N, D).
+        shift, scale: (B, 1, 1, D), or (B, T, 1, D) to modulate every frame by itself; (B, 1, D) for three axes.
     """
     if runtime.kernels() == "Ascend":
         return modulate(layer_norm(x, eps=eps), cast(shift, x.dtype), cast(scale, x.dtype))
@@ -215,7 +215,7 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -
 
 
 def gated_sum(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
-    """``x + gate * y`` for x, y (B, T, S, D) and a gate (B, 1, 1, D), or (B, T, 1, D) for every frame by itself."""
+    """``x + gate * y``; x and y are as in `modulated_norm`, the gate as its ``shift``."""
     if runtime.kernels() == "Ascend" or x.dtype != ms.float32:
         return x + cast(gate, x.dtype) * y
     gate = _rows_of_groups(gate)
@@ -224,7 +224,7 @@ def gated_sum(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
 
 
 def _rows_of_groups(vectors: Tensor) -> Tensor:
-    """(B, F, 1, D) → (B * F, 1, D) float32."""
+    """(B, F, 1, D) → (B * F, 1, D), (B, 1, D) as it is; float32."""
     return cast(vectors, ms.float32).reshape(-1, 1, vectors.shape[-1])
 
 
@@ -243,6 +243,16 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return cast(_gelu(cast(x, ms.float32))[0], x.dtype)
 
 
+def gelu(x: Tensor) -> Tensor:
+    """``x Phi(x)`` with the error function."""
+    return x * (ops.erf(x * math.sqrt(0.5)) + 1) * 0.5
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """``x * sigmoid(1.702 x)``."""
+    return x * ops.sigmoid(x * 1.702)
+
+
 def silu(x: Tensor) -> Tensor:
     """``x * sigmoid(x)``."""
     return ops.silu(x)
@@ -256,10 +266,10 @@ def apply_rope_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: (B, h, N, d).
-        cos, sin: (N, d / 2) float32, one angle per pair.
+        cos, sin: (N, d / 2) float32, one angle per pair, or (B, N, d / 2) for every sample by itself.
     """
-    cos, sin = ops.repeat_interleave(cos, 2, 1), ops.repeat_interleave(sin, 2, 1)
-    if _fused_rope_fits(x):
+    cos, sin = ops.repeat_interleave(cos, 2, -1), ops.repeat_interleave(sin, 2, -1)
+    if _fused_rope_fits(x) and cos.ndim == 2:
         return _fused_rope(x, cos, sin, 1)
     size = x.shape[-1]
     partner = np.zeros((size, size), np.float32)
@@ -273,7 +283,7 @@ def apply_rope_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: (B, h, N, d).
-        cos, sin: (N, d / 2) float32, one angle per pair.
+        cos, sin: (N, d / 2) float32, one angle per pair, or (B, N, d / 2) for every sample by itself.
     """
     cos, sin = ops.concat((cos, cos), -1), ops.concat((sin, sin), -1)
     if _fused_rope_fits(x):
@@ -289,18 +299,24 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, partner: Tensor) -> Tensor:
     """``x cos + x' sin`` with ``x'`` the other channel of each pair, signed; ``x partner`` is faster than slicing."""
     shape, size = x.shape, x.shape[-1]
     rows = cast(x, ms.float32).reshape(-1, size)
-    positions = (-1, shape[-2] * size)
+    positions, tables = (-1, shape[-2] * size), (1, shape[-2] * size)
+    if cos.ndim == 3:
+        positions, tables = (shape[0], -1, shape[-2] * size), (shape[0], 1, shape[-2] * size)
     others = ops.MatMul()(rows, partner).reshape(positions)
-    rotated = rows.reshape(positions) * cos.reshape(1, -1) + others * sin.reshape(1, -1)
+    rotated = rows.reshape(positions) * cos.reshape(tables) + others * sin.reshape(tables)
     return cast(rotated.reshape(shape), x.dtype)
 
 
 def _fused_rope_fits(x: Tensor) -> bool:
-    """Whether Ascend's kernel takes this shape: documented limits of its BNSD layout with a (1, 1, N, d) table."""
+    """Whether Ascend's kernel takes this shape: documented limits of its BNSD layout.
+
+    Tables are (1, 1, N, d), or (B, 1, N, d) for halves.
+    """
     batch, heads, length, size = x.shape
     return runtime.kernels() == "Ascend" and max(batch, heads) < 1000 and size < 896 and batch * heads <= 8 * length
 
 
 def _fused_rope(x: Tensor, cos: Tensor, sin: Tensor, mode: int) -> Tensor:
-    cos, sin = cos[None, None], sin[None, None]
+    shape = (-1, 1, *cos.shape[-2:])
+    cos, sin = cos.reshape(shape), sin.reshape(shape)
     return cast(ops.rotary_position_embedding(cast(x, ms.float32), cos, sin, mode), x.dtype)

@@ -77,6 +77,13 @@ class SiLU(nn.Cell):
         return F.silu(x)
 
 
+class GELU(nn.Cell):
+    """GELU in its tanh form."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return F.gelu_tanh(x)
+
+
 class Mlp(nn.Cell):
     """``fc2(act(fc1(x)))``; the activation is GELU in its tanh form unless another is given."""
 

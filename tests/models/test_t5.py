@@ -1,8 +1,11 @@
 """The T5 encoder against the numbers of the original, and its config."""
 
+import math
+
 import pytest
 from mindspore import nn, ops
 
+from mindone import runtime
 from mindone.models.t5 import T5Config, T5Encoder
 
 
@@ -25,3 +28,9 @@ def test_hidden_states_and_gradients_match_the_original(golden_case, mode):
     hidden, unmasked = golden_case.check_loss_and_gradients(encoder, _Loss(encoder), inputs)
     golden_case.check_outputs("last_hidden_state", hidden)
     golden_case.check_outputs("last_hidden_state_no_mask", unmasked)
+
+
+def test_the_published_xxl_encoder_has_its_published_size():
+    with runtime.lazy_parameters():
+        encoder = T5Encoder(T5Config())
+    assert sum(math.prod(parameter.shape) for parameter in encoder.get_parameters()) == 4_762_310_656

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,11 @@ HUB_FILES = ("spiece.model", "tokenizer_config.json", "vocab.json")
 
 
 class TextTokenizer:
-    """Texts to token ids and masks, padded and cut to ``max_length``, special tokens included."""
+    """Texts to token ids and masks, padded and cut to ``max_length``, special tokens included.
+
+    Padding is the tokenizer's own ``pad_token`` if its files name one, else ``pad_token_id``: CLIP's config.json names
+    another token than its tokenizer pads with.
+    """
 
     def __init__(self, folder: str | Path, max_length: int, pad_token_id: int = 0):
         """
@@ -39,7 +44,7 @@ class TextTokenizer:
             lengths.append(length)
         return ids, mask, lengths
 
-    def _from_tokenizer_json(self):
+    def _from_tokenizer_json(self) -> Callable[[str], tuple[list[int], int]]:
         from tokenizers import Tokenizer
 
         path = self.folder / "tokenizer.json"
@@ -49,6 +54,7 @@ class TextTokenizer:
             raise UserError(f"{path} is not a readable tokenizer file: {error}") from error
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_length)
+        self._pad_with(tokenizer.token_to_id(self._pad_token() or ""))
 
         def encode(text: str) -> tuple[list[int], int]:
             encoding = tokenizer.encode(text)
@@ -57,7 +63,7 @@ class TextTokenizer:
 
         return encode
 
-    def _from_hub_layout(self):
+    def _from_hub_layout(self) -> Callable[[str], tuple[list[int], int]]:
         if not any((self.folder / name).is_file() for name in HUB_FILES):
             raise UserError(
                 f"{self.folder} has no tokenizer; copy the model's tokenizer.json (or spiece.model and "
@@ -75,9 +81,26 @@ class TextTokenizer:
         except Exception as error:  # transformers raises many kinds for unreadable files
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise UserError(f"the tokenizer in {self.folder} cannot be read ({reason})") from error
+        self._pad_with(tokenizer.pad_token_id)
 
         def encode(text: str) -> tuple[list[int], int]:
             length = len(tokenizer(text)["input_ids"])
             return tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"], length
 
         return encode
+
+    def _pad_with(self, token_id: int | None) -> None:
+        self.pad_token_id = self.pad_token_id if token_id is None else token_id
+
+    def _pad_token(self) -> str | None:
+        """The pad token that the files beside tokenizer.json name."""
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            try:
+                token = json.loads((self.folder / name).read_text(encoding="utf-8")).get("pad_token")
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, AttributeError) as error:
+                raise UserError(f"{self.folder / name} is not a readable JSON object: {error}") from error
+            if token:
+                return token["content"] if isinstance(token, dict) else token
+        return None
