@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from opensora.models.vae_v1_2 import VideoAutoencoder, chunks, gaussian_kl, joined
+from opensora.models.autoencoder import chunks
+from opensora.models.vae_v1_2 import VideoAutoencoder, gaussian_kl, joined
 
 
 @dataclass(frozen=True)
