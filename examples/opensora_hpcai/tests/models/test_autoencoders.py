@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from mindone.testing import golden
+from mindone import runtime
+from opensora.models.vae_dc_ae import DCAE, DCAEConfig
 from opensora.models.vae_flux import FluxAutoencoder, FluxAutoencoderConfig
 from opensora.models.vae_hunyuan import AutoencoderKLCausal3D, HunyuanAutoencoderConfig
 
@@ -70,3 +71,23 @@ def test_causal_autoencoder_matches_the_original(golden_case, mode):
 def test_latent_sizes_are_those_of_the_original(golden_case):
     for size, latent in golden_case.sidecar["get_latent_size"]:
         assert autoencoder_of(golden_case).latent_size(tuple(size)) == tuple(latent), size
+
+
+@pytest.mark.golden("v20_dcae")
+def test_deep_compression_autoencoder_matches_the_original(golden_case, mode):
+    autoencoder = golden_case.load_into(DCAE(DCAEConfig.from_dict(golden_case.args)))
+    name = golden_case.sidecar["grad_case"]
+    x = Tensor(golden_case.inputs[f"x_{name}"])
+    _, z = golden_case.check_loss_and_gradients(autoencoder, _Loss(autoencoder), [x])
+    golden_case.check_outputs(f"encode_plain_{name}", autoencoder.normalize(z))
+    if mode == "pynative":
+        check_tiling(golden_case, autoencoder, lambda network, x: {"encode": network.encode(x)})
+
+
+def autoencoder_of(case):
+    """The case's network without weights."""
+    cells = {"AutoencoderKLCausal3D": AutoencoderKLCausal3D, "DCAE": DCAE}
+    configs = {"AutoencoderKLCausal3D": HunyuanAutoencoderConfig, "DCAE": DCAEConfig}
+    name = case.sidecar["class"]
+    with runtime.lazy_parameters():
+        return cells[name](configs[name].from_dict(case.args))
