@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from mindone import runtime
 from mindone.errors import UserError, guarded
@@ -94,6 +95,25 @@ def _vae_train() -> tuple:
     return _training(loss), (*_update_scalars(), _zeros(1, 3, 17, 256, 256), _zeros(1, 4, 5, 32, 32))
 
 
+def _named_autoencoder(name: str):
+    from opensora.autoencoders import autoencoder_config, build_autoencoder
+
+    return _bfloat16(build_autoencoder(autoencoder_config(name)))
+
+
+def _autoencoder_forward(name: str, *size: int) -> tuple:
+    """Encoding and decoding of one video."""
+    return _named_autoencoder(name).set_train(False), (_zeros(1, 3, *size),)
+
+
+def _autoencoder_train(name: str, *size: int) -> tuple:
+    from opensora.models.vae_loss import LossWeights, PixelLoss
+
+    network = _named_autoencoder(name).set_train(True)
+    noise = _zeros(1, network.latent_channels, *network.latent_size(size))
+    return _training(PixelLoss(network, LossWeights())), (*_update_scalars(), _zeros(1, 3, *size), noise)
+
+
 def _training(loss):
     from mindone.train.ema import Ema
     from mindone.train.optim import AdamW
@@ -117,6 +137,31 @@ CASES = {
     ),
     "vae-forward": Case("autoencoder 1.2, encode and decode, 17 x 256 x 256", _vae_forward, ("Conv2D", "Conv3D")),
     "vae-train": Case("autoencoder 1.2, training update, 17 x 256 x 256", _vae_train, ("Conv2D", "Conv3D")),
+    "flux-ae-forward": Case(
+        "Flux autoencoder, encode and decode, 1 x 768 x 768",
+        partial(_autoencoder_forward, "Flux-AE", 1, 768, 768),
+        ("Conv2D", "FlashAttentionScore"),
+    ),
+    "hunyuan-vae-forward": Case(
+        "causal autoencoder, encode and decode, 17 x 256 x 256",
+        partial(_autoencoder_forward, "Hunyuan-VAE", 17, 256, 256),
+        ("Conv3D", "FlashAttentionScore"),
+    ),
+    "dc-ae-forward": Case(
+        "DC-AE, encode and decode, 32 x 256 x 256",
+        partial(_autoencoder_forward, "Video-DC-AE", 32, 256, 256),
+        ("Conv3D", "Conv2D"),
+    ),
+    "hunyuan-vae-train": Case(
+        "causal autoencoder, training update, 17 x 256 x 256",
+        partial(_autoencoder_train, "Hunyuan-VAE", 17, 256, 256),
+        ("Conv3D", "FlashAttentionScoreGrad"),
+    ),
+    "dc-ae-train": Case(
+        "DC-AE, training update, 32 x 256 x 256",
+        partial(_autoencoder_train, "Video-DC-AE", 32, 256, 256),
+        ("Conv3D", "Conv2D"),
+    ),
 }
 
 
