@@ -16,6 +16,9 @@ COVERED = {
     "v12_stdit3_": "examples/opensora_hpcai/tests/models/test_stdit3.py",
     "v10_vae2d": "examples/opensora_hpcai/tests/models/test_vae.py",
     "v12_vae_": "examples/opensora_hpcai/tests/models/test_vae.py",
+    "v20_flux_ae": "examples/opensora_hpcai/tests/models/test_vae_v2_0.py",
+    "v20_hunyuan_vae": "examples/opensora_hpcai/tests/models/test_vae_v2_0.py",
+    "v20_dcae": "examples/opensora_hpcai/tests/models/test_vae_v2_0.py",
     "sched_v12_rflow_": "tests/diffusion/test_rectified_flow_golden.py",
 }
 

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from mindone import runtime
 from mindone.errors import UserError, guarded
@@ -208,6 +209,25 @@ def _clip_forward() -> tuple:
     return _bfloat16(CLIPTextEncoder(CLIPTextConfig())).set_train(False), (ops.zeros((1, 77), int32),)
 
 
+def _named_autoencoder(name: str):
+    from opensora.autoencoders import autoencoder_config, build_autoencoder
+
+    return _bfloat16(build_autoencoder(autoencoder_config(name)))
+
+
+def _autoencoder_forward(name: str, *size: int) -> tuple:
+    """Encoding and decoding of one video."""
+    return _named_autoencoder(name).set_train(False), (_zeros(1, 3, *size),)
+
+
+def _autoencoder_train(name: str, *size: int) -> tuple:
+    from opensora.models.vae_loss import LossWeights, PixelLoss
+
+    network = _named_autoencoder(name).set_train(True)
+    noise = _zeros(1, network.latent_channels, *network.latent_size(size))
+    return _training(PixelLoss(network, LossWeights())), (*_update_scalars(), _zeros(1, 3, *size), noise)
+
+
 def _training(loss):
     from mindone.train.ema import Ema
     from mindone.train.optim import AdamW
@@ -252,6 +272,31 @@ CASES = {
     "flux-forward": Case("Flux.1-dev, velocity of 768 x 768", _flux_forward, ("FlashAttention", "RmsNorm")),
     "t5-xxl-forward": Case("T5 v1.1 XXL, 512 tokens", _t5_forward, ("RmsNorm",)),
     "clip-forward": Case("CLIP ViT-L/14 text, 77 tokens", _clip_forward, ("FlashAttention", "LayerNorm")),
+    "flux-ae-forward": Case(
+        "Flux autoencoder, encode and decode, 1 x 768 x 768",
+        partial(_autoencoder_forward, "Flux-AE", 1, 768, 768),
+        ("Conv2D", "FlashAttentionScore"),
+    ),
+    "hunyuan-vae-forward": Case(
+        "causal autoencoder, encode and decode, 17 x 256 x 256",
+        partial(_autoencoder_forward, "Hunyuan-VAE", 17, 256, 256),
+        ("Conv3D", "FlashAttentionScore"),
+    ),
+    "dc-ae-forward": Case(
+        "DC-AE, encode and decode, 32 x 256 x 256",
+        partial(_autoencoder_forward, "Video-DC-AE", 32, 256, 256),
+        ("Conv3D", "Conv2D"),
+    ),
+    "hunyuan-vae-train": Case(
+        "causal autoencoder, training update, 17 x 256 x 256",
+        partial(_autoencoder_train, "Hunyuan-VAE", 17, 256, 256),
+        ("Conv3D", "FlashAttentionScoreGrad"),
+    ),
+    "dc-ae-train": Case(
+        "DC-AE, training update, 32 x 256 x 256",
+        partial(_autoencoder_train, "Video-DC-AE", 32, 256, 256),
+        ("Conv3D", "Conv2D"),
+    ),
 }
 
 

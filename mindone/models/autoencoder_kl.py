@@ -1,24 +1,24 @@
 """AutoencoderKL: the image autoencoder of Stable Diffusion, with the parameter names of its published weights.
 
 Latent diffusion, https://arxiv.org/abs/2112.10752. Images are (N, 3, H, W) in [-1, 1], latents (N, 4, H/8, W/8) with
-the published four levels. Legend: `N` images, `C` channels in, `O` channels out, `H`/`W` height/width, `f` compression.
+the published four levels. Video autoencoders have the same blocks around other convolutions (`Layers`), and (N, C, T, H,
+W). Legend: `N` images, `C` channels in, `O` channels out, `T` frames, `H`/`W` height/width, `f` compression.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 from mindspore import Tensor, nn, ops
 
 from mindone.errors import UserError
 from mindone.nn.conv import Conv2d, GroupNorm, nearest_upsample
-from mindone.nn.functional import attention
+from mindone.nn.functional import attention, frame_causal_attention
 from mindone.nn.layers import Linear
 
 NORM_EPS = 1e-6
 MIN_LOGVAR, MAX_LOGVAR = -30.0, 20.0
-SAME = ((1, 1), (1, 1))
 # The published downsampling pads zeros below and to the right only.
 BELOW_AND_RIGHT = ((0, 1), (0, 1))
 
@@ -66,25 +66,47 @@ class AutoencoderKLConfig:
         return cls(**{name: value for name, value in values.items() if name in known})
 
 
-class ResnetBlock(nn.Cell):
-    """Group norm, SiLU and 3x3 convolution, twice, plus a shortcut: (N, C, H, W) → (N, O, H, W)."""
+def same_conv(in_channels: int, out_channels: int, kernel_size: int) -> Conv2d:
+    """A 2D convolution that keeps height and width."""
+    return Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
-    def __init__(self, in_channels: int, out_channels: int, num_groups: int):
+
+class ResnetBlock(nn.Cell):
+    """Group norm, SiLU and convolution of size 3, twice, plus a shortcut: (N, C, ...) → (N, O, ...)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_groups: int,
+        conv: Callable[[int, int, int], nn.Cell] = same_conv,
+        shortcut: bool = True,
+    ):
         super().__init__()
         self.norm1 = GroupNorm(num_groups, in_channels, NORM_EPS)
-        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = conv(in_channels, out_channels, 3)
         self.norm2 = GroupNorm(num_groups, out_channels, NORM_EPS)
-        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.conv2 = conv(out_channels, out_channels, 3)
+        self.conv_shortcut = conv(in_channels, out_channels, 1) if shortcut and in_channels != out_channels else None
 
     def construct(self, x: Tensor) -> Tensor:
         h = self.conv1(ops.silu(self.norm1(x)))
         h = self.conv2(ops.silu(self.norm2(h)))
-        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
+        return self.skip(x) + h
+
+    def skip(self, x: Tensor) -> Tensor:
+        return x if self.conv_shortcut is None else self.conv_shortcut(x)
+
+
+def attention_over_positions(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """One-headed attention of (N, positions, C); in a video ``x`` no position sees a later frame."""
+    q, k, v = q.expand_dims(1), k.expand_dims(1), v.expand_dims(1)
+    mixed = attention(q, k, v) if x.ndim == 4 else frame_causal_attention(q, k, v, x.shape[2])
+    return mixed.squeeze(1)
 
 
 class AttentionBlock(nn.Cell):
-    """One-headed self-attention over the positions of an image, plus a shortcut: (N, C, H, W) → (N, C, H, W)."""
+    """One-headed self-attention over the positions of an image or video, plus a shortcut: (N, C, ...) → (N, C, ...)."""
 
     def __init__(self, channels: int, num_groups: int):
         super().__init__()
@@ -95,19 +117,17 @@ class AttentionBlock(nn.Cell):
         self.to_out = nn.CellList([Linear(channels, channels)])
 
     def construct(self, x: Tensor) -> Tensor:
-        n, channels, height, width = x.shape
-        tokens = self.group_norm(x).reshape(n, channels, -1).transpose(0, 2, 1)
-        q, k, v = (self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
-        mixed = attention(q.expand_dims(1), k.expand_dims(1), v.expand_dims(1)).squeeze(1)
-        return x + self.to_out[0](mixed).transpose(0, 2, 1).reshape(n, channels, height, width)
+        tokens = self.group_norm(x).reshape(x.shape[0], x.shape[1], -1).transpose(0, 2, 1)
+        mixed = attention_over_positions(x, self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
+        return x + self.to_out[0](mixed).transpose(0, 2, 1).reshape(x.shape)
 
 
 class Downsampler(nn.Cell):
-    """3x3 convolution of stride 2: (N, C, H, W) → (N, C, H/2, W/2)."""
+    """A strided convolution."""
 
-    def __init__(self, channels: int):
+    def __init__(self, conv: nn.Cell):
         super().__init__()
-        self.conv = Conv2d(channels, channels, 3, stride=2, padding=BELOW_AND_RIGHT)
+        self.conv = conv
 
     def construct(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -118,24 +138,43 @@ class Upsampler(nn.Cell):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = Conv2d(channels, channels, 3, padding=1)
+        self.conv = same_conv(channels, channels, 3)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.conv(nearest_upsample(x))
 
 
-def _resnets(in_channels: int, out_channels: int, count: int, num_groups: int) -> nn.CellList:
+def halving_conv(channels: int) -> Conv2d:
+    """3x3 convolution of stride 2: (N, C, H, W) → (N, C, H/2, W/2)."""
+    return Conv2d(channels, channels, 3, stride=2, padding=BELOW_AND_RIGHT)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What the levels of an autoencoder are made of.
+
+    ``conv(in_channels, out_channels, kernel_size)`` keeps the size; ``down(channels, level)`` and ``up(channels,
+    level)`` change it between levels, or are None for a level that keeps it.
+    """
+
+    conv: Callable[[int, int, int], nn.Cell] = same_conv
+    down: Callable[[int, int], nn.Cell | None] = lambda channels, level: Downsampler(halving_conv(channels))
+    up: Callable[[int, int], nn.Cell | None] = lambda channels, level: Upsampler(channels)
+    mid_attention: bool = True
+
+
+def _resnets(in_channels: int, out_channels: int, count: int, num_groups: int, conv: Callable) -> nn.CellList:
     widths = [in_channels] + [out_channels] * count
-    return nn.CellList([ResnetBlock(a, b, num_groups) for a, b in zip(widths, widths[1:])])
+    return nn.CellList([ResnetBlock(a, b, num_groups, conv) for a, b in zip(widths, widths[1:])])
 
 
 class DownBlock(nn.Cell):
-    """Residual blocks of one encoder level, then a downsampling unless it is the last level."""
+    """Residual blocks of one encoder level, then its downsampling if it has one."""
 
-    def __init__(self, in_channels: int, out_channels: int, layers: int, num_groups: int, down: bool):
+    def __init__(self, resnets: nn.CellList, downsampler: nn.Cell | None):
         super().__init__()
-        self.resnets = _resnets(in_channels, out_channels, layers, num_groups)
-        self.downsamplers = nn.CellList([Downsampler(out_channels)]) if down else None
+        self.resnets = resnets
+        self.downsamplers = None if downsampler is None else nn.CellList([downsampler])
 
     def construct(self, x: Tensor) -> Tensor:
         for resnet in self.resnets:
@@ -144,12 +183,12 @@ class DownBlock(nn.Cell):
 
 
 class UpBlock(nn.Cell):
-    """Residual blocks of one decoder level, then an upsampling unless it is the last level."""
+    """Residual blocks of one decoder level, then its upsampling if it has one."""
 
-    def __init__(self, in_channels: int, out_channels: int, layers: int, num_groups: int, up: bool):
+    def __init__(self, resnets: nn.CellList, upsampler: nn.Cell | None):
         super().__init__()
-        self.resnets = _resnets(in_channels, out_channels, layers, num_groups)
-        self.upsamplers = nn.CellList([Upsampler(out_channels)]) if up else None
+        self.resnets = resnets
+        self.upsamplers = None if upsampler is None else nn.CellList([upsampler])
 
     def construct(self, x: Tensor) -> Tensor:
         for resnet in self.resnets:
@@ -158,34 +197,40 @@ class UpBlock(nn.Cell):
 
 
 class MidBlock(nn.Cell):
-    """Residual block, attention, residual block at the lowest resolution."""
+    """Residual block, attention unless there is none, residual block at the lowest resolution."""
 
-    def __init__(self, channels: int, num_groups: int):
+    def __init__(self, channels: int, num_groups: int, layers: Layers):
         super().__init__()
-        self.resnets = _resnets(channels, channels, 2, num_groups)
-        self.attentions = nn.CellList([AttentionBlock(channels, num_groups)])
+        self.resnets = _resnets(channels, channels, 2, num_groups, layers.conv)
+        self.attentions = nn.CellList([AttentionBlock(channels, num_groups)]) if layers.mid_attention else None
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+        x = self.resnets[0](x)
+        if self.attentions is not None:
+            x = self.attentions[0](x)
+        return self.resnets[1](x)
 
 
 class Encoder(nn.Cell):
     """(N, in_channels, H, W) → moments (N, 2 * latent_channels, H/f, W/f)."""
 
-    def __init__(self, config: AutoencoderKLConfig):
+    def __init__(self, config: AutoencoderKLConfig, layers: Layers):
         super().__init__()
         widths, groups = config.block_out_channels, config.norm_num_groups
         last = len(widths) - 1
-        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=SAME)
+        self.conv_in = layers.conv(config.in_channels, widths[0], 3)
         self.down_blocks = nn.CellList(
             [
-                DownBlock(widths[max(i - 1, 0)], width, config.layers_per_block, groups, down=i < last)
+                DownBlock(
+                    _resnets(widths[max(i - 1, 0)], width, config.layers_per_block, groups, layers.conv),
+                    layers.down(width, i) if i < last else None,
+                )
                 for i, width in enumerate(widths)
             ]
         )
-        self.mid_block = MidBlock(widths[-1], groups)
+        self.mid_block = MidBlock(widths[-1], groups, layers)
         self.conv_norm_out = GroupNorm(groups, widths[-1], NORM_EPS)
-        self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=SAME)
+        self.conv_out = layers.conv(widths[-1], 2 * config.latent_channels, 3)
 
     def construct(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
@@ -197,20 +242,23 @@ class Encoder(nn.Cell):
 class Decoder(nn.Cell):
     """(N, latent_channels, h, w) → images (N, out_channels, f*h, f*w); one residual block more per level."""
 
-    def __init__(self, config: AutoencoderKLConfig):
+    def __init__(self, config: AutoencoderKLConfig, layers: Layers):
         super().__init__()
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
         last = len(widths) - 1
-        self.conv_in = Conv2d(config.latent_channels, widths[0], 3, padding=SAME)
-        self.mid_block = MidBlock(widths[0], groups)
+        self.conv_in = layers.conv(config.latent_channels, widths[0], 3)
+        self.mid_block = MidBlock(widths[0], groups, layers)
         self.up_blocks = nn.CellList(
             [
-                UpBlock(widths[max(i - 1, 0)], width, config.layers_per_block + 1, groups, up=i < last)
+                UpBlock(
+                    _resnets(widths[max(i - 1, 0)], width, config.layers_per_block + 1, groups, layers.conv),
+                    layers.up(width, i) if i < last else None,
+                )
                 for i, width in enumerate(widths)
             ]
         )
         self.conv_norm_out = GroupNorm(groups, widths[-1], NORM_EPS)
-        self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=SAME)
+        self.conv_out = layers.conv(widths[-1], config.out_channels, 3)
 
     def construct(self, z: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(z))
@@ -231,8 +279,8 @@ class AutoencoderKL(nn.Cell):
     def __init__(self, config: AutoencoderKLConfig):
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.encoder = Encoder(config, Layers())
+        self.decoder = Decoder(config, Layers())
         self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
         self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
 

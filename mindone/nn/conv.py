@@ -1,8 +1,8 @@
 """Convolutions, group norm and nearest upsampling, fast on a CPU and native on Ascend, forward and backward.
 
-MindSpore's own 3x3 and 3D convolution kernels are two orders of magnitude slower than a matrix product on a CPU. There
-`_ShiftConv` computes a convolution of stride 1 from shifted copies of the flattened input and one matrix product, and
-other strides gather their windows (`ops.unfold`) first. Ascend gets its native operators.
+On a CPU `mindone.nn.shift_conv` computes convolutions of stride 1. Other strides gather their windows (`ops.unfold`,
+2D), or turn blocks of the size of the stride into channels first, which leaves a convolution of stride 1 (3D). Ascend
+gets its native operators.
 
 Legend: `B` batch, `N` images, `C` channels in, `O` channels out, `T` frames, `H`/`W` height/width, `L` their padded
 product, `(kt, kh, kw)` kernel.
@@ -20,127 +20,11 @@ from mindspore.ops import constexpr
 
 from mindone import runtime
 from mindone.errors import UserError
-
-Padding = tuple[tuple[int, int], ...]
-Triple = tuple[int, int, int]
+from mindone.nn.padding import Padding, pad_edges, pad_zeros
+from mindone.nn.shift_conv import Triple, shift_conv
 
 # Up to this many pixels gathering windows is as fast as shifting, and compiles faster.
 SMALL_IMAGE = 100
-
-
-@constexpr
-def _shift_plan(size: Triple, kernel: Triple, before: Triple) -> tuple[Triple, int, tuple[int, ...], tuple[int, ...]]:
-    """Padded size of a (T, H, W) input, its product, and the flat offsets of the outer and inner taps of a kernel.
-
-    One margin of zeros after each axis serves both sides: flattened, what follows one row precedes the next. Outer taps
-    (time, height) come in descending order, inner taps (width) in ascending order.
-    """
-    frames, rows, width = (n + max(b, k - 1 - b) for n, k, b in zip(size, kernel, before))
-    taps = [(t - before[0], h - before[1]) for t in range(kernel[0]) for h in range(kernel[1])]
-    outer = tuple((t * rows + h) * width for t, h in reversed(taps))
-    return (frames, rows, width), frames * rows * width, outer, tuple(w - before[2] for w in range(kernel[2]))
-
-
-@constexpr
-def _negative(offsets: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(-offset for offset in offsets)
-
-
-class _ShiftConv(nn.Cell):
-    """Convolution of stride 1 that keeps the size: (B, C, T, H, W), (O, C, kt, kh, kw) → (B, O, T, H, W).
-
-    In flattened, padded frames a tap of the kernel is a shift. The taps along the width are stacked as input channels,
-    those along time and height are output channels of ONE matrix product and are summed after it; the gradient runs the
-    same steps in reverse. ``before`` zeros stand before the first frame, row and column (``k - 1 - before`` after the
-    last). Primitives are called directly, because their Python wrappers double the compile time.
-    """
-
-    def __init__(self, kernel: Triple, before: Triple):
-        super().__init__()
-        self.kernel = kernel
-        self.before = before
-        self.slice = ops.Slice()
-        self.zeros = ops.Zeros()
-        self.join = ops.Concat(1)
-        self.join_frames, self.join_rows, self.join_columns = ops.Concat(2), ops.Concat(3), ops.Concat(4)
-        self.reverse = ops.ReverseV2([0])
-        self.times = ops.BatchMatMul()
-        self.transposed_times = ops.BatchMatMul(transpose_a=True)
-        self.times_transposed = ops.BatchMatMul(transpose_b=True)
-
-    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
-        out, channels, kt, kh, kw = weight.shape
-        padded, length, outer, inner = _shift_plan(x.shape[2:], self.kernel, self.before)
-        stacked = self._stack(self._pad(x, padded), channels * length, inner).reshape(-1, kw * channels, length)
-        matrix = ops.broadcast_to(self._matrix(weight), (x.shape[0], kt * kh * out, kw * channels))
-        bands = self.times(matrix, stacked)
-        return self._crop(self._sum(bands.reshape(-1, kt * kh * out * length), out * length, outer), out, padded, x)
-
-    def bprop(self, x: Tensor, weight: Tensor, _: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-        out, channels, kt, kh, kw = weight.shape
-        padded, length, outer, inner = _shift_plan(x.shape[2:], self.kernel, self.before)
-        stacked = self._stack(self._pad(x, padded), channels * length, inner).reshape(-1, kw * channels, length)
-        d_bands = self._stack(self._pad(dy, padded), out * length, _negative(outer))
-        d_bands = d_bands.reshape(-1, kt * kh * out, length)
-        matrix = ops.broadcast_to(self._matrix(weight), (x.shape[0], kt * kh * out, kw * channels))
-        d_stacked = self.transposed_times(matrix, d_bands).reshape(-1, kw * channels * length)
-        dx = self._crop(self._sum(d_stacked, channels * length, _negative(inner)), channels, padded, x)
-        d_taps = self.times_transposed(d_bands, stacked).sum(0).reshape(kt * kh, out, kw * channels)
-        return dx, self.reverse(d_taps).reshape(kt, kh, out, kw, channels).transpose(2, 4, 0, 1, 3)
-
-    def _matrix(self, weight: Tensor) -> Tensor:
-        """(O, C, kt, kh, kw) → (kt * kh * O, kw * C), the outer taps in the order of their offsets."""
-        out, channels, kt, kh, kw = weight.shape
-        taps = self.reverse(weight.transpose(2, 3, 0, 4, 1).reshape(kt * kh, out, kw * channels))
-        return taps.reshape(kt * kh * out, kw * channels)
-
-    def _pad(self, x: Tensor, padded: Triple) -> Tensor:
-        """(B, C, T, H, W) → (B, C * L) with zeros after the last column, row and frame."""
-        b, c, t, h, w = x.shape
-        if padded[2] > w:
-            x = self.join_columns((x, self.zeros((b, c, t, h, padded[2] - w), x.dtype)))
-        if padded[1] > h:
-            x = self.join_rows((x, self.zeros((b, c, t, padded[1] - h, padded[2]), x.dtype)))
-        if padded[0] > t:
-            x = self.join_frames((x, self.zeros((b, c, padded[0] - t, padded[1], padded[2]), x.dtype)))
-        return x.reshape(b, -1)
-
-    def _crop(self, y: Tensor, channels: int, padded: Triple, like: Tensor) -> Tensor:
-        """(B, C * L) → (B, C, T, H, W) of the size of ``like``."""
-        b, _, t, h, w = like.shape
-        y = y.reshape(b, channels, padded[0], padded[1], padded[2])
-        return self.slice(y, (0, 0, 0, 0, 0), (b, channels, t, h, w))
-
-    def _stack(self, x: Tensor, n: int, offsets: tuple[int, ...]) -> Tensor:
-        """(B, n) → (B, len(offsets) * n): one copy per offset with ``copy[i] = x[i + offset]``, zero outside."""
-        batch = x.shape[0]
-        pieces = ()
-        for offset in offsets:
-            if offset < 0:
-                pieces += (self.zeros((batch, -offset), x.dtype), self.slice(x, (0, 0), (batch, n + offset)))
-            elif offset > 0:
-                pieces += (self.slice(x, (0, offset), (batch, n - offset)), self.zeros((batch, offset), x.dtype))
-            else:
-                pieces += (x,)
-        return self.join(pieces)
-
-    def _sum(self, bands: Tensor, n: int, offsets: tuple[int, ...]) -> Tensor:
-        """(B, len(offsets) * n) → (B, n): ``y[i] = sum_b bands[b, i + offsets[b]]`` for descending offsets.
-
-        A shift may read into the neighbouring band; descending offsets keep it inside the tensor, and the margins of
-        `_pad` keep what it reads there zero or in a position that is cropped.
-        """
-        batch = bands.shape[0]
-        total = self.slice(bands, (0, offsets[0]), (batch, n))
-        for band in range(1, len(offsets)):
-            total = total + self.slice(bands, (0, band * n + offsets[band]), (batch, n))
-        return total
-
-
-@functools.cache
-def _shift_conv(kernel: Triple, before: Triple) -> _ShiftConv:
-    """One cell for all convolutions of a kind: it has no parameters, and the compiler reads its source only once."""
-    return _ShiftConv(kernel, before)
 
 
 def _columns(x: Tensor, kernel: int, stride: int, padding: Padding) -> Tensor:
@@ -149,17 +33,6 @@ def _columns(x: Tensor, kernel: int, stride: int, padding: Padding) -> Tensor:
     if (top, left) == (bottom, right):
         return ops.unfold(x, kernel, padding=(top, left), stride=stride)
     return ops.unfold(pad_zeros(x, padding), kernel, stride=stride)
-
-
-def pad_zeros(x: Tensor, padding: Padding) -> Tensor:
-    """Zeros (before, after) on each of the last axes; joined, because `ops.pad` is slower and takes no bfloat16."""
-    for axis, (before, after) in enumerate(padding, start=x.ndim - len(padding)):
-        head, tail = x.shape[:axis], x.shape[axis + 1 :]
-        if before:
-            x = ops.concat((ops.zeros((*head, before, *tail), x.dtype), x), axis)
-        if after:
-            x = ops.concat((x, ops.zeros((*head, after, *tail), x.dtype)), axis)
-    return x
 
 
 def _output_size(size: int, kernel: int, stride: int, padding: tuple[int, int]) -> int:
@@ -177,12 +50,17 @@ def add_bias(x: Tensor, bias: Tensor | None) -> Tensor:
     return ops.bias_add(x.reshape(x.shape[0], x.shape[1], -1, x.shape[-1]), bias).reshape(x.shape)
 
 
-def nearest_upsample(x: Tensor) -> Tensor:
-    """Doubles height and width of ``x`` (..., H, W) by repeating every pixel."""
-    height, width = x.shape[-2:]
-    lead = x.shape[:-2]
-    wide = x.reshape(*lead, height, 1, width, 1)
-    return ops.broadcast_to(wide, (*lead, height, 2, width, 2)).reshape(*lead, 2 * height, 2 * width)
+def nearest_upsample(x: Tensor, factors: tuple[int, ...] = (2, 2)) -> Tensor:
+    """Repeats every entry of the last axes of ``x``: (..., H, W) → (..., 2H, 2W), or as the factors say."""
+    lead, sizes = x.shape[: -len(factors)], x.shape[-len(factors) :]
+    split, repeated, joined = (-1,), (math.prod(lead),), lead
+    for size, factor in zip(sizes, factors):
+        if factor == 1:
+            split, repeated = (*split, size), (*repeated, size)
+        else:
+            split, repeated = (*split, size, 1), (*repeated, size, factor)
+        joined = (*joined, size * factor)
+    return ops.broadcast_to(x.reshape(split), repeated).reshape(joined)
 
 
 class _GroupNorm(nn.Cell):
@@ -290,7 +168,7 @@ class Conv2d(_Conv):
         kernel = (1, kernel_size, kernel_size)
         padding = ((0, 0), *self.padding)
         fits = stride == 1 and kernel_size > 1 and _keeps_size(kernel, padding)
-        self.by_shifts = _shift_conv(kernel, tuple(before for before, _ in padding)) if fits else None
+        self.by_shifts = shift_conv(kernel, tuple(before for before, _ in padding)) if fits else None
 
     def construct(self, x: Tensor) -> Tensor:
         x, weight, bias = self._in_compute_dtype(x)
@@ -312,10 +190,10 @@ class Conv2d(_Conv):
 
 
 class Conv3d(_Conv):
-    """3D convolution of (B, C, T, H, W) that keeps height and width and divides time by ``time_stride``.
+    """3D convolution of (B, C, T, H, W); kernel, ``stride`` and ``padding`` are those of (time, height, width).
 
-    ``kernel_size`` is (time, height, width), ``padding`` the zeros (before, after) of each axis, together ``k - 1`` in
-    height and width, and ``k - time_stride`` in time. T must be a multiple of ``time_stride``.
+    ``padding`` (before, after) is zeros, or copies of the edges if ``replicate``. A strided kernel has one tap more than
+    its stride.
     """
 
     def __init__(
@@ -323,51 +201,118 @@ class Conv3d(_Conv):
         in_channels: int,
         out_channels: int,
         kernel_size: Triple,
-        time_stride: int = 1,
+        stride: Triple = (1, 1, 1),
         padding: Padding = ((0, 0), (0, 0), (0, 0)),
         has_bias: bool = True,
+        groups: int = 1,
+        replicate: bool = False,
     ):
-        super().__init__(in_channels, out_channels, kernel_size, has_bias)
-        self.time_stride = time_stride
-        self.padding = padding
-        full = ((padding[0][0], padding[0][1] + time_stride - 1), *padding[1:])
-        if not _keeps_size(kernel_size, full):
-            raise UserError(f"padding={padding} does not fit kernel_size={kernel_size} with time_stride={time_stride}")
-        self.pointwise = math.prod(kernel_size) == 1
-        self.by_shifts = _shift_conv(kernel_size, tuple(before for before, _ in padding))
+        if in_channels % groups or out_channels % groups:
+            raise UserError(f"{in_channels} and {out_channels} channels cannot be divided into {groups} equal groups")
+        if any(s > 1 and k != s + 1 for k, s in zip(kernel_size, stride)):
+            raise UserError(f"kernel_size={kernel_size} does not fit stride={stride}; a strided kernel is one longer")
+        if groups > 1 and math.prod(stride) > 1:
+            raise UserError(f"a convolution in {groups} groups has to have stride 1, not {stride}")
+        super().__init__(in_channels // groups, out_channels, kernel_size, has_bias)
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.groups, self.replicate = groups, replicate
+        self.pointwise = math.prod(kernel_size) == math.prod(stride) == 1 and not any(map(sum, padding))
+        self.strided = math.prod(stride) > 1
+        self.keeps_size = not self.strided and not replicate and _keeps_size(kernel_size, padding)
+        taps = tuple(-(-k // s) for k, s in zip(kernel_size, stride))
+        before = tuple(before for before, _ in padding) if self.keeps_size else (0, 0, 0)
+        self.by_shifts = shift_conv(taps, before, self.keeps_size, groups)
 
     def construct(self, x: Tensor) -> Tensor:
         x, weight, bias = self._in_compute_dtype(x)
+        if self.pointwise:
+            return add_bias(self._by_product(x, weight), bias)
         if runtime.kernels() == "Ascend":
-            x = pad_zeros(x, self.padding)
-            return add_bias(ops.conv3d(x, weight, stride=(self.time_stride, 1, 1)), bias)
+            return add_bias(self._on_ascend(self._pad(x, self.padding), weight), bias)
         return add_bias(self._on_cpu(x, weight), bias)
 
+    def _by_product(self, x: Tensor, weight: Tensor) -> Tensor:
+        batch, channels = x.shape[:2]
+        matrices = weight.reshape(1, self.groups, -1, channels // self.groups)
+        y = ops.matmul(matrices, x.reshape(batch, self.groups, channels // self.groups, -1))
+        return y.reshape(batch, -1, *x.shape[2:])
+
+    def _on_ascend(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Its 3D operator knows no groups: with those, one 2D convolution of all frames for every tap in time."""
+        if self.groups == 1:
+            return ops.conv3d(x, weight, stride=self.stride)
+        frames = x.shape[2] - self.kernel_size[0] + 1
+        total = 0.0
+        for tap in range(self.kernel_size[0]):
+            part = x[:, :, tap : tap + frames].transpose(0, 2, 1, 3, 4).reshape(-1, x.shape[1], *x.shape[3:])
+            total = total + ops.conv2d(part, weight[:, :, tap], groups=self.groups)
+        return total.reshape(x.shape[0], frames, *total.shape[1:]).transpose(0, 2, 1, 3, 4)
+
+    def _pad(self, x: Tensor, padding: Padding) -> Tensor:
+        return pad_edges(x, padding) if self.replicate else pad_zeros(x, padding)
+
     def _on_cpu(self, x: Tensor, weight: Tensor) -> Tensor:
-        batch, channels, frames, height, width = x.shape
-        if self.pointwise:
-            y = ops.matmul(weight.reshape(-1, channels), x.reshape(batch, channels, -1))
-            return y.reshape(batch, -1, frames, height, width)
+        batch = x.shape[0]
+        if not self.keeps_size:
+            x = self._pad(x, _whole_strides(x.shape[2:], self.kernel_size, self.stride, self.padding))
+        if self.strided:
+            x, weight = space_to_channels(x, self.stride), space_to_channels(self._whole_kernel(weight), self.stride)
+        x = x.reshape(batch * self.groups, -1, *x.shape[2:])
         y = self.by_shifts(x, weight)
-        if self.time_stride == 1:
-            return y
-        return y.reshape(batch, -1, frames // self.time_stride, self.time_stride, height, width)[:, :, :, 0]
+        return y.reshape(batch, -1, *y.shape[2:])
+
+    def _whole_kernel(self, weight: Tensor) -> Tensor:
+        """``weight`` with zero taps at the end, up to multiples of the stride."""
+        return pad_zeros(weight, tuple((0, -k % s) for k, s in zip(self.kernel_size, self.stride)))
+
+
+@constexpr
+def _whole_strides(size: Triple, kernel: Triple, stride: Triple, padding: Padding) -> Padding:
+    """``padding``, with as much more at the end as windows of whole strides reach beyond it."""
+    whole = []
+    for n, k, s, (before, after) in zip(size, kernel, stride, padding):
+        windows = (n + before + after - k) // s + 1
+        whole.append((before, s * (windows - 1 - (-k // s)) - n - before))
+    return tuple(whole)
+
+
+def space_to_channels(x: Tensor, block: Triple) -> Tensor:
+    """(N, C, T, H, W) → (N, C * bt * bh * bw, T / bt, H / bh, W / bw), the place in a block fastest."""
+    n, channels, frames, height, width = x.shape
+    bt, bh, bw = block
+    x = x.reshape(n * channels, frames // bt, bt, height // bh, bh, width // bw, bw).transpose(0, 2, 4, 6, 1, 3, 5)
+    return x.reshape(n, channels * bt * bh * bw, frames // bt, height // bh, width // bw)
+
+
+def channels_to_space(x: Tensor, block: Triple) -> Tensor:
+    """(N, C * bt * bh * bw, T, H, W) → (N, C, T * bt, H * bh, W * bw): the inverse of `space_to_channels`."""
+    n, channels, frames, height, width = x.shape
+    bt, bh, bw = block
+    x = x.reshape(-1, bt, bh, bw, frames, height, width).transpose(0, 4, 1, 5, 2, 6, 3)
+    return x.reshape(n, channels // (bt * bh * bw), frames * bt, height * bh, width * bw)
 
 
 class CausalConv3d(nn.Cell):
-    """3D convolution that sees no later frame: zeros in front of the first frame, ``k // 2`` around each frame.
+    """3D convolution that sees no later frame; the parameters are those of the inner ``conv``.
 
-    ``(kernel - 1) + (1 - stride)`` zero frames go in front, so T frames become ``T / time_stride``. The parameters are
-    those of the inner ``conv``.
+    ``k // 2`` around each frame, and in front of the first one ``k - stride`` frames of zeros, so T frames become
+    ``T / stride``; or, if ``replicate``, ``k - 1`` copies of it, so ``1 + T`` frames become ``1 + T / stride``.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, time_stride: int = 1, has_bias: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: Triple = (1, 1, 1),
+        has_bias: bool = True,
+        replicate: bool = False,
     ):
         super().__init__()
         around = (kernel_size // 2, kernel_size // 2)
-        padding = ((kernel_size - time_stride, 0), around, around)
-        self.conv = Conv3d(in_channels, out_channels, (kernel_size,) * 3, time_stride, padding, has_bias)
+        padding = ((kernel_size - (1 if replicate else stride[0]), 0), around, around)
+        kernel = (kernel_size,) * 3
+        self.conv = Conv3d(in_channels, out_channels, kernel, stride, padding, has_bias, replicate=replicate)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.conv(x)

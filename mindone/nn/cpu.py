@@ -110,6 +110,25 @@ class RmsNorm(nn.Cell):
         return dx, rows_transposed_times(factor, product).reshape(-1), eps
 
 
+class ChannelRmsNorm(nn.Cell):
+    """``x / sqrt(mean(x^2) + eps) * weight`` over the channels of (B, C, N), weight (C,); also the factor (B, 1, N)."""
+
+    def construct(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        batch, channels, _ = x.shape
+        factor = ops.Rsqrt()(times(full((batch, 1, channels), 1 / channels), ops.Square()(x)) + eps)
+        column = ops.BroadcastTo((batch, channels, 1))(weight.reshape(1, channels, 1))
+        return x * times(column, factor), factor
+
+    def bprop(self, x: Tensor, weight: Tensor, eps: float, out: tuple[Tensor, Tensor], dout: tuple[Tensor, Tensor]):
+        batch, channels, _ = x.shape
+        dy, factor = dout[0], out[1]
+        product = dy * x
+        column = ops.BroadcastTo((batch, channels, 1))(weight.reshape(1, channels, 1))
+        pull = transposed_times(column, product) * (factor * factor * factor) * (1 / channels)
+        dx = dy * times(column, factor) - x * times(full((batch, channels, 1), 1.0), pull)
+        return dx, times_transposed(product, factor).sum(0).reshape(-1), eps
+
+
 class LayerNorm(nn.Cell):
     """``(x - mean) / sqrt(var + eps) * gain + shift``, gain and shift (G, 1, D) for every group of ``x`` (G, R, D).
 

@@ -24,6 +24,7 @@ _MASKED = -1e30
 _FUSED_DTYPES = (ms.float16, ms.bfloat16)
 
 _linear, _gelu, _rms_norm, _layer_norm = cpu.Linear(), cpu.Gelu(), cpu.RmsNorm(), cpu.LayerNorm()
+_channel_rms_norm = cpu.ChannelRmsNorm()
 _gated_sum, _attention, _blocked_attention = cpu.GatedSum(), cpu.Attention(), cpu.BlockedAttention()
 
 
@@ -83,6 +84,36 @@ def attention(
     if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= max_scores:
         return cast(_attention(q, k, v)[0], dtype)
     return cast(_attention_in_blocks(q, k, v, max_scores), dtype)
+
+
+def frame_causal_attention(q: Tensor, k: Tensor, v: Tensor, frames: int) -> Tensor:
+    """`attention` of (B, h, frames * S, d) in which the queries of a frame see the keys of it and of earlier frames.
+
+    One attention per frame: no mask, and no scores of later frames.
+    """
+    size, outs = q.shape[2] // frames, ()
+    for frame in range(frames):
+        end = (frame + 1) * size
+        outs = (*outs, attention(q[:, :, frame * size : end], k[:, :, :end], v[:, :, :end]))
+    return outs[0] if frames == 1 else ops.concat(outs, 2)
+
+
+def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = 1e-15) -> Tensor:
+    """Linear attention with ReLU features, https://arxiv.org/abs/2205.14756, channels before positions.
+
+    ``sum_j v_j (relu(k_j) . relu(q_i)) / (sum_j relu(k_j) . relu(q_i) + eps)``, in float32.
+
+    Args:
+        q, k, v: (B, h, d, N).
+    Returns:
+        (B, h, d, N) in the dtype of ``q``.
+    """
+    batch, heads, size, length = q.shape
+    dtype, q, k = q.dtype, ops.relu(cast(q, ms.float32)), ops.relu(cast(k, ms.float32))
+    values = ops.concat((cast(v, ms.float32), cpu.full((batch, heads, 1, length), 1.0)), 2)
+    mixed = cpu.times(cpu.times_transposed(values, k), q)
+    weights = 1.0 / (mixed[:, :, size:] + eps)
+    return cast(mixed[:, :, :size] * cpu.times(cpu.full((batch, heads, size, 1), 1.0), weights), dtype)
 
 
 def attention_block(pairs: int, queries: int, keys: int, max_scores: int) -> tuple[int, int]:
@@ -185,6 +216,36 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
         return ops.rms_norm(x, cast(weight, x.dtype), eps)[0]
     rows = cast(x, ms.float32).reshape(-1, x.shape[-1])
     return cast(_rms_norm(rows, weight, eps)[0].reshape(x.shape), x.dtype)
+
+
+def channel_rms_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """``x / sqrt(mean(x^2) + eps) * weight + bias`` over the channels of (B, C, ...), in float32."""
+    batch, channels = x.shape[:2]
+    rows = cast(x, ms.float32).reshape(batch, channels, -1)
+    if runtime.kernels() == "Ascend":
+        y = rows * ops.rsqrt(ops.square(rows).mean(1, keep_dims=True) + eps) * weight.reshape(1, channels, 1)
+    else:
+        y = _channel_rms_norm(rows, weight, eps)[0]
+    return cast(ops.bias_add(y.reshape(batch, channels, 1, -1), bias).reshape(x.shape), x.dtype)
+
+
+def average_channels(x: Tensor, channels: int) -> Tensor:
+    """Means of equally many neighbouring channels: (B, C, ...) → (B, channels, ...)."""
+    count = x.shape[1] // channels
+    if count == 1:
+        return x
+    groups = cast(x, ms.float32).reshape(x.shape[0] * channels, count, -1)
+    means = cpu.times(cpu.full((groups.shape[0], 1, count), 1 / count), groups)
+    return cast(means.reshape(x.shape[0], channels, *x.shape[2:]), x.dtype)
+
+
+def repeat_channels(x: Tensor, count: int) -> Tensor:
+    """Every channel ``count`` times in a row: (B, C, ...) → (B, count * C, ...)."""
+    if count == 1:
+        return x
+    rows = cast(x, ms.float32).reshape(x.shape[0] * x.shape[1], 1, -1)
+    copies = cpu.times(cpu.full((rows.shape[0], count, 1), 1.0), rows)
+    return cast(copies.reshape(x.shape[0], count * x.shape[1], *x.shape[2:]), x.dtype)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-6) -> Tensor:

@@ -70,6 +70,19 @@ class RMSNorm(nn.Cell):
         return F.rms_norm(x, self.weight, self.eps)
 
 
+class ChannelRMSNorm(nn.Cell):
+    """RMS norm over the channels of (B, C, ...), with a bias."""
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = Parameter(initializer("ones", (channels,), ms.float32))
+        self.bias = Parameter(initializer("zeros", (channels,), ms.float32))
+
+    def construct(self, x: Tensor) -> Tensor:
+        return F.channel_rms_norm(x, self.weight, self.bias, self.eps)
+
+
 class SiLU(nn.Cell):
     """``x * sigmoid(x)``."""
 

@@ -7,10 +7,11 @@ from mindspore import Tensor, nn, ops
 
 from mindone import runtime
 from mindone.errors import UserError
-from mindone.nn.conv import CausalConv3d, Conv2d, GroupNorm, nearest_upsample
+from mindone.nn.conv import CausalConv3d, Conv2d, Conv3d, GroupNorm, nearest_upsample
 from mindone.testing import golden
 
 PADDED = ((0, 1), (0, 1))
+AROUND = ((1, 1),) * 3
 
 
 def reference(x, weight, bias, stride, padding):
@@ -37,10 +38,22 @@ CASES = {
     "causal": (lambda: CausalConv3d(3, 4, 3), (2, 3, 5, 4, 3), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
     "causal, one frame": (lambda: CausalConv3d(2, 3, 3), (1, 2, 1, 3, 4), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
     "causal, half the frames": (
-        lambda: CausalConv3d(3, 4, 3, time_stride=2),
+        lambda: CausalConv3d(3, 4, 3, (2, 1, 1)),
         (2, 3, 6, 4, 3),
         (2, 1, 1),
         ((1, 0), (1, 1), (1, 1)),
+    ),
+    "3x3x3 of stride 2": (
+        lambda: Conv3d(3, 4, (3, 3, 3), (2, 2, 2), AROUND),
+        (2, 3, 6, 5, 4),
+        (2, 2, 2),
+        AROUND,
+    ),
+    "3x3x3 of stride 2 in space, one frame": (
+        lambda: Conv3d(3, 4, (3, 3, 3), (1, 2, 2), AROUND),
+        (1, 3, 1, 6, 3),
+        (1, 2, 2),
+        AROUND,
     ),
     "causal 1x1x1": (lambda: CausalConv3d(3, 4, 1, has_bias=False), (2, 3, 3, 4, 3), (1, 1, 1), ((0, 0),) * 3),
 }
@@ -109,6 +122,55 @@ def test_convolutions_and_their_gradients_follow_the_definition(mode):
         if biases[i] is not None:
             sums = directions[i].sum(axis=(0, *range(2, directions[i].ndim)))
             np.testing.assert_allclose(d_weights[convs[i].bias.name], sums, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_repeated_edges_and_their_gradients_follow_the_definition(frames):
+    golden.use_mode("pynative")
+    strides = [(1, 1, 1), (1, 2, 2), (2, 2, 2)]
+    cells = [CausalConv3d(3, 4, 3, stride, replicate=True) for stride in strides]
+    inputs = [normal((2, 3, frames, 7, 6), seed) for seed in range(3)]
+    padding = ((0, 0), (0, 0), (2, 0), (1, 1), (1, 1))
+    none = ((0, 0),) * 3
+
+    def expected(x, cell, stride):
+        return reference(np.pad(x, padding, mode="edge"), cell.conv.weight.asnumpy(), None, stride, none)
+
+    biases = [cell.conv.bias.asnumpy().reshape(1, -1, 1, 1, 1) for cell in cells]
+    wanted = [expected(x, *rule) for x, *rule in zip(inputs, cells, strides)]
+    directions = [normal(y.shape, 2) for y in wanted]
+    outputs, d_inputs, _ = run_all(cells, inputs, directions)
+    for i, stride in enumerate(strides):
+        np.testing.assert_allclose(outputs[i].asnumpy(), wanted[i] + biases[i], atol=2e-6, rtol=2e-5)
+        u = normal(inputs[i].shape, 3)
+        along = (directions[i] * expected(u, cells[i], stride)).sum()
+        np.testing.assert_allclose((d_inputs[i].asnumpy() * u).sum(), along, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("kernel,groups,channels", [((3, 3, 3), 6, 6), ((5, 5, 5), 2, 6), ((1, 1, 1), 3, 6)])
+def test_groups_of_channels_are_convolutions_of_their_own(kernel, groups, channels):
+    golden.use_mode("pynative")
+    padding = tuple((k // 2, k // 2) for k in kernel)
+    cell = Conv3d(6, channels, kernel, padding=padding, groups=groups, has_bias=False)
+    x, weight = normal((2, 6, 3, 4, 5)), cell.weight.asnumpy()
+    wide, each = 6 // groups, channels // groups
+    parts = [
+        reference(x[:, g * wide : (g + 1) * wide], weight[g * each : (g + 1) * each], None, (1, 1, 1), padding)
+        for g in range(groups)
+    ]
+    direction = normal(x.shape, 2)
+    (output,), _, d_weights = run_all([cell], [x], [direction])
+    np.testing.assert_allclose(output.asnumpy(), np.concatenate(parts, 1), atol=2e-6, rtol=2e-5)
+    with runtime.use_kernels("Ascend"):
+        np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), output.asnumpy(), atol=1e-5)
+    v = normal(weight.shape, 4)
+    along = sum(
+        (direction[:, g * each : (g + 1) * each] * reference(
+            x[:, g * wide : (g + 1) * wide], v[g * each : (g + 1) * each], None, (1, 1, 1), padding
+        )).sum()
+        for g in range(groups)
+    )
+    np.testing.assert_allclose((d_weights[cell.weight.name] * v).sum(), along, rtol=1e-4, atol=1e-3)
 
 
 def group_norm_reference(x, weight, bias, groups, eps):

@@ -1,4 +1,4 @@
-"""What the 1.2 autoencoder is trained for: reconstruction and a weak pull of its posterior towards N(0, 1).
+"""What autoencoders are trained for: reconstruction and a weak pull of its posterior towards N(0, 1).
 
 The published loss is a sum of absolute errors per video plus ``kl_weight`` times the summed KL divergence. Divided by
 the number of values that are reconstructed, as here, it has the same minimum, and its size does not depend on the clip.
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from opensora.models.vae_v1_2 import VideoAutoencoder, chunks, gaussian_kl, joined
+from opensora.models.autoencoder import Autoencoder, chunks
+from opensora.models.vae_v1_2 import VideoAutoencoder, gaussian_kl, joined
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class _ReconstructionLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.weights = weights
 
-    def compare(self, target: Tensor, result: Tensor, mean: Tensor, logvar: Tensor) -> tuple[Tensor, tuple]:
+    def compare(self, target: Tensor, result: Tensor, mean: Tensor, logvar: Tensor | None) -> tuple[Tensor, tuple]:
         """The loss, and its absolute error, squared error and KL divergence per latent value."""
         difference = result - target
         l1, mse = ops.abs(difference).mean(), ops.square(difference).mean()
-        kl = gaussian_kl(mean, logvar).mean()
+        kl = ops.zeros((), ms.float32) if logvar is None else gaussian_kl(mean, logvar).mean()
         loss = l1 + self.weights.mse * mse + self.weights.kl / math.prod(target.shape[1:]) * kl
         return loss, (l1, mse, kl / math.prod(mean.shape[1:]))
 
@@ -47,16 +48,26 @@ class _ReconstructionLoss(nn.Cell):
         return ops.zeros((), ms.float32)
 
 
-class FrameLoss(_ReconstructionLoss):
-    """The 2D part alone: pixels of ``x`` (B, 3, T, H, W), ``noise`` (B, 4, T, h, w) for the posterior."""
+class PixelLoss(_ReconstructionLoss):
+    """Any autoencoder ``(x, noise) -> (reconstruction, mean, logvar)``: pixels of ``x`` (B, 3, T, H, W).
 
-    def __init__(self, autoencoder: VideoAutoencoder, weights: LossWeights):
+    ``noise`` has the shape of the latents. A deterministic autoencoder gives no log-variance, and has no divergence.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, weights: LossWeights):
         super().__init__(weights)
-        self.network = autoencoder.spatial_vae
+        self.network = autoencoder
 
     def construct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, tuple]:
-        reconstruction, mean, logvar = self.network(x, noise)
-        return self.compare(x, reconstruction, mean, logvar)
+        results = self.network(x, noise)
+        return self.compare(x, results[0], results[1], results[2] if len(results) > 2 else None)
+
+
+class FrameLoss(PixelLoss):
+    """The 2D part of the 1.2 autoencoder alone."""
+
+    def __init__(self, autoencoder: VideoAutoencoder, weights: LossWeights):
+        super().__init__(autoencoder.spatial_vae, weights)
 
 
 class TimeLoss(_ReconstructionLoss):

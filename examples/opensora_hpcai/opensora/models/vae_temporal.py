@@ -14,7 +14,8 @@ from mindspore import Tensor, nn, ops
 
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import split_moments
-from mindone.nn.conv import CausalConv3d, GroupNorm, pad_zeros
+from mindone.nn.conv import CausalConv3d, GroupNorm
+from mindone.nn.padding import pad_zeros
 
 # PyTorch's default, unlike the 1e-6 of the spatial half.
 NORM_EPS = 1e-5
@@ -90,7 +91,7 @@ class TemporalEncoder(nn.Cell):
         )
         self.conv_blocks = nn.CellList(
             [
-                CausalConv3d(width, width, 3, time_stride=2) if down else nn.Identity()
+                CausalConv3d(width, width, 3, stride=(2, 1, 1)) if down else nn.Identity()
                 for width, down in zip(widths, config.temporal_downsample)
             ]
         )

@@ -1,13 +1,11 @@
-"""Video autoencoders of Open-Sora 1.0 to 1.2: frame by frame, and with a temporal autoencoder behind it.
+"""The video autoencoder of Open-Sora 1.2: an image autoencoder, and a temporal autoencoder behind it.
 
-Every autoencoder has two faces. `posterior`, `encode` and `decode` run on the host in pieces (micro batches of frames,
-chunks of `micro_frame_size` frames), so that memory is bounded and each piece is compiled once per shape; `construct`
-is one differentiable graph for training. Videos are (B, 3, T, H, W) in [-1, 1], latents (B, 4, T', H/8, W/8), float32.
+Videos are (B, 3, T, H, W) in [-1, 1], latents (B, 4, T', H/8, W/8), float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import mindspore as ms
@@ -15,33 +13,10 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindone.errors import UserError
-from mindone.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from mindone.models.autoencoder_kl import AutoencoderKLConfig
+from opensora.models.autoencoder import Array, Autoencoder, Size, chunks, positive_or_none, unregistered
+from opensora.models.vae_frames import FrameAutoencoderConfig, VideoAutoencoderKL
 from opensora.models.vae_temporal import TemporalAutoencoder, TemporalAutoencoderConfig
-
-# Open-Sora scales SDXL's latents with the factor of Stable Diffusion 1 (SDXL's own is 0.13025); its weights need that.
-SPATIAL_SCALE = 0.18215
-
-Array = Tensor | np.ndarray
-Size = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class FrameAutoencoderConfig:
-    """`VideoAutoencoderKL`: the image autoencoder, and how many frames go through it at once (None: all)."""
-
-    kind: str = "2d"
-    autoencoder_kl: AutoencoderKLConfig = field(default_factory=AutoencoderKLConfig)
-    micro_batch_size: int | None = 4
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> FrameAutoencoderConfig:
-        return cls(
-            autoencoder_kl=AutoencoderKLConfig.from_dict(values.get("autoencoder_kl", {})),
-            micro_batch_size=_positive_or_none(values.get("micro_batch_size", 4)),
-        )
-
-    def to_dict(self) -> dict:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -78,35 +53,13 @@ class VideoAutoencoderConfig:
         return cls(
             autoencoder_kl=AutoencoderKLConfig.from_dict(values.get("autoencoder_kl", {})),
             vae_temporal=TemporalAutoencoderConfig.from_dict(values.get("vae_temporal", {})),
-            micro_batch_size=_positive_or_none(values.get("micro_batch_size", 4)),
-            micro_frame_size=_positive_or_none(values.get("micro_frame_size", 17)),
+            micro_batch_size=positive_or_none(values.get("micro_batch_size", 4)),
+            micro_frame_size=positive_or_none(values.get("micro_frame_size", 17)),
             **plain,
         )
 
     def to_dict(self) -> dict:
         return asdict(self)
-
-
-def _positive_or_none(size: int | None) -> int | None:
-    return size if size and size > 0 else None
-
-
-def to_images(video: Tensor) -> Tensor:
-    """(B, C, T, H, W) → (B*T, C, H, W)."""
-    batch, channels, frames, height, width = video.shape
-    return video.transpose(0, 2, 1, 3, 4).reshape(batch * frames, channels, height, width)
-
-
-def to_video(images: Tensor, batch: int) -> Tensor:
-    """(B*T, C, H, W) → (B, C, T, H, W)."""
-    _, channels, height, width = images.shape
-    return images.reshape(batch, -1, channels, height, width).transpose(0, 2, 1, 3, 4)
-
-
-def chunks(length: int, size: int | None) -> list[tuple[int, int]]:
-    """Bounds of consecutive pieces of ``size``, the last one shorter; one piece if ``size`` is None."""
-    size = size or length
-    return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def gaussian_kl(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -115,29 +68,16 @@ def gaussian_kl(mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * terms.reshape(mean.shape[0], -1).sum(-1)
 
 
-def _host(x: Array) -> np.ndarray:
-    return x.asnumpy() if isinstance(x, Tensor) else np.asarray(x)
-
-
-class _EncodeStep(nn.Cell):
+class _TemporalEncodeStep(nn.Cell):
     """Mean and standard deviation from the log-variance, in float32: the piece of `posterior` that is compiled."""
 
-    def __init__(self, network: nn.Cell):
+    def __init__(self, network: TemporalAutoencoder):
         super().__init__(auto_prefix=False)
         self.network = network
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, logvar = self.network.encode(x)
         return mean.astype(ms.float32), ops.exp(0.5 * logvar.astype(ms.float32))
-
-
-class _SpatialDecodeStep(nn.Cell):
-    def __init__(self, network: nn.Cell):
-        super().__init__(auto_prefix=False)
-        self.network = network
-
-    def construct(self, z: Tensor) -> Tensor:
-        return self.network.decode(z).astype(ms.float32)
 
 
 class _TemporalDecodeStep(nn.Cell):
@@ -148,100 +88,6 @@ class _TemporalDecodeStep(nn.Cell):
 
     def construct(self, z: Tensor) -> Tensor:
         return self.network.decode(z, self.num_frames).astype(ms.float32)
-
-
-def _in_micro_batches(step: Callable, images: np.ndarray, size: int | None) -> list[np.ndarray]:
-    """Applies ``step`` to pieces of ``images`` and concatenates each of its results.
-
-    The last piece is filled up with copies of its last image, whose results are dropped: one shape, one compilation.
-    """
-    count = len(images)
-    collected = []
-    for start, stop in chunks(count, size):
-        piece = images[start:stop]
-        if count > (size or count) > len(piece):
-            piece = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)])
-        results = step(Tensor(np.ascontiguousarray(piece), ms.float32))
-        results = results if isinstance(results, tuple) else (results,)
-        collected.append([result.asnumpy()[: stop - start] for result in results])
-    return [np.concatenate(parts) for parts in zip(*collected)]
-
-
-def _fold(video: np.ndarray) -> np.ndarray:
-    batch, channels, frames, height, width = video.shape
-    return video.transpose(0, 2, 1, 3, 4).reshape(batch * frames, channels, height, width)
-
-
-def _unfold(images: np.ndarray, batch: int) -> np.ndarray:
-    return np.ascontiguousarray(images.reshape(batch, -1, *images.shape[1:]).transpose(0, 2, 1, 3, 4))
-
-
-class Autoencoder(nn.Cell):
-    """The host-side interface of all video autoencoders, on `posterior`, `normalize`, `denormalize`, `latent_size`."""
-
-    def encode(self, x: Array, noise: Array | None = None) -> Tensor:
-        """Normalised latents of videos ``x`` (B, 3, T, H, W): ``mean + std * noise``, or the mean without noise."""
-        mean, std = self.posterior(x)
-        return self.normalize(mean if noise is None else mean + std * Tensor(_host(noise), ms.float32))
-
-    def _checked(self, x: Array, channels: int, what: str) -> np.ndarray:
-        x = _host(x)
-        if x.ndim != 5 or x.shape[1] != channels:
-            raise UserError(f"{what} must have shape (B, {channels}, T, H, W), not {tuple(x.shape)}")
-        return x
-
-
-class VideoAutoencoderKL(Autoencoder):
-    """The autoencoder of Open-Sora 1.0 and 1.1: every frame is an image; latents are multiplied by 0.18215."""
-
-    def __init__(self, config: FrameAutoencoderConfig):
-        super().__init__()
-        self.config = config
-        self.module = AutoencoderKL(config.autoencoder_kl)
-        self.latent_channels = config.autoencoder_kl.latent_channels
-        self.spatial_compression = config.autoencoder_kl.spatial_compression
-        self.time_compression = 1
-        self._encode_step = _unregistered(_EncodeStep(self.module))
-        self._decode_step = _unregistered(_SpatialDecodeStep(self.module))
-
-    def latent_size(self, size: Size) -> Size:
-        """Frames, height and width of the latents of a (T, H, W) video."""
-        return size[0], size[1] // self.spatial_compression, size[2] // self.spatial_compression
-
-    def posterior(self, x: Array) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the unscaled latents of ``x`` (B, 3, T, H, W)."""
-        x = self._checked(x, self.config.autoencoder_kl.in_channels, "a video")
-        mean, std = _in_micro_batches(self._encode_step[0], _fold(x), self.config.micro_batch_size)
-        return Tensor(_unfold(mean, len(x))), Tensor(_unfold(std, len(x)))
-
-    def normalize(self, z: Tensor) -> Tensor:
-        return z * SPATIAL_SCALE
-
-    def denormalize(self, z: Tensor) -> Tensor:
-        return z / SPATIAL_SCALE
-
-    def decode(self, z: Array, num_frames: int | None = None) -> Tensor:
-        """Videos of normalised latents (B, 4, T, h, w); ``num_frames`` must be T if given."""
-        z = self._checked(z, self.latent_channels, "latents")
-        if num_frames not in (None, z.shape[2]):
-            raise UserError(f"{z.shape[2]} latent frames cannot be decoded to num_frames={num_frames}")
-        images = _in_micro_batches(self._decode_step[0], _fold(z) / SPATIAL_SCALE, self.config.micro_batch_size)
-        return Tensor(_unfold(images[0], len(z)))
-
-    def encode_frames(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance (B, 4, T, h, w) of the unscaled latents, in one graph."""
-        mean, logvar = self.module.encode(to_images(x))
-        return to_video(mean, x.shape[0]), to_video(logvar, x.shape[0])
-
-    def decode_frames(self, z: Tensor) -> Tensor:
-        """Videos of normalised latents ``z`` (B, 4, T, h, w), in one graph."""
-        return to_video(self.module.decode(to_images(self.denormalize(z))), z.shape[0])
-
-    def construct(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction of ``x``, mean and log-variance of the unscaled latents, in one graph."""
-        mean, logvar = self.encode_frames(x)
-        z = mean if noise is None else mean + ops.exp(0.5 * logvar) * noise
-        return self.decode_frames(self.normalize(z)), mean, logvar
 
 
 class VideoAutoencoder(Autoencoder):
@@ -262,7 +108,7 @@ class VideoAutoencoder(Autoencoder):
         self.latent_channels = config.vae_temporal.embed_dim
         self.spatial_compression = config.autoencoder_kl.spatial_compression
         self.time_compression = config.vae_temporal.time_compression
-        self._encode_step = _unregistered(_EncodeStep(self.temporal_vae))
+        self._encode_step = unregistered(_TemporalEncodeStep(self.temporal_vae))
         self._decode_steps: dict[int, _TemporalDecodeStep] = {}
 
     def latent_size(self, size: Size) -> Size:
@@ -300,7 +146,7 @@ class VideoAutoencoder(Autoencoder):
 
     def decode(self, z: Array, num_frames: int) -> Tensor:
         """Videos (B, 3, num_frames, H, W) of normalised latents ``z`` (B, 4, T', h, w)."""
-        z = self._checked(z, self.latent_channels, "latents")
+        z = self.checked(z, self.latent_channels, "latents")
         pieces = self._decode_pieces(num_frames)
         if num_frames < 1 or pieces[-1][1] != z.shape[2]:
             raise UserError(f"{z.shape[2]} latent frames cannot be decoded to num_frames={num_frames}")
@@ -355,8 +201,3 @@ def joined(parts: list[Tensor]) -> Tensor:
 
 def _per_channel(values: tuple[float, ...]) -> Parameter:
     return Parameter(Tensor(np.array(values, np.float32).reshape(1, -1, 1, 1, 1)), requires_grad=False)
-
-
-def _unregistered(cell: nn.Cell) -> list[nn.Cell]:
-    """A step shares its network's parameters; inside a list it does not become a child that would list them again."""
-    return [cell]

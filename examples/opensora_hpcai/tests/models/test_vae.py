@@ -11,15 +11,9 @@ from mindspore import Tensor, nn, ops
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import AutoencoderKLConfig
 from mindone.testing import golden
+from opensora.models.vae_frames import FrameAutoencoderConfig, VideoAutoencoderKL, to_video
 from opensora.models.vae_temporal import TemporalAutoencoder, TemporalAutoencoderConfig
-from opensora.models.vae_v1_2 import (
-    FrameAutoencoderConfig,
-    VideoAutoencoder,
-    VideoAutoencoderConfig,
-    VideoAutoencoderKL,
-    gaussian_kl,
-    to_video,
-)
+from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig, gaussian_kl
 
 
 class _Loss(nn.Cell):
