@@ -21,7 +21,7 @@ FOLDERS = ("weights", "inputs", "outputs", "intermediate", "grads")
 NOT_YET_COVERED = (
     "v10_stdit",
     "v11_",
-    "v20_",
+    "v20_mmdit",
     "clip_text",
     "sched_v10_",
     "sched_v11_",
