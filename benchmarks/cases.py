@@ -15,6 +15,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import torch
+import torch_autoencoders
 import torch_mmdit
 import torch_reference as reference
 import torch_stdit
@@ -33,12 +34,16 @@ from mindone.train.optim import AdamW
 from mindone.train.step import TrainStep
 from opensora.data.dataset import VideoTextDataset
 from opensora.data.toy import write_dataset
+from opensora.models.autoencoder import Autoencoder
 from opensora.models.denoisers import build_denoiser
 from opensora.models.mmdit import MMDiT, MMDiTConfig
 from opensora.models.stdit import STDiTConfig
 from opensora.models.stdit2 import STDiT2Config
 from opensora.models.stdit3 import STDiT3Config
 from opensora.models.stdit_base import STDiTBase, STDiTBaseConfig
+from opensora.models.vae_dc_ae import DCAE, DCAEConfig, StagesConfig
+from opensora.models.vae_flux import FluxAutoencoder, FluxAutoencoderConfig
+from opensora.models.vae_hunyuan import AutoencoderKLCausal3D, HunyuanAutoencoderConfig
 from opensora.models.vae_temporal import TemporalAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
 from opensora.models.velocity import STDiTVelocity
@@ -361,6 +366,97 @@ VAE_HALF = VideoAutoencoderConfig(
 )
 
 
+# --- the autoencoders of 2.0 -----------------------------------------------------------------------------------------
+
+Pair = tuple[Autoencoder, torch.nn.Module]
+
+
+def flux_pair() -> Pair:
+    sizes = {"ch": 64, "ch_mult": (1, 2), "num_res_blocks": 1, "z_channels": 16}
+    theirs = torch_autoencoders.FluxAutoencoder(torch_autoencoders.FluxSettings(**sizes))
+    return FluxAutoencoder(FluxAutoencoderConfig(**sizes, micro_batch_size=None)), theirs
+
+
+def hunyuan_pair() -> Pair:
+    sizes = {"block_out_channels": (64, 64, 128, 128), "layers_per_block": 1, "latent_channels": 16}
+    theirs = torch_autoencoders.CausalAutoencoder(torch_autoencoders.CausalSettings(**sizes))
+    return AutoencoderKLCausal3D(HunyuanAutoencoderConfig(**sizes)), theirs
+
+
+def dc_ae_pair() -> Pair:
+    widths, depths, temporal = (64, 64, 128), (1, 1, 1), (False, True, False)
+    theirs = torch_autoencoders.DeepAutoencoder(
+        torch_autoencoders.DeepSettings(widths, depths, 1, temporal, latent_channels=32)
+    )
+    stages = StagesConfig(widths, depths, ("ResBlock", "EViTS5_GLU", "EViTS5_GLU"), temporal)
+    sizes = {"latent_channels": 32, "time_compression_ratio": 2, "spatial_compression_ratio": 4}
+    return DCAE(DCAEConfig(**sizes, encoder=stages, decoder=stages)), theirs
+
+
+@contextlib.contextmanager
+def codec(pair: Callable[[], Pair], frames: int, encode: bool) -> Iterator[Case]:
+    """One clip of 64x64 to latents, or back."""
+    ours, theirs = pair()
+    same_weights(ours, theirs)
+    ours.set_train(False)
+    video = np.random.default_rng(0).uniform(-1, 1, (1, 3, frames, 64, 64)).astype(np.float32)
+    x = torch.from_numpy(video)
+    with torch.no_grad():
+        z = theirs.encode(x)
+    latents = ours.normalize(z.numpy())
+
+    @torch.no_grad()
+    def torch_step() -> torch.Tensor:
+        return theirs.encode(x) if encode else theirs.decode(z)
+
+    def our_step() -> np.ndarray:
+        return (ours.posterior(video)[0] if encode else ours.decode(latents)).asnumpy()
+
+    agree(our_step(), torch_step())
+    yield Case(f"1 x 3 x {frames} x 64 x 64", TORCH, our_step, torch_step)
+
+
+class ReconstructionError(nn.Cell):
+    """Mean squared error of a reconstruction."""
+
+    def __init__(self, autoencoder: Autoencoder):
+        super().__init__(auto_prefix=False)
+        self.autoencoder = autoencoder
+
+    def construct(self, x):
+        return ops.square(self.autoencoder(x)[0] - x).mean()
+
+
+@contextlib.contextmanager
+def codec_train(pair: Callable[[], Pair], frames: int) -> Iterator[Case]:
+    """A whole update of an autoencoder: loss, gradients, clipping, AdamW, EMA."""
+    ours, theirs = pair()
+    same_weights(ours, theirs)
+    trained = list(ours.trainable_params())
+    step = TrainStep(ReconstructionError(ours), AdamW(trained, BETAS, EPS), Ema(trained, EMA_DECAY), max_grad_norm=CLIP)
+    video = np.random.default_rng(0).uniform(-1, 1, (1, 3, frames, 64, 64)).astype(np.float32)
+    x, batches = torch.from_numpy(video), [[Tensor(video)]]
+    parameters = list(theirs.parameters())
+    average = [parameter.detach().clone() for parameter in parameters]
+    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, BETAS, EPS, weight_decay=0.0)
+
+    def torch_step() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (theirs.decode(theirs.encode(x)) - x).square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        torch._foreach_lerp_(average, parameters, 1 - EMA_DECAY)
+        return loss
+
+    def our_step() -> Tensor:
+        return step(batches, LEARNING_RATE).loss
+
+    for _ in range(2):
+        agree(our_step(), torch_step())
+    yield Case(f"1 x 3 x {frames} x 64 x 64", TORCH, lambda: our_step().asnumpy(), torch_step)
+
+
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
@@ -465,6 +561,15 @@ CASES: dict[str, Maker] = {
     "vae_decode_tiny": partial(autoencoder, VAE_TINY, False),
     "vae_encode_half": partial(autoencoder, VAE_HALF, True),
     "vae_decode_half": partial(autoencoder, VAE_HALF, False),
+    "flux_ae_encode": partial(codec, flux_pair, 4, True),
+    "flux_ae_decode": partial(codec, flux_pair, 4, False),
+    "flux_ae_train": partial(codec_train, flux_pair, 4),
+    "hunyuan_vae_encode": partial(codec, hunyuan_pair, 9, True),
+    "hunyuan_vae_decode": partial(codec, hunyuan_pair, 9, False),
+    "hunyuan_vae_train": partial(codec_train, hunyuan_pair, 9),
+    "dc_ae_encode": partial(codec, dc_ae_pair, 8, True),
+    "dc_ae_decode": partial(codec, dc_ae_pair, 8, False),
+    "dc_ae_train": partial(codec_train, dc_ae_pair, 8),
     "t5_encode": t5_encode,
     "clip_encode": clip_encode,
     "video_loader": video_loader,

@@ -1,8 +1,8 @@
 """AutoencoderKL: the image autoencoder of Stable Diffusion, with the parameter names of its published weights.
 
 Latent diffusion, https://arxiv.org/abs/2112.10752. Images are (N, 3, H, W) in [-1, 1], latents (N, 4, H/8, W/8) with
-the published four levels. Video autoencoders have the same blocks around other convolutions (`Layers`), and (N, C, T, H,
-W). Legend: `N` images, `C` channels in, `O` channels out, `T` frames, `H`/`W` height/width, `f` compression.
+the published four levels. Video autoencoders have the same blocks around other convolutions (`Layers`), on (N, C, T,
+H, W). Legend: `N` images, `C` channels in, `O` channels out, `T` frames, `H`/`W` height/width, `f` compression.
 """
 
 from __future__ import annotations

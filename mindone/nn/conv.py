@@ -192,8 +192,8 @@ class Conv2d(_Conv):
 class Conv3d(_Conv):
     """3D convolution of (B, C, T, H, W); kernel, ``stride`` and ``padding`` are those of (time, height, width).
 
-    ``padding`` (before, after) is zeros, or copies of the edges if ``replicate``. A strided kernel has one tap more than
-    its stride.
+    ``padding`` (before, after) is zeros, or copies of the edges if ``replicate``. A strided kernel has one tap more
+    than its stride.
     """
 
     def __init__(

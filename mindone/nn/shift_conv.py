@@ -21,7 +21,7 @@ Offsets = tuple[int, ...]
 def _shift_plan(
     size: Triple, kernel: Triple, before: Triple, keep_size: bool
 ) -> tuple[Triple, int, Offsets, Offsets, Triple]:
-    """Padded size of a (T, H, W) input, its product, the flat offsets of the outer and inner taps, and the result's size.
+    """Padded size of a (T, H, W) input, its product, flat offsets of the outer and inner taps, and the result's size.
 
     One margin of zeros after each axis serves both sides: flattened, what follows one row precedes the next. Outer taps
     (time, height) come in descending order, inner taps (width) in ascending order.
@@ -48,9 +48,9 @@ class ShiftConv(nn.Cell):
 
     In flattened, padded frames a tap of the kernel is a shift. The taps along the width are stacked as input channels,
     those along time and height are output channels of ONE matrix product and are summed after it; the gradient runs the
-    same steps in reverse. With ``keep_size`` the result has the size of the input, and ``before`` zeros stand before the
-    first frame, row and column (``k - 1 - before`` after the last). Without it the input is taken as it is, and the
-    result is smaller by ``k - 1``. Primitives are called directly, because their Python wrappers double the compile time.
+    same steps in reverse. With ``keep_size`` the result has the size of the input, and ``before`` zeros stand before
+    the first frame, row and column (``k - 1 - before`` after the last). Without it the input is taken as it is, and the
+    result is smaller by ``k - 1``. Primitives are called directly: their Python wrappers double the compile time.
     """
 
     def __init__(self, kernel: Triple, before: Triple, keep_size: bool, groups: int):

@@ -20,9 +20,6 @@ from mindone.errors import UserError
 
 FOLDERS = ("weights", "inputs", "outputs", "intermediate", "grads")
 NOT_YET_COVERED = (
-    "v20_dcae",
-    "v20_flux_ae",
-    "v20_hunyuan_vae",
     "sched_v10_",
     "sched_v11_",
     "sched_v20_",

@@ -165,9 +165,10 @@ def test_groups_of_channels_are_convolutions_of_their_own(kernel, groups, channe
         np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), output.asnumpy(), atol=1e-5)
     v = normal(weight.shape, 4)
     along = sum(
-        (direction[:, g * each : (g + 1) * each] * reference(
-            x[:, g * wide : (g + 1) * wide], v[g * each : (g + 1) * each], None, (1, 1, 1), padding
-        )).sum()
+        (
+            direction[:, g * each : (g + 1) * each]
+            * reference(x[:, g * wide : (g + 1) * wide], v[g * each : (g + 1) * each], None, (1, 1, 1), padding)
+        ).sum()
         for g in range(groups)
     )
     np.testing.assert_allclose((d_weights[cell.weight.name] * v).sum(), along, rtol=1e-4, atol=1e-3)

@@ -73,7 +73,11 @@ def build_autoencoder(config: Any, dtype: str = "fp32") -> Any:
 
 
 def load_autoencoder(
-    path: str | Path | None, name: str | None = None, dtype: str = "fp32", option: str = "vae_checkpoint", **changes: Any
+    path: str | Path | None,
+    name: str | None = None,
+    dtype: str = "fp32",
+    option: str = "vae_checkpoint",
+    **changes: Any,
 ) -> Any:
     """The autoencoder whose weights are at ``path``; the other arguments are those of `autoencoder_config`.
 

@@ -2,8 +2,8 @@
 
 Every autoencoder has two faces. `posterior`, `encode` and `decode` run on the host in pieces (micro batches, chunks of
 frames, tiles), so that memory is bounded and each piece is compiled once per shape; `construct` is one differentiable
-graph for training: ``(x, noise) -> (reconstruction, mean, logvar, ...)``. Videos are (B, 3, T, H, W) in [-1, 1], latents
-(B, C, T', h, w), float32.
+graph for training: ``(x, noise) -> (reconstruction, mean, logvar, ...)``. Videos are (B, 3, T, H, W) in [-1, 1],
+latents (B, C, T', h, w), float32.
 """
 
 from __future__ import annotations

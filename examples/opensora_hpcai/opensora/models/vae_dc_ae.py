@@ -1,9 +1,9 @@
 """The video deep-compression autoencoder (f32t4c128), with the parameter names of its published weights.
 
-https://arxiv.org/abs/2410.10733, made three-dimensional. It is deterministic: no posterior. Shortcuts without parameters
-run beside every change of resolution: averages of the pixels that become channels on the way down, copies of channels
-that become pixels on the way up. Convolutions are not causal. Videos are (B, 3, T, H, W) in [-1, 1], T one or a multiple
-of 4; latents (B, 128, T / 4, H / 32, W / 32); one frame is an image and keeps its length.
+https://arxiv.org/abs/2410.10733, made three-dimensional. It is deterministic: no posterior. Shortcuts without
+parameters run beside every change of resolution: averages of pixels that become channels on the way down, copies of
+channels that become pixels on the way up. Convolutions are not causal. Videos are (B, 3, T, H, W) in [-1, 1], T one or
+a multiple of 4; latents (B, 128, T / 4, H / 32, W / 32); one frame is an image and keeps its length.
 
 Legend: `B` batch, `C` channels, `T` frames, `H`/`W` height/width, `N = T*H*W`, `h` heads.
 """
@@ -37,7 +37,7 @@ Factors = tuple[int, int, int]
 class StagesConfig:
     """The stages of encoder or decoder, from pixels to latents; after each but the last the size is halved.
 
-    ``temporal`` says whether time is halved, too; it is called ``temporal_downsample`` or ``temporal_upsample`` in files.
+    ``temporal`` says whether time is halved, too; files call it ``temporal_downsample`` or ``temporal_upsample``.
     """
 
     width_list: tuple[int, ...] = WIDTHS
