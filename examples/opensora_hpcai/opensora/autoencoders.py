@@ -88,11 +88,13 @@ def load_autoencoder(
     """
     from mindone.checkpoint import load_into, read_tensors
     from mindone.checkpoint.naming import DEFAULT_ADAPTERS
+    from mindone.nn import set_compute_dtype
 
     source = require_path(path, "the autoencoder's weights", option)
     config = autoencoder_config(name, source, **changes)
     with runtime.lazy_parameters():
         autoencoder = build_autoencoder(config, dtype)
+        set_compute_dtype(autoencoder, runtime.compute_dtype(dtype), store=True)
     adapters = (*DEFAULT_ADAPTERS, into_module) if config.kind == "2d" else DEFAULT_ADAPTERS
     load_into(autoencoder, read_tensors(source), adapters)
     return autoencoder

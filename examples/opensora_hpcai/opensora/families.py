@@ -46,6 +46,7 @@ class Family(ABC):
     name: str
     model_max_length: int
     denoiser_preset: str
+    autoencoder_preset: str
     flow_defaults: RectifiedFlowConfig
 
     # --- networks ----------------------------------------------------------------------------------------------------
@@ -59,16 +60,6 @@ class Family(ABC):
         self, config: Any, dtype: str = "fp32", recompute: bool | int = False, parallel: Any = None
     ) -> Any:
         """The denoiser with fresh weights; ``recompute`` says for how many of its blocks, True for all."""
-
-    @abstractmethod
-    def build_autoencoder(self, config: Any, dtype: str = "fp32") -> Any:
-        """The autoencoder with fresh weights."""
-
-    @abstractmethod
-    def autoencoder_config(
-        self, path: str | Path | None = None, micro_batch_size: int | None = None, micro_frame_size: int | None = None
-    ) -> Any:
-        """The autoencoder's config: published sizes, or those of the folder's ``config.json``."""
 
     @abstractmethod
     def guided_velocity(self, denoiser: Any, guided: bool) -> Any:
@@ -111,6 +102,9 @@ class Family(ABC):
         Raises:
             UserError: no weights, or they do not fit the network.
         """
+        from mindone.checkpoint import load_into, read_tensors
+        from mindone.nn import set_compute_dtype
+
         config = self.denoiser_config(path, overrides)
         if not path and allow_random:
             logger.warning("the denoiser has random weights")
@@ -119,9 +113,24 @@ class Family(ABC):
         with runtime.lazy_parameters():
             denoiser = self.build_denoiser(config, dtype, recompute, parallel)
             if not trained:
-                _hold_in(denoiser, dtype)
-        _load(denoiser, source)
-        return denoiser
+                set_compute_dtype(denoiser, runtime.compute_dtype(dtype), store=True)
+        load_into(denoiser, read_tensors(source))
+        return denoiser.set_train(False)
+
+    def autoencoder_config(
+        self, path: str | Path | None = None, micro_batch_size: int | None = None, micro_frame_size: int | None = None
+    ) -> Any:
+        """The autoencoder's config: published sizes, or those of the folder's ``config.json``; micro size 0: no pieces."""
+        from opensora.autoencoders import autoencoder_config
+
+        sizes = {"micro_batch_size": micro_batch_size, "micro_frame_size": micro_frame_size}
+        return autoencoder_config(self.autoencoder_preset, path, **sizes)
+
+    def build_autoencoder(self, config: Any, dtype: str = "fp32") -> Any:
+        """The autoencoder with fresh weights."""
+        from opensora.autoencoders import build_autoencoder
+
+        return build_autoencoder(config, dtype)
 
     def load_autoencoder(
         self,
@@ -133,16 +142,13 @@ class Family(ABC):
         option: str = "vae_checkpoint",
     ) -> Any:
         """The autoencoder with the weights at ``path``; the arguments are those of `load_denoiser`."""
-        config = self.autoencoder_config(path, micro_batch_size, micro_frame_size)
+        from opensora.autoencoders import load_autoencoder
+
+        sizes = {"micro_batch_size": micro_batch_size, "micro_frame_size": micro_frame_size}
         if not path and allow_random:
             logger.warning("the autoencoder has random weights")
-            return self.build_autoencoder(config, dtype)
-        source = require_path(path, "the autoencoder's weights", option)
-        with runtime.lazy_parameters():
-            autoencoder = self.build_autoencoder(config, dtype)
-            _hold_in(autoencoder, dtype)
-        _load(autoencoder, source)
-        return autoencoder
+            return self.build_autoencoder(self.autoencoder_config(path, **sizes), dtype)
+        return load_autoencoder(path, self.autoencoder_preset, dtype, option, **sizes)
 
     def autoencoder_skeleton(self, path: str | Path | None = None) -> Any:
         """The autoencoder without weights or memory, to ask it for sizes."""
@@ -200,19 +206,6 @@ def _explicit_size(image_size: Sequence[int] | int, compression: int) -> tuple[i
     return height, width
 
 
-def _hold_in(network: Any, dtype: str) -> None:
-    from mindone.nn import set_compute_dtype
-
-    set_compute_dtype(network, runtime.compute_dtype(dtype), store=True)
-
-
-def _load(network: Any, source: Path) -> None:
-    from mindone.checkpoint import load_into, read_tensors
-
-    load_into(network, read_tensors(source))
-    network.set_train(False)
-
-
 @dataclass(frozen=True)
 class OpenSora12(Family):
     """Open-Sora 1.2: STDiT3, rectified flow, the 3D autoencoder with 17-frame chunks, T5 with 300 tokens."""
@@ -228,24 +221,6 @@ class OpenSora12(Family):
         from opensora.models.denoisers import build_denoiser
 
         return build_denoiser(config, dtype, recompute, parallel)
-
-    def autoencoder_config(
-        self, path: str | Path | None = None, micro_batch_size: int | None = None, micro_frame_size: int | None = None
-    ) -> Any:
-        from opensora.models.vae_v1_2 import VideoAutoencoderConfig
-
-        config = VideoAutoencoderConfig.from_dict(read_config(path))
-        sizes = {"micro_batch_size": micro_batch_size, "micro_frame_size": micro_frame_size}
-        given = {name: size if size > 0 else None for name, size in sizes.items() if size is not None}
-        return dataclasses.replace(config, **given)
-
-    def build_autoencoder(self, config: Any, dtype: str = "fp32") -> Any:
-        from mindone.nn import set_compute_dtype
-        from opensora.models.vae_v1_2 import VideoAutoencoder
-
-        autoencoder = VideoAutoencoder(config)
-        set_compute_dtype(autoencoder, runtime.compute_dtype(dtype))
-        return autoencoder
 
     def guided_velocity(self, denoiser: Any, guided: bool) -> Any:
         from opensora.models.velocity import STDiTVelocity
@@ -266,6 +241,7 @@ FAMILIES: dict[str, Family] = {
         name="v1.2",
         model_max_length=300,
         denoiser_preset="STDiT3-XL/2",
+        autoencoder_preset="OpenSora-VAE-v1.2",
         flow_defaults=RectifiedFlowConfig(num_sampling_steps=30, cfg_scale=7.0, use_timestep_transform=True),
     ),
 }

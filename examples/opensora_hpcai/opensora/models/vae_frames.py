@@ -38,13 +38,16 @@ class FrameAutoencoderConfig:
     micro_batch_size: int | None = 4
     scale_factor: float = SPATIAL_SCALE
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "micro_batch_size", positive_or_none(self.micro_batch_size))
+
     @classmethod
     def from_dict(cls, values: Mapping) -> FrameAutoencoderConfig:
         """Takes our ``config.json``, or the published one of an AutoencoderKL, whose ``scaling_factor`` then counts."""
         scale = SPATIAL_SCALE if "autoencoder_kl" in values else values.get("scaling_factor", SPATIAL_SCALE)
         return cls(
             autoencoder_kl=AutoencoderKLConfig.from_dict(values.get("autoencoder_kl", values)),
-            micro_batch_size=positive_or_none(values.get("micro_batch_size", 4)),
+            micro_batch_size=values.get("micro_batch_size", 4),
             scale_factor=values.get("scale_factor", scale),
         )
 

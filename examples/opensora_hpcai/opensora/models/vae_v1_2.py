@@ -35,6 +35,8 @@ class VideoAutoencoderConfig:
     scale: tuple[float, ...] = (3.85, 2.32, 2.33, 3.06)
 
     def __post_init__(self) -> None:
+        for name in ("micro_batch_size", "micro_frame_size"):
+            object.__setattr__(self, name, positive_or_none(getattr(self, name)))
         channels = self.vae_temporal.embed_dim
         for name in ("shift", "scale"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -53,8 +55,8 @@ class VideoAutoencoderConfig:
         return cls(
             autoencoder_kl=AutoencoderKLConfig.from_dict(values.get("autoencoder_kl", {})),
             vae_temporal=TemporalAutoencoderConfig.from_dict(values.get("vae_temporal", {})),
-            micro_batch_size=positive_or_none(values.get("micro_batch_size", 4)),
-            micro_frame_size=positive_or_none(values.get("micro_frame_size", 17)),
+            micro_batch_size=values.get("micro_batch_size", 4),
+            micro_frame_size=values.get("micro_frame_size", 17),
             **plain,
         )
 
