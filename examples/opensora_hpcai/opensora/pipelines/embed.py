@@ -120,7 +120,7 @@ def _encode_captions(config: Any, family: Family, captions: list[Caption], count
     )
     with _progress("encode texts", len(captions)) as bar:
         for texts in _in_batches(list(wanted), batch_size):
-            for text, *arrays in zip(texts, *encoder.encode(texts)):
+            for text, *arrays in zip(texts, *encoder.encode(texts)[:3]):
                 for caption in wanted[text]:
                     cache.write_text(caption.path, *arrays, batch_dim=caption.batch_dim)
                 counts.written += len(wanted[text])

@@ -138,7 +138,7 @@ def test_a_seed_gives_the_same_video_in_any_batch_and_nothing_is_overwritten(set
 def test_cached_embeddings_of_either_form_replace_the_text_encoder(settings, folders, tmp_path):
     encoded = get_family("v1.2").load_text_encoder(folders / "t5", TOKENS).encode(PROMPTS)
     for row, prompt in enumerate(PROMPTS):
-        arrays = [array[row] for array in encoded]
+        arrays = [array[row] for array in encoded[:3]]
         write_text(prompt_path(tmp_path / "prompts", row, prompt), *arrays, batch_dim=True)
         # A cache with fewer tokens than the denoiser takes is as good.
         write_text(tmp_path / "videos" / f"clip{row}.npz", *[array[: TOKENS - 1] for array in arrays])
