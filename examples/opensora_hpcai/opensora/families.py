@@ -120,7 +120,7 @@ class Family(ABC):
     def autoencoder_config(
         self, path: str | Path | None = None, micro_batch_size: int | None = None, micro_frame_size: int | None = None
     ) -> Any:
-        """The autoencoder's config: published sizes or those of the folder's ``config.json``; micro size 0: no pieces."""
+        """The autoencoder's config: published sizes, or those of the folder's ``config.json``; micro size 0 is none."""
         from opensora.autoencoders import autoencoder_config
 
         sizes = {"micro_batch_size": micro_batch_size, "micro_frame_size": micro_frame_size}

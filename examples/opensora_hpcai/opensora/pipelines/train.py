@@ -31,6 +31,7 @@ from opensora.data.masks import MaskGenerator
 from opensora.families import Family, PromptRules, VideoSize, get_family
 from opensora.model_folder import require_path
 from opensora.models.denoiser_loss import DenoiserLoss
+from opensora.models.pretrained import find_image_model, initialize_from_image_model
 from opensora.pipelines import outputs, training
 from opensora.pipelines.sampler import Sampler, initial_noise
 from opensora.pipelines.start import start
@@ -163,17 +164,30 @@ def _files(config: TrainConfig, row: VideoRow) -> list[Path]:
 
 
 def build_denoiser(setting: Setting, seed: int) -> Any:
-    """The denoiser: with the weights to start from, or fresh ones that depend on ``seed``."""
-    config, family = setting.config, setting.family
+    """The denoiser: with the weights to start from, or fresh ones that depend on ``seed``.
+
+    Of an image model (PixArt, DiT) it takes what it has in common with it; the rest is fresh.
+    """
+    config, family, path = setting.config, setting.family, setting.config.pretrained_model_path
     recompute = (config.num_recompute_blocks or True) if config.use_recompute else False
-    if not config.pretrained_model_path:
-        denoiser = family.build_denoiser(setting.denoiser_config, config.dtype, recompute)
-        denoiser.initialize_weights(seed)
-        return denoiser
-    overrides = dataclasses.asdict(setting.denoiser_config)
-    return family.load_denoiser(
-        config.pretrained_model_path, overrides, config.dtype, recompute, option="pretrained_model_path", trained=True
-    )
+    source = require_path(path, "the denoiser's weights", "pretrained_model_path") if path else None
+    image_model = find_image_model(read_tensors(source)) if source else None
+    if source and not image_model:
+        overrides = dataclasses.asdict(setting.denoiser_config)
+        return family.load_denoiser(
+            path, overrides, config.dtype, recompute, option="pretrained_model_path", trained=True
+        )
+    denoiser = family.build_denoiser(setting.denoiser_config, config.dtype, recompute)
+    denoiser.initialize_weights(seed)
+    if image_model:
+        report = initialize_from_image_model(denoiser, source)
+        logger.info(
+            "training starts from %s: %d parameters are its own, %d are new",
+            image_model.name,
+            len(report.loaded),
+            len(report.missing),
+        )
+    return denoiser
 
 
 def make_dataset(setting: Setting) -> LatentTextDataset | VideoTextDataset:

@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindone.checkpoint import read_tensors, save_model
+from mindone.checkpoint import read_tensors, save_model, save_safetensors
 from mindone.config import load, parse
 from mindone.data.loader import collate
 from mindone.data.write import write_video
@@ -189,6 +189,24 @@ def test_fresh_weights_depend_on_the_seed(data):
     first, again, other = (dict(each.parameters_and_names())[name].asnumpy() for each in (first, again, other))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_training_starts_from_an_image_model_with_its_weights_and_fresh_temporal_blocks(data, tmp_path, caplog):
+    caplog.set_level("INFO")
+    fresh = {name: p.asnumpy() for name, p in train.build_denoiser(setting(data), 1).parameters_and_names()}
+    video_only = ("temporal_blocks.", "fps_embedder.", "rope.")
+    pixart = {
+        name.replace("spatial_blocks.", "blocks."): array + 1
+        for name, array in fresh.items()
+        if not name.startswith(video_only) and "q_norm" not in name and "k_norm" not in name
+    }
+    pixart["x_embedder.proj.weight"] = pixart["x_embedder.proj.weight"][:, :, 0]
+    save_safetensors(tmp_path / "pixart.safetensors", pixart)
+    prepared = setting(data, "--pretrained_model_path", str(tmp_path / "pixart.safetensors"))
+    for name, parameter in train.build_denoiser(prepared, 1).parameters_and_names():
+        taken = name.replace("spatial_blocks.", "blocks.") in pixart
+        np.testing.assert_array_equal(parameter.asnumpy(), fresh[name] + taken, err_msg=name)
+    assert "training starts from PixArt" in caplog.text
 
 
 def test_normalisation_comes_from_the_weights_and_not_from_config_json(data, tmp_path):
