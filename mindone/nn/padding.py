@@ -40,9 +40,7 @@ class _EdgePad(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         length = x.shape[self.axis]
-        return self.join(
-            (self._part(x, 0, 1),) * self.before + (x,) + (self._part(x, length - 1, 1),) * self.after
-        )
+        return self.join((self._part(x, 0, 1),) * self.before + (x,) + (self._part(x, length - 1, 1),) * self.after)
 
     def bprop(self, x: Tensor, _: Tensor, dy: Tensor) -> tuple[Tensor]:
         length = x.shape[self.axis]
