@@ -14,6 +14,7 @@ import functools
 import math
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Uniform, initializer
 from mindspore.ops import constexpr
@@ -25,6 +26,8 @@ from mindone.nn.shift_conv import Triple, shift_conv
 
 # Up to this many pixels gathering windows is as fast as shifting, and compiles faster.
 SMALL_IMAGE = 100
+# Up to this many positions of a volume its windows are gathered by a product, which compiles much faster.
+SMALL_VOLUME = 128
 
 
 def _columns(x: Tensor, kernel: int, stride: int, padding: Padding) -> Tensor:
@@ -252,7 +255,9 @@ class Conv3d(_Conv):
         return pad_edges(x, padding) if self.replicate else pad_zeros(x, padding)
 
     def _on_cpu(self, x: Tensor, weight: Tensor) -> Tensor:
-        batch = x.shape[0]
+        batch, size = x.shape[0], x.shape[2:]
+        if self.groups == 1 and size[0] * size[1] * size[2] <= SMALL_VOLUME:
+            return self._by_windows(x, weight)
         if not self.keeps_size:
             x = self._pad(x, _whole_strides(x.shape[2:], self.kernel_size, self.stride, self.padding))
         if self.strided:
@@ -261,9 +266,37 @@ class Conv3d(_Conv):
         y = self.by_shifts(x, weight)
         return y.reshape(batch, -1, *y.shape[2:])
 
+    def _by_windows(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The windows of a small volume as columns, picked by a matrix of ones and zeros, and one product."""
+        picks, size = _window_picks(x.shape[2:], self.kernel_size, self.stride, self.padding, self.replicate)
+        batch, channels = x.shape[:2]
+        columns = ops.matmul(x.reshape(batch * channels, -1), picks.astype(x.dtype))
+        columns = columns.reshape(batch, channels * math.prod(self.kernel_size), -1)
+        return ops.matmul(weight.reshape(weight.shape[0], -1), columns).reshape(batch, -1, *size)
+
     def _whole_kernel(self, weight: Tensor) -> Tensor:
         """``weight`` with zero taps at the end, up to multiples of the stride."""
         return pad_zeros(weight, tuple((0, -k % s) for k, s in zip(self.kernel_size, self.stride)))
+
+
+@constexpr
+def _window_picks(
+    size: Triple, kernel: Triple, stride: Triple, padding: Padding, replicate: bool
+) -> tuple[Tensor, Triple]:
+    """Which positions the windows see: (positions, taps * windows) of ones and zeros; and the windows of each axis.
+
+    A window that reaches beyond an edge sees nothing there, or the edge again if ``replicate``.
+    """
+    picks, windows = np.ones((1, 1, 1), np.float32), ()
+    for n, k, s, (before, after) in zip(size, kernel, stride, padding):
+        count = (n + before + after - k) // s + 1
+        seen = np.arange(count)[None] * s + np.arange(k)[:, None] - before
+        seen = np.clip(seen, 0, n - 1) if replicate else seen
+        axis = (np.arange(n)[:, None, None] == seen).astype(np.float32)
+        picks = np.einsum("pkw,qlv->pqklwv", picks, axis)
+        picks = picks.reshape(picks.shape[0] * n, -1, picks.shape[4] * count)
+        windows = (*windows, count)
+    return Tensor(picks.reshape(len(picks), -1)), windows
 
 
 @constexpr

@@ -16,7 +16,7 @@ TIME, HEIGHT, WIDTH = 2, 3, 4
 
 @dataclass(frozen=True)
 class Tiles:
-    """Tiles of ``size`` along an axis, one every ``stride``; results are blended over ``blend``, and ``keep`` stay.
+    """Tiles of ``size`` along an axis, one every ``stride``; of their results, blended over ``blend``, ``keep`` stay.
 
     With ``lead`` a tile is one longer, and the first entry of every later result is dropped: a causal network needs the
     first frame for itself.

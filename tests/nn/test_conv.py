@@ -7,6 +7,7 @@ from mindspore import Tensor, nn, ops
 
 from mindone import runtime
 from mindone.errors import UserError
+from mindone.nn import conv as convolutions
 from mindone.nn.conv import CausalConv3d, Conv2d, Conv3d, GroupNorm, nearest_upsample
 from mindone.testing import golden
 
@@ -36,6 +37,7 @@ CASES = {
     "stride 2, padded around": (lambda: Conv2d(3, 4, 3, stride=2, padding=1), (2, 3, 9, 8), (2, 2), ((1, 1), (1, 1))),
     "without padding": (lambda: Conv2d(3, 4, 3), (2, 3, 6, 7), (1, 1), ((0, 0), (0, 0))),
     "causal": (lambda: CausalConv3d(3, 4, 3), (2, 3, 5, 4, 3), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
+    "causal, more positions": (lambda: CausalConv3d(3, 4, 3), (1, 3, 5, 6, 5), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
     "causal, one frame": (lambda: CausalConv3d(2, 3, 3), (1, 2, 1, 3, 4), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
     "causal, half the frames": (
         lambda: CausalConv3d(3, 4, 3, (2, 1, 1)),
@@ -46,6 +48,12 @@ CASES = {
     "3x3x3 of stride 2": (
         lambda: Conv3d(3, 4, (3, 3, 3), (2, 2, 2), AROUND),
         (2, 3, 6, 5, 4),
+        (2, 2, 2),
+        AROUND,
+    ),
+    "3x3x3 of stride 2, more positions": (
+        lambda: Conv3d(3, 4, (3, 3, 3), (2, 2, 2), AROUND),
+        (1, 3, 6, 5, 6),
         (2, 2, 2),
         AROUND,
     ),
@@ -124,9 +132,11 @@ def test_convolutions_and_their_gradients_follow_the_definition(mode):
             np.testing.assert_allclose(d_weights[convs[i].bias.name], sums, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.parametrize("small", [0, 1000], ids=["by shifts", "by windows"])
 @pytest.mark.parametrize("frames", [1, 2, 5])
-def test_repeated_edges_and_their_gradients_follow_the_definition(frames):
+def test_repeated_edges_and_their_gradients_follow_the_definition(frames, small, monkeypatch):
     golden.use_mode("pynative")
+    monkeypatch.setattr(convolutions, "SMALL_VOLUME", small)
     strides = [(1, 1, 1), (1, 2, 2), (2, 2, 2)]
     cells = [CausalConv3d(3, 4, 3, stride, replicate=True) for stride in strides]
     inputs = [normal((2, 3, frames, 7, 6), seed) for seed in range(3)]
