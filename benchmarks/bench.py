@@ -50,15 +50,13 @@ class BenchConfig:
     """least number of turns, however long they take"""
     max_turns: int = 50
     """largest number of turns"""
-    threads: int | None = None
-    """threads of both sides; all cores this process may use if not given"""
     json: str | None = None
     """file for the results"""
 
     def check(self) -> None:
         from cases import CASES
 
-        require_at_least(self, seconds=0, min_turns=1, max_turns=1, threads=1)
+        require_at_least(self, seconds=0, min_turns=1, max_turns=1)
         for name in self.cases or ():
             if name not in CASES:
                 raise UserError(f"there is no case {name}; use {', '.join(CASES)}")
@@ -113,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(BenchConfig, argv, prog="bench.py", description=__doc__.splitlines()[0])
     from cases import CASES, prepare
 
-    threads = config.threads or len(os.sched_getaffinity(0))
+    threads = len(os.sched_getaffinity(0))
     prepare(threads)
     print("| case | shapes | ours, ms | theirs, ms | ratio |\n|---|---|---|---|---|", flush=True)
     timings = {}

@@ -66,8 +66,11 @@ Maker = Callable[[], contextlib.AbstractContextManager[Case]]
 
 
 def prepare(threads: int) -> None:
-    """The same number of threads for both sides; graph mode for ours."""
-    runtime.setup("CPU", threads=threads)
+    """Graph mode on our side, ``threads`` on PyTorch's; MindSpore itself takes all cores that it may use.
+
+    `ms.runtime.dispatch_threads_num` is no way to say so: any number above one runs matrix products in one thread.
+    """
+    runtime.setup("CPU")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
 

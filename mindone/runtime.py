@@ -81,12 +81,9 @@ def setup(
             ms.runtime.set_memory(max_size=max_device_memory)
         if jit_level:
             ms.set_context(jit_config={"jit_level": jit_level})
-    else:
-        if threads:
-            ms.runtime.dispatch_threads_num(threads)
-        if not graph:
-            # The threads that would run operators behind Python's back wait for each other by spinning.
-            ms.runtime.launch_blocking()
+    elif not graph:
+        # The threads that would run operators behind Python's back wait for each other by spinning.
+        ms.runtime.launch_blocking()
     rank, world_size = _join_ranks(ms) if use_parallel else (0, 1)
     _current = Runtime(device, graph, rank, world_size)
     return _current
