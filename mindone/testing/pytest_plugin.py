@@ -1,5 +1,20 @@
-"""The option ``--golden`` of the parity tests, known to pytest before it looks for test files and their settings."""
+"""The option ``--golden`` of the parity tests and the markers of all tests.
+
+pytest knows them before it looks for test files and their settings, which it does not find when ``--golden DIR`` names
+a folder outside of the repository.
+"""
+
+MARKERS = (
+    "golden: compares with the reference numbers of the original models",
+    "msrun: starts several worker processes",
+    "slow: takes more than a few seconds",
+)
 
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--golden", metavar="DIR", help="folder of reference runs; tests/golden if not given")
+
+
+def pytest_configure(config) -> None:
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
