@@ -435,28 +435,13 @@ def codec_train(pair: Callable[[], Pair], frames: int) -> Iterator[Case]:
     """A whole update of an autoencoder: loss, gradients, clipping, AdamW, EMA."""
     ours, theirs = pair()
     same_weights(ours, theirs)
-    trained = list(ours.trainable_params())
-    step = TrainStep(ReconstructionError(ours), AdamW(trained, BETAS, EPS), Ema(trained, EMA_DECAY), max_grad_norm=CLIP)
     video = np.random.default_rng(0).uniform(-1, 1, (1, 3, frames, 64, 64)).astype(np.float32)
-    x, batches = torch.from_numpy(video), [[Tensor(video)]]
-    parameters = list(theirs.parameters())
-    average = [parameter.detach().clone() for parameter in parameters]
-    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, BETAS, EPS, weight_decay=0.0)
+    x = torch.from_numpy(video)
 
-    def torch_step() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = (theirs.decode(theirs.encode(x)) - x).square().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
-        torch._foreach_lerp_(average, parameters, 1 - EMA_DECAY)
-        return loss
+    def torch_loss() -> torch.Tensor:
+        return (theirs.decode(theirs.encode(x)) - x).square().mean()
 
-    def our_step() -> Tensor:
-        return step(batches, LEARNING_RATE).loss
-
-    for _ in range(2):
-        agree(our_step(), torch_step())
+    our_step, torch_step = updates(ReconstructionError(ours), [[Tensor(video)]], theirs, torch_loss)
     yield Case(f"1 x 3 x {frames} x 64 x 64", TORCH, lambda: our_step().asnumpy(), torch_step)
 
 

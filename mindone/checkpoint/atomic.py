@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -15,6 +16,7 @@ from mindone.errors import UserError
 
 # The start of every unfinished file's or folder's name; a reader that lists a folder leaves such names out.
 UNFINISHED = ".tmp-"
+_READ_BLOCK = 1 << 22
 
 
 @contextlib.contextmanager
@@ -83,6 +85,15 @@ def remove_folder(path: str | Path) -> None:
     aside = _beside(path)
     os.rename(path, aside)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_READ_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def sync_file(path: Path) -> None:

@@ -6,7 +6,6 @@ already is used. Certificates are always verified.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -15,13 +14,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from mindone.checkpoint.atomic import atomic_write
+from mindone.checkpoint.atomic import atomic_write, sha256
 from mindone.checkpoint.convert import convert
 from mindone.errors import UserError
 
 TORCH_SUFFIXES = (".bin", ".pth", ".pt")
 WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".ckpt", ".h5", ".msgpack", ".onnx")
-READ_BLOCK = 1 << 22
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -58,7 +56,7 @@ def fetch_model(
         raise UserError(f"{model_id} is not a model of a hub; write owner/name, such as DeepFloyd/t5-v1_1-xxl")
     target = Path(target)
     if is_offline():
-        _from_this_machine(model_id, target, revision)
+        _from_this_machine(model_id, target)
     else:
         _download(model_id, target, revision, include, say)
     return convert_folder(target, say)
@@ -123,15 +121,7 @@ def _checked(path: Path, file: RemoteFile) -> str:
     return found
 
 
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(READ_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _from_this_machine(model_id: str, target: Path, revision: str | None) -> None:
+def _from_this_machine(model_id: str, target: Path) -> None:
     if any(path.suffix in WEIGHT_SUFFIXES for path in target.rglob("*")):
         return
     raise UserError(f"HF_HUB_OFFLINE is set and {target} has no weights of {model_id} yet; unset it to download them")

@@ -7,7 +7,6 @@ is saved again becomes ``step-00000100-2`` before the first one goes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindone.checkpoint.atomic import UNFINISHED, atomic_folder, remove_folder
+from mindone.checkpoint.atomic import UNFINISHED, atomic_folder, remove_folder, sha256
 from mindone.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -25,7 +24,6 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 Writer = Callable[[Path], Any] | bytes
 _STEP = re.compile(r"step-(\d{8,})(?:-(\d+))?")
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def verify_manifest(folder: str | Path) -> int:
     files = _manifest(folder)["files"]
     _check_sizes(folder, files)
     for name, described in files.items():
-        if _sha256(folder / name) != described["sha256"]:
+        if sha256(folder / name) != described["sha256"]:
             raise UserError(f"{folder / name} has changed since it was saved (SHA-256); use another checkpoint")
     return len(files)
 
@@ -170,16 +168,8 @@ def _write(path: Path, writer: Writer) -> None:
 def _described(folder: Path) -> dict[str, dict[str, Any]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)} for path in files
     }
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class GoldenCase:
 
 
 def mean_square(network):
-    """A cell ``(*inputs) -> (mean(out^2), out)`` around a network."""
+    """A cell ``(*inputs) -> (mean(out^2), out, ...)`` around a network; of several results ``out`` is the first."""
     from mindspore import nn, ops
 
     class MeanSquare(nn.Cell):
@@ -191,8 +191,9 @@ def mean_square(network):
             self.network = network
 
         def construct(self, *inputs):
-            out = self.network(*inputs)
-            return ops.square(out).mean(), out
+            results = self.network(*inputs)
+            results = results if isinstance(results, tuple) else (results,)
+            return ops.square(results[0]).mean(), *results
 
     return MeanSquare()
 

@@ -8,7 +8,6 @@ Legend: `B` batch, `C` channels, `T` frames, `S` tokens of a frame, `L` text tok
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mindspore import Tensor, nn, ops
@@ -37,10 +36,9 @@ class FactorizedConfig(STDiTBaseConfig):
             raise UserError(f"freeze={self.freeze} is not known; use not_temporal, text or leave it out")
 
     def freezes(self, name: str) -> bool:
-        """Whether ``freeze`` excludes the parameter from training."""
         if self.freeze == "not_temporal":
             return ".attn_temp." not in name
-        return self.freeze == "text" and ".cross_attn." in name
+        return (self.freeze == "text" and ".cross_attn." in name) or super().freezes(name)
 
 
 @dataclass(frozen=True)
@@ -135,12 +133,6 @@ class STDiT(STDiTBase):
         width = self.config.hidden_size
         in_frame = index_table_2d(high, wide, width, self.config.space_scale)
         return in_frame, index_table_1d(frames, width, self.config.time_scale)
-
-    def block_groups(self) -> Sequence[Sequence[nn.Cell]]:
-        return [(block,) for block in self.blocks]
-
-    def is_frozen(self, name: str) -> bool:
-        return self.config.freezes(name) or super().is_frozen(name)
 
 
 class STDiTBlock(nn.Cell):

@@ -8,7 +8,6 @@ Legend: `B` batch, `C` channels, `T` frames, `S` tokens of a frame, `L` text tok
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mindspore import Tensor, nn, ops
@@ -143,12 +142,6 @@ class STDiT2(STDiTBase):
         """Height, width and aspect ratio (B,) → (B, D), a third of the channels each."""
         size = self.csize_embedder(ops.stack((height, width), 1).reshape(-1))
         return ops.concat((size.reshape(height.shape[0], -1), self.ar_embedder(ar)), -1)
-
-    def block_groups(self) -> Sequence[Sequence[nn.Cell]]:
-        return [(block,) for block in self.blocks]
-
-    def is_frozen(self, name: str) -> bool:
-        return self.config.freezes(name) or super().is_frozen(name)
 
 
 class STDiT2Block(STDiTBlock):

@@ -42,6 +42,9 @@ class STDiT3Config(STDiTBaseConfig):
         super().__post_init__()
         self.check_rotary()
 
+    def freezes(self, name: str) -> bool:
+        return (self.only_train_temporal and not name.startswith("temporal_blocks.")) or super().freezes(name)
+
 
 STDiT3_PRESETS = {
     "STDiT3-XL/2": STDiT3Config(),
@@ -145,11 +148,6 @@ class STDiT3(STDiTBase):
 
     def block_groups(self) -> Sequence[Sequence[nn.Cell]]:
         return list(zip(self.spatial_blocks, self.temporal_blocks))
-
-    def is_frozen(self, name: str) -> bool:
-        if self.config.only_train_temporal and not name.startswith("temporal_blocks."):
-            return True
-        return super().is_frozen(name)
 
 
 class STDiT3Block(nn.Cell):

@@ -63,6 +63,10 @@ class STDiTBaseConfig:
     def head_size(self) -> int:
         return self.hidden_size // self.num_heads
 
+    def freezes(self, name: str) -> bool:
+        """Whether the parameter stays as it is in training."""
+        return self.freeze_y_embedder and name.startswith("y_embedder.")
+
     def check_rotary(self) -> None:
         """Refuses sizes of a head that have no channel pairs."""
         if self.head_size % 2:
@@ -150,7 +154,7 @@ class STDiTBase(nn.Cell):
 
     def block_groups(self) -> Sequence[Sequence[nn.Cell]]:
         """The blocks in the order of the forward pass; those of a group are recomputed together."""
-        raise NotImplementedError
+        return [(block,) for block in self.blocks]
 
     def recompute_blocks(self, count: int | None = None) -> None:
         """Trades time for memory: the first ``count`` groups of blocks, or all, keep only their inputs."""
@@ -158,15 +162,11 @@ class STDiTBase(nn.Cell):
             for block in group:
                 block.recompute()
 
-    def is_frozen(self, name: str) -> bool:
-        """Whether the config leaves the parameter as it is in training."""
-        return self.config.freeze_y_embedder and name.startswith("y_embedder.")
-
     def prepare_training(self, use_recompute: bool, num_recompute_blocks: int | None) -> None:
         """Fresh weights and the training options; the last step of every constructor."""
         self.initialize_weights()
         for name, parameter in self.parameters_and_names():
-            if self.is_frozen(name):
+            if self.config.freezes(name):
                 parameter.requires_grad = False
         if use_recompute:
             self.recompute_blocks(num_recompute_blocks)

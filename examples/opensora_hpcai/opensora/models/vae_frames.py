@@ -24,9 +24,8 @@ from opensora.models.autoencoder import (
     unregistered,
 )
 
-# Open-Sora scales SDXL's latents with the factor of Stable Diffusion 1 (SDXL's own is 0.13025); its weights need that.
+# Open-Sora scales SDXL's latents with the factor of Stable Diffusion 1; its weights need that.
 SPATIAL_SCALE = 0.18215
-SDXL_SCALE = 0.13025
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,6 @@ class FrameAutoencoderConfig:
 
     def to_dict(self) -> dict:
         return asdict(self)
-
-
-FRAME_PRESETS = {"SD-VAE": FrameAutoencoderConfig(), "SDXL-VAE": FrameAutoencoderConfig(scale_factor=SDXL_SCALE)}
 
 
 def to_images(video: Tensor) -> Tensor:

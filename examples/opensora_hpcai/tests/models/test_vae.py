@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import AutoencoderKLConfig
@@ -14,18 +14,6 @@ from mindone.testing import golden
 from opensora.models.vae_frames import FrameAutoencoderConfig, VideoAutoencoderKL, to_video
 from opensora.models.vae_temporal import TemporalAutoencoder, TemporalAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig, gaussian_kl
-
-
-class _Loss(nn.Cell):
-    """mean(reconstruction^2); further results: whatever else the network returns."""
-
-    def __init__(self, network):
-        super().__init__(auto_prefix=False)
-        self.network = network
-
-    def construct(self, x):
-        results = self.network(x)
-        return ops.square(results[0]).mean(), *results
 
 
 def frame_counts(case) -> list[int]:
@@ -40,7 +28,7 @@ def test_frame_autoencoder_matches_the_original(golden_case, mode):
     golden_case.check_outputs("encode_mode", autoencoder.encode(x))
     golden_case.check_outputs("encode_sample", autoencoder.encode(x, noise))
     golden_case.check_outputs("decode", autoencoder.decode(golden_case.inputs["z"]))
-    results = golden_case.check_loss_and_gradients(autoencoder, _Loss(autoencoder), [Tensor(x)])
+    results = golden_case.check_loss_and_gradients(autoencoder, golden.mean_square(autoencoder), [Tensor(x)])
     golden_case.check_outputs("reconstruction", results[0])
     for name, value in (("latent_mean", results[1]), ("latent_logvar", results[2])):
         images = value.transpose(0, 2, 1, 3, 4).reshape(golden_case.intermediates[name].shape)
@@ -52,7 +40,7 @@ def test_temporal_autoencoder_matches_the_original(golden_case, mode):
     autoencoder = TemporalAutoencoder(TemporalAutoencoderConfig.from_dict(golden_case.args["vae_temporal"]))
     golden_case.load_into(autoencoder)
     one_frame = Tensor(golden_case.inputs["x_t01"])
-    results = golden_case.check_loss_and_gradients(autoencoder, _Loss(autoencoder), [one_frame])
+    results = golden_case.check_loss_and_gradients(autoencoder, golden.mean_square(autoencoder), [one_frame])
     golden_case.check_outputs("mean_t01", results[1])
     golden_case.check_outputs("logvar_t01", results[2])
     # Each frame count would be a compilation of its own; the graph itself is the one just checked.
@@ -100,7 +88,7 @@ def test_compiled_video_autoencoder_works_in_equal_pieces_and_matches_the_origin
 def test_gradients_through_the_video_autoencoder_match_the_original(golden_case, mode):
     autoencoder = pipeline(golden_case)
     one_frame = Tensor(golden_case.inputs["x_t01"])
-    results = golden_case.check_loss_and_gradients(autoencoder, _Loss(autoencoder), [one_frame])
+    results = golden_case.check_loss_and_gradients(autoencoder, golden.mean_square(autoencoder), [one_frame])
     golden_case.check_outputs("rec_micro_t01", results[0])
     golden_case.check_intermediate("spatial_z_t01", results[3])
 

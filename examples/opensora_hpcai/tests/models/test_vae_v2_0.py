@@ -2,31 +2,20 @@
 
 import numpy as np
 import pytest
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor
 
 from mindone import runtime
+from mindone.testing import golden
 from opensora.models.vae_dc_ae import DCAE, DCAEConfig
 from opensora.models.vae_flux import FluxAutoencoder, FluxAutoencoderConfig
 from opensora.models.vae_hunyuan import AutoencoderKLCausal3D, HunyuanAutoencoderConfig
-
-
-class _Loss(nn.Cell):
-    """mean(reconstruction^2); further results: whatever else the network returns."""
-
-    def __init__(self, network):
-        super().__init__(auto_prefix=False)
-        self.network = network
-
-    def construct(self, x):
-        results = self.network(x)
-        return ops.square(results[0]).mean(), *results
 
 
 @pytest.mark.golden("v20_flux_ae")
 def test_flux_autoencoder_matches_the_original(golden_case, mode):
     autoencoder = golden_case.load_into(FluxAutoencoder(FluxAutoencoderConfig.from_dict(golden_case.args)))
     x = Tensor(golden_case.inputs["x"])
-    _, mean, logvar = golden_case.check_loss_and_gradients(autoencoder, _Loss(autoencoder), [x])
+    _, mean, logvar = golden_case.check_loss_and_gradients(autoencoder, golden.mean_square(autoencoder), [x])
     golden_case.check_outputs("encode_mode", autoencoder.normalize(mean))
     golden_case.check_outputs("logvar", logvar)
     if mode == "pynative":
@@ -59,7 +48,7 @@ def test_causal_autoencoder_matches_the_original(golden_case, mode):
     golden_case.load_into(autoencoder)
     name = golden_case.sidecar["grad_case"]
     x = Tensor(golden_case.inputs[f"x_{name}"])
-    _, mean, logvar = golden_case.check_loss_and_gradients(autoencoder, _Loss(autoencoder), [x])
+    _, mean, logvar = golden_case.check_loss_and_gradients(autoencoder, golden.mean_square(autoencoder), [x])
     golden_case.check_outputs(f"encode_plain_{name}", autoencoder.normalize(mean))
     golden_case.check_outputs(f"logvar_plain_{name}", logvar)
     # Every size would be a compilation of its own; the graph itself is the one just checked.
@@ -78,7 +67,7 @@ def test_deep_compression_autoencoder_matches_the_original(golden_case, mode):
     autoencoder = golden_case.load_into(DCAE(DCAEConfig.from_dict(golden_case.args)))
     name = golden_case.sidecar["grad_case"]
     x = Tensor(golden_case.inputs[f"x_{name}"])
-    _, z = golden_case.check_loss_and_gradients(autoencoder, _Loss(autoencoder), [x])
+    _, z = golden_case.check_loss_and_gradients(autoencoder, golden.mean_square(autoencoder), [x])
     golden_case.check_outputs(f"encode_plain_{name}", autoencoder.normalize(z))
     if mode == "pynative":
         check_tiling(golden_case, autoencoder, lambda network, x: {"encode": network.encode(x)})
