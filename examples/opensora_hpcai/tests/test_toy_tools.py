@@ -1,7 +1,4 @@
 import csv
-import importlib.util
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,18 +6,9 @@ import pytest
 from mindone.data.video import read_video
 from opensora.data.toy import clip
 
-TOOLS = Path(__file__).parents[1] / "tools"
 
-
-def tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-def test_make_toy_dataset_writes_ordinary_videos_and_their_table(tmp_path):
-    tool("make_toy_dataset")(["--output", str(tmp_path / "toy"), "--num_clips", "3", "--split", "unseen"])
+def test_make_toy_dataset_writes_ordinary_videos_and_their_table(tmp_path, tool):
+    tool("make_toy_dataset")("--output", tmp_path / "toy", "--num_clips", "3", "--split", "unseen")
     with open(tmp_path / "toy" / "video_caption.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["caption"] for row in rows] == [clip(0, index, "unseen").caption for index in range(3)]
@@ -30,18 +18,18 @@ def test_make_toy_dataset_writes_ordinary_videos_and_their_table(tmp_path):
     assert np.abs(frames.astype(float) - drawn).mean() < 4
 
 
-def test_make_toy_dataset_leaves_a_full_folder_alone(tmp_path, capsys):
+def test_make_toy_dataset_leaves_a_full_folder_alone(tmp_path, capsys, tool):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(SystemExit) as left:
-        tool("make_toy_dataset")(["--output", str(tmp_path), "--num_clips", "1"])
+        tool("make_toy_dataset")("--output", tmp_path, "--num_clips", "1")
     assert left.value.code == 2 and "not empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-    tool("make_toy_dataset")(["--output", str(tmp_path), "--num_clips", "1", "--overwrite", "True"])
+    tool("make_toy_dataset")("--output", tmp_path, "--num_clips", "1", "--overwrite", "True")
     assert (tmp_path / "video_caption.csv").is_file()
 
 
 @pytest.mark.parametrize("name", ["make_toy_dataset", "make_tiny_t5"])
-def test_a_folder_has_to_be_named(name, capsys):
+def test_a_folder_has_to_be_named(name, capsys, tool):
     with pytest.raises(SystemExit) as left:
-        tool(name)([])
+        tool(name)()
     assert left.value.code == 2 and "--output DIR" in capsys.readouterr().err

@@ -54,11 +54,11 @@ def test_a_network_and_its_twin_in_another_layout_agree(layout):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_there_and_back_again_is_exact(tmp_path, dtype):
+def test_there_and_back_again_is_exact(tmp_path, dtype, tool):
     first, there, back = (tmp_path / f"{name}.safetensors" for name in ("first", "there", "back"))
     save_safetensors(first, network_tensors(_network(FLUX), dtype))
-    convert_flux(first, there, "flux", "open-sora")
-    convert_flux(there, back, "open-sora", "flux")
+    tool("convert_flux")("--src", first, "--target", there)
+    tool("convert_flux")("--src", there, "--target", back, "--src_layout", "open-sora", "--layout", "flux")
     before, between, after = read_tensors(first), read_tensors(there), read_tensors(back)
     assert set(before) == set(after)
     assert "single_blocks.0.v_mlp.weight" in between

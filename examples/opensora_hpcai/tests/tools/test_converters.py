@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import pickle
 import subprocess
@@ -13,13 +12,6 @@ from mindone.checkpoint import read_tensors, save_safetensors
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
-def tool(name):
-    spec = importlib.util.spec_from_file_location(f"opensora_tools_{name}", TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: module.main([str(argument) for argument in arguments])
-
-
 class Evil:
     def __init__(self, command):
         self.command = command
@@ -28,7 +20,7 @@ class Evil:
         return os.system, (self.command,)
 
 
-def test_a_denoiser_is_converted_with_its_published_names(tmp_path):
+def test_a_denoiser_is_converted_with_its_published_names(tmp_path, tool):
     weights = {"spatial_blocks.0.attn.q_norm.weight": np.arange(4, dtype=np.float32)}
     save_safetensors(tmp_path / "model.safetensors", weights)
     tool("convert_pt2ms")("--src", tmp_path, "--target", tmp_path / "a.ckpt")
@@ -38,7 +30,7 @@ def test_a_denoiser_is_converted_with_its_published_names(tmp_path):
 
 
 @pytest.mark.parametrize("flags", [(), ("--from_vae2d",)])
-def test_an_autoencoder_is_converted_with_its_published_names(tmp_path, flags):
+def test_an_autoencoder_is_converted_with_its_published_names(tmp_path, flags, tool):
     spatial = {"encoder.down.0.block.0.norm1.gamma": np.ones(4, np.float32)}
     if not flags:
         spatial = {f"spatial_vae.module.{name}": array for name, array in spatial.items()}
@@ -55,7 +47,7 @@ def test_the_older_name_of_the_autoencoder_tool_takes_the_same_flags(tmp_path):
     assert list(read_tensors(tmp_path / "b.ckpt")) == ["spatial_vae.module.encoder.conv_in.bias"]
 
 
-def test_a_download_without_network_ends_in_one_line(tmp_path, capsys, monkeypatch):
+def test_a_download_without_network_ends_in_one_line(tmp_path, capsys, monkeypatch, tool):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(SystemExit) as error:
         tool("download_convert_st")("studio/tiny", "--target", tmp_path / "tiny", "--disable_ssl_verify")
@@ -64,7 +56,7 @@ def test_a_download_without_network_ends_in_one_line(tmp_path, capsys, monkeypat
 
 
 @pytest.mark.parametrize("name", ["convert_pt2ms", "convert_vae", "convert_vae_3d"])
-def test_a_pickle_that_would_run_a_program_ends_in_one_line_and_exit_code_2(tmp_path, capsys, name):
+def test_a_pickle_that_would_run_a_program_ends_in_one_line_and_exit_code_2(tmp_path, capsys, name, tool):
     magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
     (tmp_path / "evil.pth").write_bytes(magic + pickle.dumps({"w": Evil(f"touch {tmp_path / 'was_run'}")}, 2))
     with pytest.raises(SystemExit) as error:
