@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 from mindspore import Tensor, nn, ops
 
 from mindone.errors import UserError
+from mindone.nn import functional as F
 from mindone.nn.conv import Conv2d, GroupNorm, nearest_upsample
-from mindone.nn.functional import attention, frame_causal_attention
 from mindone.nn.layers import Linear
 
 NORM_EPS = 1e-6
@@ -90,8 +90,8 @@ class ResnetBlock(nn.Cell):
         self.conv_shortcut = conv(in_channels, out_channels, 1) if shortcut and in_channels != out_channels else None
 
     def construct(self, x: Tensor) -> Tensor:
-        h = self.conv1(ops.silu(self.norm1(x)))
-        h = self.conv2(ops.silu(self.norm2(h)))
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
         return self.skip(x) + h
 
     def skip(self, x: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class ResnetBlock(nn.Cell):
 def attention_over_positions(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """One-headed attention of (N, positions, C); in a video ``x`` no position sees a later frame."""
     q, k, v = q.expand_dims(1), k.expand_dims(1), v.expand_dims(1)
-    mixed = attention(q, k, v) if x.ndim == 4 else frame_causal_attention(q, k, v, x.shape[2])
+    mixed = F.attention(q, k, v) if x.ndim == 4 else F.frame_causal_attention(q, k, v, x.shape[2])
     return mixed.squeeze(1)
 
 
@@ -236,7 +236,7 @@ class Encoder(nn.Cell):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(ops.silu(self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
 
 
 class Decoder(nn.Cell):
@@ -264,7 +264,7 @@ class Decoder(nn.Cell):
         x = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(ops.silu(self.conv_norm_out(x)))
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
 def split_moments(moments: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Convolutions, group norm and nearest upsampling, fast on a CPU and native on Ascend, forward and backward.
 
-On a CPU `mindone.nn.shift_conv` computes convolutions of stride 1. Other strides gather their windows (`ops.unfold`,
+On a CPU `mindone.nn.row_conv` computes convolutions of stride 1. Other strides gather their windows (`ops.unfold`,
 2D), or turn blocks of the size of the stride into channels first, which leaves a convolution of stride 1 (3D). Ascend
 gets its native operators.
 
@@ -21,13 +21,16 @@ from mindspore.ops import constexpr
 
 from mindone import runtime
 from mindone.errors import UserError
+from mindone.nn import cpu
 from mindone.nn.padding import Padding, pad_edges, pad_zeros
-from mindone.nn.shift_conv import Triple, shift_conv
+from mindone.nn.row_conv import Triple, row_conv
 
 # Up to this many pixels gathering windows is as fast as shifting, and compiles faster.
 SMALL_IMAGE = 100
 # Up to this many positions of a volume its windows are gathered by a product, which compiles much faster.
 SMALL_VOLUME = 128
+# Up to this many frames a depth-wise convolution multiplies all frames with all frames.
+FEW_FRAMES = 32
 
 
 def _columns(x: Tensor, kernel: int, stride: int, padding: Padding) -> Tensor:
@@ -69,8 +72,9 @@ def nearest_upsample(x: Tensor, factors: tuple[int, ...] = (2, 2)) -> Tensor:
 class _GroupNorm(nn.Cell):
     """``(x - mean) / sqrt(var + eps) * weight + bias`` on (N, C, ...), with its gradient written out.
 
-    Mean and biased variance are those of a group of channels at all positions of a sample. Scaling by ``weight / sqrt``
-    and all sums are per channel first, so that every pass over the input is a plain row operation.
+    Mean and biased variance are those of a group of channels at all positions of a sample. In the terms of
+    `mindone.nn.cpu`: sums are products, and what is one number per channel is a bias or is spread by a product. Also
+    returns mean (N * C,) and ``1 / sqrt(var + eps)`` (N, G, 1), which the gradient uses.
     """
 
     def __init__(self, num_groups: int, eps: float):
@@ -80,38 +84,36 @@ class _GroupNorm(nn.Cell):
         self.mean = ops.ReduceMean(keep_dims=True)
         self.sum = ops.ReduceSum(keep_dims=True)
 
-    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         n, channels = x.shape[0], x.shape[1]
-        centred, inverse = self._centred(x)
-        y = centred * self._per_channel(inverse, weight, n, channels)
-        return (y.reshape(n, channels, -1) + bias.reshape(1, channels, 1)).reshape(x.shape)
+        mean = self._of_groups(cpu.row_means(x.reshape(n * channels, -1)), n)
+        mean = ops.BroadcastTo((n, self.num_groups, channels // self.num_groups))(mean).reshape(-1)
+        rows = cpu.plus_column(x.reshape(n * channels, -1), -mean)
+        inverse = ops.Rsqrt()(self._of_groups(cpu.row_means(ops.Square()(rows)), n) + self.eps)
+        gain = (inverse * weight.reshape(1, self.num_groups, -1)).reshape(-1, 1)
+        shift = ops.BroadcastTo((n, channels))(bias.reshape(1, channels)).reshape(-1)
+        y = cpu.plus_column(rows * cpu.spread_rows(gain, rows.shape[1]), shift)
+        return y.reshape(x.shape), mean, inverse
 
-    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, _: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor, Tensor]:
         n, channels = x.shape[0], x.shape[1]
-        width = channels // self.num_groups
-        centred, inverse = self._centred(x)
-        dy = dy.reshape(n * channels, -1)
-        sums = self.sum(dy, -1).reshape(n, self.num_groups, width)
-        products = self.sum(dy * centred, -1).reshape(n, self.num_groups, width) * inverse
-        grouped = weight.reshape(1, self.num_groups, width)
-        mean = self.sum(sums * grouped, -1) / (width * dy.shape[1])
-        slope = self.sum(products * grouped, -1) * inverse / (width * dy.shape[1])
-        rows = (n * self.num_groups, -1)
-        shift = (centred.reshape(rows) * slope.reshape(rows) + mean.reshape(rows)) * inverse.reshape(rows)
-        dx = dy * self._per_channel(inverse, weight, n, channels) - shift.reshape(n * channels, -1)
-        d_weight = products.sum(0).reshape(channels)
-        return dx.reshape(x.shape), d_weight, sums.sum(0).reshape(channels)
+        grouped = (n, self.num_groups, channels // self.num_groups)
+        _, mean, inverse = out
+        rows = cpu.plus_column(x.reshape(n * channels, -1), -mean)
+        dy = dout[0].reshape(n * channels, -1)
+        length = dy.shape[1]
+        sums = cpu.row_means(dy).reshape(grouped)
+        products = cpu.row_means(dy * rows).reshape(grouped) * inverse
+        weight = weight.reshape(1, self.num_groups, -1)
+        shift = ops.BroadcastTo(grouped)(self.mean(sums * weight, -1) * inverse)
+        slope = ops.BroadcastTo(grouped)(self.mean(products * weight, -1) * inverse * inverse)
+        dx = dy * cpu.spread_rows((inverse * weight).reshape(-1, 1), length)
+        dx = cpu.plus_column(dx - rows * cpu.spread_rows(slope.reshape(-1, 1), length), -shift.reshape(-1))
+        return dx.reshape(x.shape), products.sum(0).reshape(-1) * length, sums.sum(0).reshape(-1) * length
 
-    def _centred(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``x - mean`` as (N * C, positions) and ``1 / sqrt(var + eps)`` as (N, groups, 1)."""
-        n, channels = x.shape[0], x.shape[1]
-        rows = x.reshape(n * self.num_groups, -1)
-        centred = rows - self.mean(rows, -1)
-        inverse = ops.rsqrt(self.mean(centred * centred, -1) + self.eps)
-        return centred.reshape(n * channels, -1), inverse.reshape(n, self.num_groups, 1)
-
-    def _per_channel(self, inverse: Tensor, weight: Tensor, n: int, channels: int) -> Tensor:
-        return (inverse * weight.reshape(1, self.num_groups, -1)).reshape(n * channels, 1)
+    def _of_groups(self, means: Tensor, n: int) -> Tensor:
+        """Means of the channels (N * C, 1) → those of the groups (N, G, 1)."""
+        return self.mean(means.reshape(n, self.num_groups, -1), -1)
 
 
 @functools.cache
@@ -128,10 +130,15 @@ class GroupNorm(nn.Cell):
             raise UserError(f"{num_channels} channels cannot be divided into num_groups={num_groups} equal groups")
         self.weight = Parameter(initializer("ones", (num_channels,), ms.float32))
         self.bias = Parameter(initializer("zeros", (num_channels,), ms.float32))
+        self.num_groups = num_groups
         self.norm = _group_norm(num_groups, eps)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.norm(x.astype(ms.float32), self.weight, self.bias).astype(x.dtype)
+        if runtime.kernels() == "Ascend":
+            y = ops.group_norm(x.astype(ms.float32), self.num_groups, self.weight, self.bias, self.norm.eps)
+        else:
+            y = self.norm(x.astype(ms.float32), self.weight, self.bias)[0]
+        return y.astype(x.dtype)
 
 
 class _Conv(nn.Cell):
@@ -171,7 +178,7 @@ class Conv2d(_Conv):
         kernel = (1, kernel_size, kernel_size)
         padding = ((0, 0), *self.padding)
         fits = stride == 1 and kernel_size > 1 and _keeps_size(kernel, padding)
-        self.by_shifts = shift_conv(kernel, tuple(before for before, _ in padding)) if fits else None
+        self.by_rows = row_conv(kernel, tuple(before for before, _ in padding)) if fits else None
 
     def construct(self, x: Tensor) -> Tensor:
         x, weight, bias = self._in_compute_dtype(x)
@@ -181,8 +188,8 @@ class Conv2d(_Conv):
 
     def _on_cpu(self, x: Tensor, weight: Tensor) -> Tensor:
         n, channels, height, width = x.shape
-        if self.by_shifts is not None and height * width > SMALL_IMAGE:
-            return self.by_shifts(x.expand_dims(2), weight.expand_dims(2)).squeeze(2)
+        if self.by_rows is not None and height * width > SMALL_IMAGE:
+            return self.by_rows(x.expand_dims(2), weight.expand_dims(2)).squeeze(2)
         h = _output_size(height, self.kernel_size, self.stride, self.padding[0])
         w = _output_size(width, self.kernel_size, self.stride, self.padding[1])
         if self.kernel_size == self.stride == 1 and (h, w) == (height, width):
@@ -224,7 +231,10 @@ class Conv3d(_Conv):
         self.keeps_size = not self.strided and not replicate and _keeps_size(kernel_size, padding)
         taps = tuple(-(-k // s) for k, s in zip(kernel_size, stride))
         before = tuple(before for before, _ in padding) if self.keeps_size else (0, 0, 0)
-        self.by_shifts = shift_conv(taps, before, self.keeps_size, groups)
+        self.taps = taps
+        self.before = before
+        self.by_rows = row_conv(taps, before, self.keeps_size, groups)
+        self.in_space = row_conv((1, *taps[1:]), (0, *before[1:]), self.keeps_size, groups)
 
     def construct(self, x: Tensor) -> Tensor:
         x, weight, bias = self._in_compute_dtype(x)
@@ -262,9 +272,20 @@ class Conv3d(_Conv):
             x = self._pad(x, _whole_strides(x.shape[2:], self.kernel_size, self.stride, self.padding))
         if self.strided:
             x, weight = space_to_channels(x, self.stride), space_to_channels(self._whole_kernel(weight), self.stride)
+        if weight.shape[1] == 1 and self.groups == weight.shape[0] and x.shape[2] <= FEW_FRAMES:
+            return self._by_channels(x, weight)
         x = x.reshape(batch * self.groups, -1, *x.shape[2:])
-        y = self.by_shifts(x, weight)
+        y = self.by_rows(x, weight)
         return y.reshape(batch, -1, *y.shape[2:])
+
+    def _by_channels(self, x: Tensor, weight: Tensor) -> Tensor:
+        """A depth-wise convolution as one in space for each channel, from all frames to all frames."""
+        batch, channels, frames, height, width = x.shape
+        picks, count = _frame_picks(frames, self.taps[0], self.before[0], self.keeps_size)
+        between = ops.matmul(picks.astype(weight.dtype), weight.reshape(channels, self.taps[0], -1))
+        between = between.reshape(channels * count, frames, 1, *self.taps[1:])
+        y = self.in_space(x.reshape(batch * channels, frames, 1, height, width), between)
+        return y.reshape(batch, channels, count, *y.shape[3:])
 
     def _by_windows(self, x: Tensor, weight: Tensor) -> Tensor:
         """The windows of a small volume as columns, picked by a matrix of ones and zeros, and one product."""
@@ -297,6 +318,14 @@ def _window_picks(
         picks = picks.reshape(picks.shape[0] * n, -1, picks.shape[4] * count)
         windows = (*windows, count)
     return Tensor(picks.reshape(len(picks), -1)), windows
+
+
+@constexpr
+def _frame_picks(frames: int, taps: int, before: int, keep_size: bool) -> tuple[Tensor, int]:
+    """Which tap leads from a frame to a frame: (T' * T, taps) of ones and zeros; and T'."""
+    count = frames if keep_size else frames - taps + 1
+    tap = np.arange(frames)[None] - np.arange(count)[:, None] + before
+    return Tensor((tap.reshape(-1, 1) == np.arange(taps)).astype(np.float32)), count
 
 
 @constexpr

@@ -68,6 +68,21 @@ def spread(column: Tensor, width: int) -> Tensor:
     return times(column, full((*column.shape[:-2], 1, width), 1.0))
 
 
+def spread_rows(column: Tensor, width: int) -> Tensor:
+    """`spread` of two axes: (R, 1) → (R, width)."""
+    return rows_times(column, full((1, width), 1.0))
+
+
+def row_means(x: Tensor) -> Tensor:
+    """Means of rows: (R, D) → (R, 1)."""
+    return rows_times(x, full((x.shape[1], 1), 1 / x.shape[1]))
+
+
+def plus_column(x: Tensor, column: Tensor) -> Tensor:
+    """``column`` (R,) added to the columns of ``x`` (R, D)."""
+    return ops.BiasAdd()(x.reshape(1, x.shape[0], -1, 1), column).reshape(x.shape)
+
+
 class Linear(nn.Cell):
     """``x W^T + b`` of rows: (R, in), (out, in), (out,) → (R, out)."""
 
@@ -91,6 +106,18 @@ class Gelu(nn.Cell):
         y, gate = out
         slope = ops.Square()(x) * (3 * GELU_SLOPE * GELU_CUBIC) + GELU_SLOPE
         return (dout[0] * (gate + y * (1.0 - gate) * slope),)
+
+
+class Silu(nn.Cell):
+    """``x sigmoid(x)``; also the sigmoid."""
+
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gate = ops.Sigmoid()(x)
+        return x * gate, gate
+
+    def bprop(self, x: Tensor, out: tuple[Tensor, Tensor], dout: tuple[Tensor, Tensor]):
+        y, gate = out
+        return (dout[0] * (gate + y - y * gate),)
 
 
 class RmsNorm(nn.Cell):

@@ -23,7 +23,7 @@ MAX_SCORES = 2**25
 _MASKED = -1e30
 _FUSED_DTYPES = (ms.float16, ms.bfloat16)
 
-_linear, _gelu, _rms_norm, _layer_norm = cpu.Linear(), cpu.Gelu(), cpu.RmsNorm(), cpu.LayerNorm()
+_linear, _gelu, _silu, _rms_norm, _layer_norm = cpu.Linear(), cpu.Gelu(), cpu.Silu(), cpu.RmsNorm(), cpu.LayerNorm()
 _channel_rms_norm = cpu.ChannelRmsNorm()
 _gated_sum, _attention, _blocked_attention = cpu.GatedSum(), cpu.Attention(), cpu.BlockedAttention()
 
@@ -316,7 +316,9 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def silu(x: Tensor) -> Tensor:
     """``x * sigmoid(x)``."""
-    return ops.silu(x)
+    if runtime.kernels() == "Ascend":
+        return ops.silu(x)
+    return cast(_silu(cast(x, ms.float32))[0], x.dtype)
 
 
 # --- rotary embedding ------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ CASES = {
     "without padding": (lambda: Conv2d(3, 4, 3), (2, 3, 6, 7), (1, 1), ((0, 0), (0, 0))),
     "causal": (lambda: CausalConv3d(3, 4, 3), (2, 3, 5, 4, 3), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
     "causal, more positions": (lambda: CausalConv3d(3, 4, 3), (1, 3, 5, 6, 5), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
+    "causal, fewer channels": (lambda: CausalConv3d(5, 2, 3), (1, 5, 5, 6, 5), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
     "causal, one frame": (lambda: CausalConv3d(2, 3, 3), (1, 2, 1, 3, 4), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
     "causal, half the frames": (
         lambda: CausalConv3d(3, 4, 3, (2, 1, 1)),
@@ -157,9 +158,13 @@ def test_repeated_edges_and_their_gradients_follow_the_definition(frames, small,
         np.testing.assert_allclose((d_inputs[i].asnumpy() * u).sum(), along, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("kernel,groups,channels", [((3, 3, 3), 6, 6), ((5, 5, 5), 2, 6), ((1, 1, 1), 3, 6)])
-def test_groups_of_channels_are_convolutions_of_their_own(kernel, groups, channels):
+@pytest.mark.parametrize(
+    "kernel,groups,channels,few_frames",
+    [((3, 3, 3), 6, 6, 32), ((3, 5, 3), 6, 6, 32), ((3, 3, 3), 6, 6, 2), ((5, 5, 5), 2, 6, 32), ((1, 1, 1), 3, 6, 32)],
+)
+def test_groups_of_channels_are_convolutions_of_their_own(kernel, groups, channels, few_frames, monkeypatch):
     golden.use_mode("pynative")
+    monkeypatch.setattr(convolutions, "FEW_FRAMES", few_frames)
     padding = tuple((k // 2, k // 2) for k in kernel)
     cell = Conv3d(6, channels, kernel, padding=padding, groups=groups, has_bias=False)
     x, weight = normal((2, 6, 3, 4, 5)), cell.weight.asnumpy()

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from mindone.models import autoencoder_kl as kl
+from mindone.nn import functional as F
 from mindone.nn.conv import Conv2d, GroupNorm
 from opensora.models.autoencoder import positive_or_none
 from opensora.models.vae_frames import FrameAutoencoder
@@ -149,7 +150,7 @@ class Encoder(nn.Cell):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        return self.conv_out(ops.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Cell):
@@ -173,7 +174,7 @@ class Decoder(nn.Cell):
         x = self.mid(self.conv_in(z))
         for i in range(len(self.up)):
             x = self.up[len(self.up) - 1 - i](x)
-        return self.conv_out(ops.silu(self.norm_out(x)))
+        return self.conv_out(F.silu(self.norm_out(x)))
 
 
 class FluxAutoencoder(FrameAutoencoder):

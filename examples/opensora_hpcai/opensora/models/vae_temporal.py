@@ -14,6 +14,7 @@ from mindspore import Tensor, nn, ops
 
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import split_moments
+from mindone.nn import functional as F
 from mindone.nn.conv import CausalConv3d, GroupNorm
 from mindone.nn.padding import pad_zeros
 
@@ -69,8 +70,8 @@ class ResBlock(nn.Cell):
         self.conv3 = CausalConv3d(in_channels, out_channels, 1, has_bias=False) if in_channels != out_channels else None
 
     def construct(self, x: Tensor) -> Tensor:
-        h = self.conv1(ops.silu(self.norm1(x)))
-        h = self.conv2(ops.silu(self.norm2(h)))
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
         return (x if self.conv3 is None else self.conv3(x)) + h
 
 
@@ -108,7 +109,7 @@ class TemporalEncoder(nn.Cell):
                 x = self.conv_blocks[level](x)
         for block in self.res_blocks:
             x = block(x)
-        return self.conv2(ops.silu(self.norm1(x)))
+        return self.conv2(F.silu(self.norm1(x)))
 
 
 def depth_to_time(x: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ class TemporalDecoder(nn.Cell):
                 x = block(x)
             if level > 0 and self.temporal_upsample[level - 1]:
                 x = depth_to_time(self.conv_blocks[level - 1](x))
-        return self.conv_out(ops.silu(self.norm1(x)))
+        return self.conv_out(F.silu(self.norm1(x)))
 
 
 class TemporalAutoencoder(nn.Cell):

@@ -218,12 +218,16 @@ def first_clips(dataset: VideoTextDataset, count: int, batch_size: int, seed: in
 def set_latent_statistics(
     autoencoder: VideoAutoencoder, dataset: VideoTextDataset, count: int, batch_size: int, seed: int
 ) -> None:
-    """Sets shift and scale to mean and standard deviation of every latent channel over ``count`` training clips."""
-    means = [autoencoder.posterior(x)[0].asnumpy() for x in first_clips(dataset, count, batch_size, seed)]
-    if not means:
+    """Sets shift and scale to mean and standard deviation of every latent channel over ``count`` training clips.
+
+    The latents are samples of the posterior, so their variance is that of the means plus the mean of the variances.
+    """
+    posteriors = [autoencoder.posterior(x) for x in first_clips(dataset, count, batch_size, seed)]
+    if not posteriors:
         raise UserError("latent_statistics needs clips, but none could be read")
-    latents = np.concatenate(means)
-    shift, scale = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
+    latents, spread = (np.concatenate([part.asnumpy() for part in parts]) for parts in zip(*posteriors))
+    shift = latents.mean((0, 2, 3, 4))
+    scale = np.sqrt(latents.var((0, 2, 3, 4)) + np.square(spread).mean((0, 2, 3, 4)))
     for parameter, values in ((autoencoder.shift, shift), (autoencoder.scale, scale)):
         parameter.set_data(Tensor(values.reshape(parameter.shape), ms.float32))
     autoencoder.config = dataclasses.replace(
