@@ -23,7 +23,7 @@ CLIP_EPS = 1e-6
 
 # Not L2Loss: on a CPU it is off by 1 % for a few million elements.
 _square, _sum = ops.Square(), ops.ReduceSum()
-_assign_add, _assign, _zeros_like = ops.AssignAdd(), ops.Assign(), ops.ZerosLike()
+_assign_add, _assign, _masked_fill = ops.AssignAdd(), ops.Assign(), ops.MaskedFill()
 _square_sum, _accumulate, _reset = (
     ops.MultitypeFuncGraph("square_sum"),
     ops.MultitypeFuncGraph("add"),
@@ -41,9 +41,10 @@ def _accumulate_one(total, gradient):
     return _assign_add(total, gradient)
 
 
-@_reset.register("Tensor")
-def _reset_one(total):
-    return _assign(total, _zeros_like(total))
+@_reset.register("Tensor", "Tensor", "Tensor")
+def _reset_one(everywhere, zero, total):
+    # Not zeros like it: those would be constants of the graph, as large as the parameters.
+    return _assign(total, _masked_fill(total, everywhere, zero))
 
 
 @dataclass
@@ -171,11 +172,12 @@ class _Apply(nn.Cell):
     def __init__(self, totals: ParameterTuple, update: _Update):
         super().__init__(auto_prefix=False)
         self.totals, self.update = totals, update
+        self.everywhere, self.zero = Tensor(True), Tensor(0.0, ms.float32)
         self.map_ = ops.HyperMap()
 
     def construct(self, loss: Tensor, lr: Tensor, ema_rate: Tensor, scale: Tensor):
         norm, finite = self.update(self.totals, loss, lr, ema_rate, scale)
-        self.map_(_reset, self.totals)
+        self.map_(ops.partial(_reset, self.everywhere, self.zero), self.totals)
         return norm, finite
 
 
