@@ -335,16 +335,13 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"say which graphs: {', '.join(CASES)}, or --all" + (f"; not {unknown[0]}" if unknown else ""))
     if len(names) == 1:
         runtime.setup("CPU")
-        results = [check(names[0])]
-    else:
-        # What the front end has allocated it keeps until the process ends.
-        results = [subprocess.run([sys.executable, __file__, name]).returncode == 0 for name in names]
-    failed = [name for name, good in zip(names, results) if not good]
-    print(
-        f"{sum(results)} of {len(results)} graphs compile as they should"
-        + (f"; not {', '.join(failed)}" if failed else "")
-    )
-    return 0 if all(results) else 1
+        return 0 if check(names[0]) else 1
+    # What the front end has allocated it keeps until the process ends.
+    failed = [name for name in names if subprocess.run([sys.executable, __file__, name]).returncode]
+    print(f"{len(names) - len(failed)} of {len(names)} graphs compile as they should")
+    if failed:
+        print(f"FAILED: {', '.join(failed)}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
