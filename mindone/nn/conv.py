@@ -1,8 +1,8 @@
 """Convolutions, group norm and nearest upsampling, fast on a CPU and native on Ascend, forward and backward.
 
-On a CPU `mindone.nn.row_conv` computes convolutions of stride 1. Other strides gather their windows (`ops.unfold`,
-2D), or turn blocks of the size of the stride into channels first, which leaves a convolution of stride 1 (3D). Ascend
-gets its native operators.
+On a CPU `mindone.nn.row_conv` computes convolutions, except for 2D ones with a stride, which unfold their windows
+(`ops.unfold`). In a depth-wise convolution over few frames the frames are the channels. Ascend gets its native
+operators.
 
 Legend: `B` batch, `N` images, `C` channels in, `O` channels out, `T` frames, `H`/`W` height/width, `L` their padded
 product, `(kt, kh, kw)` kernel.
@@ -25,9 +25,9 @@ from mindone.nn import cpu
 from mindone.nn.padding import Padding, pad_edges, pad_zeros
 from mindone.nn.row_conv import Triple, row_conv
 
-# Up to this many pixels gathering windows is as fast as shifting, and compiles faster.
+# Up to this many pixels unfolding windows is as fast as gathering rows, and compiles faster.
 SMALL_IMAGE = 100
-# Up to this many positions of a volume its windows are gathered by a product, which compiles much faster.
+# Up to this many positions of a volume its windows are picked by a product, which compiles much faster.
 SMALL_VOLUME = 128
 # Up to this many frames a depth-wise convolution multiplies all frames with all frames.
 FEW_FRAMES = 32
@@ -229,12 +229,13 @@ class Conv3d(_Conv):
         self.pointwise = math.prod(kernel_size) == math.prod(stride) == 1 and not any(map(sum, padding))
         self.strided = math.prod(stride) > 1
         self.keeps_size = not self.strided and not replicate and _keeps_size(kernel_size, padding)
-        taps = tuple(-(-k // s) for k, s in zip(kernel_size, stride))
-        before = tuple(before for before, _ in padding) if self.keeps_size else (0, 0, 0)
-        self.taps = taps
-        self.before = before
-        self.by_rows = row_conv(taps, before, self.keeps_size, groups)
-        self.in_space = row_conv((1, *taps[1:]), (0, *before[1:]), self.keeps_size, groups)
+        self.depthwise = groups > 1 and groups == in_channels == out_channels
+        # Rows are gathered at a stride; along the width the places of a stride become channels.
+        self.block = (1, 1, stride[2])
+        taps = (*kernel_size[:2], -(-kernel_size[2] // stride[2]))
+        self.before = tuple(before for before, _ in padding) if self.keeps_size else (0, 0, 0)
+        self.by_rows = row_conv(taps, self.before, self.keeps_size, groups, stride[:2])
+        self.in_space = row_conv((1, *taps[1:]), (0, *self.before[1:]), self.keeps_size, groups)
 
     def construct(self, x: Tensor) -> Tensor:
         x, weight, bias = self._in_compute_dtype(x)
@@ -269,10 +270,11 @@ class Conv3d(_Conv):
         if self.groups == 1 and size[0] * size[1] * size[2] <= SMALL_VOLUME:
             return self._by_windows(x, weight)
         if not self.keeps_size:
-            x = self._pad(x, _whole_strides(x.shape[2:], self.kernel_size, self.stride, self.padding))
-        if self.strided:
-            x, weight = space_to_channels(x, self.stride), space_to_channels(self._whole_kernel(weight), self.stride)
-        if weight.shape[1] == 1 and self.groups == weight.shape[0] and x.shape[2] <= FEW_FRAMES:
+            x = self._pad(x, _whole_strides(x.shape[2:], self.kernel_size, self.block, self.padding))
+        if self.stride[2] > 1:
+            weight = pad_zeros(weight, ((0, -self.kernel_size[2] % self.stride[2]),))
+            x, weight = space_to_channels(x, self.block), space_to_channels(weight, self.block)
+        if self.depthwise and x.shape[2] <= FEW_FRAMES:
             return self._by_channels(x, weight)
         x = x.reshape(batch * self.groups, -1, *x.shape[2:])
         y = self.by_rows(x, weight)
@@ -281,9 +283,10 @@ class Conv3d(_Conv):
     def _by_channels(self, x: Tensor, weight: Tensor) -> Tensor:
         """A depth-wise convolution as one in space for each channel, from all frames to all frames."""
         batch, channels, frames, height, width = x.shape
-        picks, count = _frame_picks(frames, self.taps[0], self.before[0], self.keeps_size)
-        between = ops.matmul(picks.astype(weight.dtype), weight.reshape(channels, self.taps[0], -1))
-        between = between.reshape(channels * count, frames, 1, *self.taps[1:])
+        taps = self.kernel_size[0]
+        picks, count = _frame_picks(frames, taps, self.before[0], self.keeps_size)
+        between = ops.matmul(picks.astype(weight.dtype), weight.reshape(channels, taps, -1))
+        between = between.reshape(channels * count, frames, 1, *self.kernel_size[1:])
         y = self.in_space(x.reshape(batch * channels, frames, 1, height, width), between)
         return y.reshape(batch, channels, count, *y.shape[3:])
 
@@ -294,10 +297,6 @@ class Conv3d(_Conv):
         columns = ops.matmul(x.reshape(batch * channels, -1), picks.astype(x.dtype))
         columns = columns.reshape(batch, channels * math.prod(self.kernel_size), -1)
         return ops.matmul(weight.reshape(weight.shape[0], -1), columns).reshape(batch, -1, *size)
-
-    def _whole_kernel(self, weight: Tensor) -> Tensor:
-        """``weight`` with zero taps at the end, up to multiples of the stride."""
-        return pad_zeros(weight, tuple((0, -k % s) for k, s in zip(self.kernel_size, self.stride)))
 
 
 @constexpr
