@@ -1,8 +1,7 @@
 """Convolutions, group norm and nearest upsampling, fast on a CPU and native on Ascend, forward and backward.
 
-On a CPU `mindone.nn.row_conv` computes convolutions, except for 2D ones with a stride, which unfold their windows
-(`ops.unfold`). In a depth-wise convolution over few frames the frames are the channels. Ascend gets its native
-operators.
+On a CPU `mindone.nn.row_conv` computes convolutions. In a depth-wise convolution over few frames the frames are the
+channels. Ascend gets its native operators.
 
 Legend: `B` batch, `N` images, `C` channels in, `O` channels out, `T` frames, `H`/`W` height/width, `L` their padded
 product, `(kt, kh, kw)` kernel.
@@ -25,8 +24,6 @@ from mindone.nn import cpu
 from mindone.nn.padding import Padding, pad_edges, pad_zeros
 from mindone.nn.row_conv import Triple, row_conv
 
-# Up to this many pixels unfolding windows is as fast as gathering rows, and compiles faster.
-SMALL_IMAGE = 100
 # Up to this many positions of a volume its windows are picked by a product, which compiles much faster.
 SMALL_VOLUME = 128
 # Up to this many frames a depth-wise convolution multiplies all frames with all frames.
@@ -159,6 +156,34 @@ class _Conv(nn.Cell):
         return x.astype(self.compute_dtype), self.weight.astype(self.compute_dtype), bias
 
 
+class _ByRows(nn.Cell):
+    """A convolution by `row_conv`: (B, C, T, H, W), (O, C / groups, kt, kh, kw) → (B, O, T', H', W').
+
+    Rows are gathered at a stride; along the width the places of a stride become channels.
+    """
+
+    def __init__(self, kernel: Triple, stride: Triple, padding: Padding, groups: int = 1, replicate: bool = False):
+        super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.groups, self.replicate = groups, replicate
+        self.keeps_size = math.prod(stride) == 1 and not replicate and _keeps_size(kernel, padding)
+        self.block = (1, 1, stride[2])
+        taps = (*kernel[:2], -(-kernel[2] // stride[2]))
+        before = tuple(before for before, _ in padding) if self.keeps_size else (0, 0, 0)
+        self.conv = row_conv(taps, before, self.keeps_size, groups, stride[:2])
+
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+        if not self.keeps_size:
+            whole = _whole_strides(x.shape[2:], self.kernel, self.block, self.padding)
+            x = pad_edges(x, whole) if self.replicate else pad_zeros(x, whole)
+        if self.stride[2] > 1:
+            weight = pad_zeros(weight, ((0, -self.kernel[2] % self.stride[2]),))
+            x, weight = space_to_channels(x, self.block), space_to_channels(weight, self.block)
+        batch = x.shape[0]
+        y = self.conv(x.reshape(batch * self.groups, -1, *x.shape[2:]), weight)
+        return y.reshape(batch, -1, *y.shape[2:])
+
+
 class Conv2d(_Conv):
     """2D convolution of (N, C, H, W), square kernel; ``padding`` is one number or ((top, bottom), (left, right))."""
 
@@ -175,10 +200,9 @@ class Conv2d(_Conv):
         self.kernel_size = kernel_size
         self.stride = stride
         self.padding = ((padding, padding),) * 2 if isinstance(padding, int) else padding
-        kernel = (1, kernel_size, kernel_size)
-        padding = ((0, 0), *self.padding)
-        fits = stride == 1 and kernel_size > 1 and _keeps_size(kernel, padding)
-        self.by_rows = row_conv(kernel, tuple(before for before, _ in padding)) if fits else None
+        kernel, strides, around = (1, kernel_size, kernel_size), (1, stride, stride), ((0, 0), *self.padding)
+        fits = kernel_size > 1 and stride in (1, kernel_size - 1)
+        self.by_rows = _ByRows(kernel, strides, around) if fits else None
 
     def construct(self, x: Tensor) -> Tensor:
         x, weight, bias = self._in_compute_dtype(x)
@@ -188,7 +212,7 @@ class Conv2d(_Conv):
 
     def _on_cpu(self, x: Tensor, weight: Tensor) -> Tensor:
         n, channels, height, width = x.shape
-        if self.by_rows is not None and height * width > SMALL_IMAGE:
+        if self.by_rows is not None:
             return self.by_rows(x.expand_dims(2), weight.expand_dims(2)).squeeze(2)
         h = _output_size(height, self.kernel_size, self.stride, self.padding[0])
         w = _output_size(width, self.kernel_size, self.stride, self.padding[1])
@@ -227,15 +251,11 @@ class Conv3d(_Conv):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         self.groups, self.replicate = groups, replicate
         self.pointwise = math.prod(kernel_size) == math.prod(stride) == 1 and not any(map(sum, padding))
-        self.strided = math.prod(stride) > 1
-        self.keeps_size = not self.strided and not replicate and _keeps_size(kernel_size, padding)
-        self.depthwise = groups > 1 and groups == in_channels == out_channels
-        # Rows are gathered at a stride; along the width the places of a stride become channels.
-        self.block = (1, 1, stride[2])
-        taps = (*kernel_size[:2], -(-kernel_size[2] // stride[2]))
-        self.before = tuple(before for before, _ in padding) if self.keeps_size else (0, 0, 0)
-        self.by_rows = row_conv(taps, self.before, self.keeps_size, groups, stride[:2])
-        self.in_space = row_conv((1, *taps[1:]), (0, *self.before[1:]), self.keeps_size, groups)
+        self.by_rows = _ByRows(kernel_size, stride, padding, groups, replicate)
+        self.depthwise = groups > 1 and groups == in_channels == out_channels and self.by_rows.keeps_size
+        # In space alone, for a depth-wise convolution whose channels are the frames.
+        before = tuple(before for before, _ in padding)
+        self.in_space = row_conv((1, *kernel_size[1:]), (0, *before[1:]), True, groups)
 
     def construct(self, x: Tensor) -> Tensor:
         x, weight, bias = self._in_compute_dtype(x)
@@ -266,29 +286,20 @@ class Conv3d(_Conv):
         return pad_edges(x, padding) if self.replicate else pad_zeros(x, padding)
 
     def _on_cpu(self, x: Tensor, weight: Tensor) -> Tensor:
-        batch, size = x.shape[0], x.shape[2:]
+        size = x.shape[2:]
         if self.groups == 1 and size[0] * size[1] * size[2] <= SMALL_VOLUME:
             return self._by_windows(x, weight)
-        if not self.keeps_size:
-            x = self._pad(x, _whole_strides(x.shape[2:], self.kernel_size, self.block, self.padding))
-        if self.stride[2] > 1:
-            weight = pad_zeros(weight, ((0, -self.kernel_size[2] % self.stride[2]),))
-            x, weight = space_to_channels(x, self.block), space_to_channels(weight, self.block)
-        if self.depthwise and x.shape[2] <= FEW_FRAMES:
+        if self.depthwise and size[0] <= FEW_FRAMES:
             return self._by_channels(x, weight)
-        x = x.reshape(batch * self.groups, -1, *x.shape[2:])
-        y = self.by_rows(x, weight)
-        return y.reshape(batch, -1, *y.shape[2:])
+        return self.by_rows(x, weight)
 
     def _by_channels(self, x: Tensor, weight: Tensor) -> Tensor:
         """A depth-wise convolution as one in space for each channel, from all frames to all frames."""
         batch, channels, frames, height, width = x.shape
-        taps = self.kernel_size[0]
-        picks, count = _frame_picks(frames, taps, self.before[0], self.keeps_size)
-        between = ops.matmul(picks.astype(weight.dtype), weight.reshape(channels, taps, -1))
-        between = between.reshape(channels * count, frames, 1, *self.kernel_size[1:])
-        y = self.in_space(x.reshape(batch * channels, frames, 1, height, width), between)
-        return y.reshape(batch, channels, count, *y.shape[3:])
+        picks = _frame_picks(frames, self.kernel_size[0], self.padding[0][0])
+        between = ops.matmul(picks.astype(weight.dtype), weight.reshape(channels, self.kernel_size[0], -1))
+        between = between.reshape(channels * frames, frames, 1, *self.kernel_size[1:])
+        return self.in_space(x.reshape(batch * channels, frames, 1, height, width), between).reshape(x.shape)
 
     def _by_windows(self, x: Tensor, weight: Tensor) -> Tensor:
         """The windows of a small volume as columns, picked by a matrix of ones and zeros, and one product."""
@@ -320,11 +331,10 @@ def _window_picks(
 
 
 @constexpr
-def _frame_picks(frames: int, taps: int, before: int, keep_size: bool) -> tuple[Tensor, int]:
-    """Which tap leads from a frame to a frame: (T' * T, taps) of ones and zeros; and T'."""
-    count = frames if keep_size else frames - taps + 1
-    tap = np.arange(frames)[None] - np.arange(count)[:, None] + before
-    return Tensor((tap.reshape(-1, 1) == np.arange(taps)).astype(np.float32)), count
+def _frame_picks(frames: int, taps: int, before: int) -> Tensor:
+    """Which tap leads from a frame to a frame: (T * T, taps) of ones and zeros."""
+    tap = np.arange(frames)[None] - np.arange(frames)[:, None] + before
+    return Tensor((tap.reshape(-1, 1) == np.arange(taps)).astype(np.float32))
 
 
 @constexpr

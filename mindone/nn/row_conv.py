@@ -28,10 +28,13 @@ def _plan(size: Triple, kernel: Triple, before: Triple, keep_size: bool, stride:
 
 
 @constexpr
-def _rows_seen(size: Triple, result: Triple, kernel: Triple, before: Triple, stride: Pair, sign: int) -> Tensor:
-    """The row of (T, H, ...) that each tap in time and height sees from each row of the result: (kt * kh * T' * H',).
+def _rows_seen(
+    videos: int, size: Triple, result: Triple, kernel: Triple, before: Triple, stride: Pair, sign: int
+) -> Tensor:
+    """The row of (N, T, H) that each tap in time and height sees from each row of the result: (kt * kh * N * T' * H',).
 
-    Row ``T * H``, which is zero, stands for all that is outside. ``sign`` is -1 for the way back, from input to result.
+    Row ``N * T * H``, which is zero, stands for all that is outside. ``sign`` is -1 for the way back, from input to
+    result.
     """
     seen, inside = [], []
     for n, count, k, b, s in zip(size, result, kernel, before, stride):
@@ -39,16 +42,23 @@ def _rows_seen(size: Triple, result: Triple, kernel: Triple, before: Triple, str
         seen.append(position)
         inside.append((position >= 0) & (position < n))
     rows = seen[0][:, None, :, None] * size[1] + seen[1][None, :, None, :]
-    rows = np.where(inside[0][:, None, :, None] & inside[1][None, :, None, :], rows, size[0] * size[1])
+    rows = _of_videos(rows, inside, videos, size[0] * size[1], videos * size[0] * size[1])
     return Tensor(rows.reshape(-1).astype(np.int32))
 
 
-@constexpr
-def _rows_returned(size: Triple, result: Triple, kernel: Triple, stride: Pair) -> tuple[Tensor, ...]:
-    """The way back of `_rows_seen` with a stride: which rows of (kt, kh, T', H') each row of (T, H) has to add up.
+def _of_videos(rows: np.ndarray, inside: list[np.ndarray], videos: int, each: int, none: int) -> np.ndarray:
+    """Rows (i, j, T, H) of one video → (i * j, N, T * H) of all, ``each`` apart, with ``none`` for what is outside."""
+    inside = (inside[0][:, None, :, None] & inside[1][None, :, None, :]).reshape(rows.shape[0] * rows.shape[1], 1, -1)
+    rows = rows.reshape(inside.shape) + each * np.arange(videos)[None, :, None]
+    return np.where(inside, rows, none)
 
-    As many lists of T * H rows as taps can see a row, ``ceil(kt / st) * ceil(kh / sh)``; the row after the last one,
-    which is zero, fills them.
+
+@constexpr
+def _rows_returned(videos: int, size: Triple, result: Triple, kernel: Triple, stride: Pair) -> tuple[Tensor, ...]:
+    """The way back of `_rows_seen` with a stride: the rows of (kt, kh, N, T', H') that each row of (N, T, H) adds up.
+
+    As many lists of N * T * H rows as taps can see a row, ``ceil(kt / st) * ceil(kh / sh)``; the row after the last
+    one, which is zero, fills them.
     """
     taps, back, inside = [], [], []
     for n, count, k, s in zip(size, result, kernel, stride):
@@ -58,10 +68,10 @@ def _rows_returned(size: Triple, result: Triple, kernel: Triple, stride: Pair) -
         back.append(position)
         inside.append((tap < k) & (position >= 0) & (position < count))
     tap = taps[0][:, None, :, None] * kernel[1] + taps[1][None, :, None, :]
-    rows = (tap * result[0] + back[0][:, None, :, None]) * result[1] + back[1][None, :, None, :]
-    none = kernel[0] * kernel[1] * result[0] * result[1]
-    rows = np.where(inside[0][:, None, :, None] & inside[1][None, :, None, :], rows, none)
-    return tuple(Tensor(part.astype(np.int32)) for part in rows.reshape(-1, size[0] * size[1]))
+    each = result[0] * result[1]
+    rows = tap * videos * each + back[0][:, None, :, None] * result[1] + back[1][None, :, None, :]
+    rows = _of_videos(rows, inside, videos, each, kernel[0] * kernel[1] * videos * each)
+    return tuple(Tensor(part.reshape(-1).astype(np.int32)) for part in rows)
 
 
 @constexpr
@@ -83,31 +93,35 @@ class RowConv(nn.Cell):
     again, and that of the weight shares its gathered rows. With ``keep_size`` the result has the size of the input, and
     ``before`` zeros stand before the first frame, row and column (``k - 1 - before`` after the last). Without it the
     input is taken as it is, and the result is smaller by ``k - 1``; then the kernel may move by a ``stride`` in time
-    and height, whose gradient adds up the rows that were gathered. Primitives are called directly: their Python
-    wrappers double the compile time.
+    and height, whose gradient adds up the rows that were gathered.
+
+    Without groups the videos of a batch stand side by side, (1, C, B * T, H, W), so that all share one product.
+    Primitives are called directly: their Python wrappers double the compile time.
     """
 
     def __init__(self, kernel: Triple, before: Triple, keep_size: bool, groups: int, stride: Pair):
         super().__init__()
         self.kernel, self.before, self.keep_size, self.groups = kernel, before, keep_size, groups
         self.stride, self.strided = stride, stride != (1, 1)
+        self.backwards = Tensor(np.arange(kernel[2])[::-1].astype(np.int32))
         self.slice = ops.Slice()
         self.zeros = ops.Zeros()
         self.gather = ops.Gather()
         self.add = ops.AddN()
         self.join, self.join_columns = ops.Concat(1), ops.Concat(2)
-        self.reverse = ops.ReverseV2([1])
         self.times = ops.BatchMatMul()
         self.transposed_times = ops.BatchMatMul(transpose_a=True)
         self.times_transposed = ops.BatchMatMul(transpose_b=True)
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
-        result, width, shifts = _plan(x.shape[2:], self.kernel, self.before, self.keep_size, self.stride)
-        seen = _rows_seen(x.shape[2:], result, self.kernel, self.before, self.stride, 1)
-        rows = self._with_zeros(self._rows(x, width)) if self.keep_size else self._rows(x, width)
+        videos, size = x.shape[0] if self.groups == 1 else 1, x.shape[2:]
+        result, width, shifts = _plan(size, self.kernel, self.before, self.keep_size, self.stride)
+        seen = _rows_seen(videos, size, result, self.kernel, self.before, self.stride, 1)
+        rows = self._rows(x, videos, width)
+        rows = self._with_zeros(rows) if self.keep_size else rows
         columns = self._columns(rows, seen, weight.shape[1] * self.kernel[0] * self.kernel[1])
-        bands = self.times(self._for_each(self._taps(weight), x.shape[0]), columns)
-        return self._crop(self._sum(bands, weight.shape[0] // self.groups, _reversed(shifts)), result, width)
+        bands = self.times(self._for_each(self._taps(weight), columns.shape[0]), columns)
+        return self._crop(self._sum(bands, weight.shape[0] // self.groups, _reversed(shifts)), videos, result, width)
 
     def bprop(self, x: Tensor, weight: Tensor, _: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         if self.strided:
@@ -116,40 +130,42 @@ class RowConv(nn.Cell):
 
     def _gradients_by_input(self, x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         """From the rows of ``dy`` that each row of the input is seen by."""
-        _, width, shifts = _plan(x.shape[2:], self.kernel, self.before, self.keep_size, self.stride)
+        videos, size = x.shape[0] if self.groups == 1 else 1, x.shape[2:]
+        _, width, shifts = _plan(size, self.kernel, self.before, self.keep_size, self.stride)
         (channels, kt, kh, kw), out = weight.shape[1:], weight.shape[0] // self.groups
-        seen = _rows_seen(dy.shape[2:], x.shape[2:], self.kernel, self.before, self.stride, -1)
-        columns = self._columns(self._with_zeros(self._rows(dy, width)), seen, out * kt * kh)
+        seen = _rows_seen(videos, dy.shape[2:], size, self.kernel, self.before, self.stride, -1)
+        columns = self._columns(self._with_zeros(self._rows(dy, videos, width)), seen, out * kt * kh)
         taps = weight.reshape(self.groups, out, channels, kt * kh, kw).transpose(0, 4, 2, 1, 3)
         taps = taps.reshape(self.groups, kw * channels, out * kt * kh)
-        bands = self.times(self._for_each(taps, x.shape[0]), columns)
-        dx = self._crop(self._sum(bands, channels, _negative(shifts)), x.shape[2:], width)
-        shifted = self._shifted(self._rows(x, width), channels, shifts)
+        bands = self.times(self._for_each(taps, columns.shape[0]), columns)
+        dx = self._crop(self._sum(bands, channels, _negative(shifts)), videos, size, width)
+        shifted = self._shifted(self._rows(x, videos, width), channels, shifts)
         d_taps = self.times_transposed(columns, shifted).reshape(-1, weight.shape[0] * kt * kh, kw * channels).sum(0)
         return dx, d_taps.reshape(-1, kt, kh, kw, channels).transpose(0, 4, 1, 2, 3)
 
     def _gradients_by_result(self, x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         """From the rows of the input that each row of the result sees: the steps of `construct` in reverse."""
-        result, width, shifts = _plan(x.shape[2:], self.kernel, self.before, self.keep_size, self.stride)
+        videos, size = x.shape[0] if self.groups == 1 else 1, x.shape[2:]
+        result, width, shifts = _plan(size, self.kernel, self.before, self.keep_size, self.stride)
         (channels, kt, kh, kw), out = weight.shape[1:], weight.shape[0] // self.groups
-        d_bands = self._shifted(self._rows(dy, width), out, _negative(_reversed(shifts)))
-        d_columns = self.transposed_times(self._for_each(self._taps(weight), x.shape[0]), d_bands)
-        rows = self._with_zeros(d_columns.reshape(-1, kt * kh * result[0] * result[1], width))
+        d_bands = self._shifted(self._rows(dy, videos, width), out, _negative(_reversed(shifts)))
+        d_columns = self.transposed_times(self._for_each(self._taps(weight), d_bands.shape[0]), d_bands)
+        rows = self._with_zeros(d_columns.reshape(-1, kt * kh * videos * result[0] * result[1], width))
         parts = ()
-        for back in _rows_returned(x.shape[2:], result, self.kernel, self.stride):
+        for back in _rows_returned(videos, size, result, self.kernel, self.stride):
             parts += (self.gather(rows, back, 1),)
-        dx = self._crop(self.add(parts), x.shape[2:], width).reshape(x.shape)
-        seen = _rows_seen(x.shape[2:], result, self.kernel, self.before, self.stride, 1)
-        columns = self._columns(self._rows(x, width), seen, channels * kt * kh)
+        dx = self._crop(self.add(parts).reshape(d_bands.shape[0], -1), videos, size, width)
+        seen = _rows_seen(videos, size, result, self.kernel, self.before, self.stride, 1)
+        columns = self._columns(self._rows(x, videos, width), seen, channels * kt * kh)
         d_taps = self.times_transposed(d_bands, columns).reshape(-1, self.groups, kw, out * channels * kt * kh).sum(0)
-        d_taps = self.reverse(d_taps.expand_dims(-1)).reshape(self.groups, kw, -1).transpose(0, 2, 1)
+        d_taps = self.gather(d_taps, self.backwards, 1).transpose(0, 2, 1)
         return dx, d_taps.reshape(weight.shape)
 
     def _taps(self, weight: Tensor) -> Tensor:
         """(G * O, C, kt, kh, kw) → (G, kw * O, C * kt * kh), the taps along the width in descending order."""
-        kw = self.kernel[2]
-        taps = weight.reshape(self.groups, weight.shape[0] // self.groups, -1, kw).transpose(0, 3, 1, 2)
-        return self.reverse(taps).reshape(self.groups, kw * weight.shape[0] // self.groups, -1)
+        kw, out = self.kernel[2], weight.shape[0] // self.groups
+        taps = weight.reshape(self.groups, -1, kw).transpose(0, 2, 1)
+        return self.gather(taps, self.backwards, 1).reshape(self.groups, kw * out, -1)
 
     def _for_each(self, matrices: Tensor, batch: int) -> Tensor:
         """The matrices of the groups (G, ...) for each of a batch (B, ...)."""
@@ -157,16 +173,17 @@ class RowConv(nn.Cell):
         shape = (batch // groups, groups, rows, columns)
         return ops.broadcast_to(matrices.reshape(1, groups, rows, columns), shape).reshape(batch, rows, columns)
 
-    def _rows(self, x: Tensor, width: int) -> Tensor:
-        """(B, C, T, H, W) → (B * C, T * H, M), zeros after each row."""
+    def _rows(self, x: Tensor, videos: int, width: int) -> Tensor:
+        """(B, C, T, H, W) → (B / N * C, N * T * H, M), zeros after each row."""
         b, c, t, h, w = x.shape
-        x = x.reshape(b * c, t * h, w)
+        n, rows = b * c // videos, videos * t * h
+        x = x.reshape(n, rows, w) if videos == 1 else x.transpose(1, 0, 2, 3, 4).reshape(n, rows, w)
         if width > w:
-            x = self.join_columns((x, self.zeros((b * c, t * h, width - w), x.dtype)))
+            x = self.join_columns((x, self.zeros((n, rows, width - w), x.dtype)))
         return x
 
     def _columns(self, rows: Tensor, seen: Tensor, channels: int) -> Tensor:
-        """The rows seen by the taps: (B * C, T * H, M) → (B, C * kt * kh, T' * H' * M)."""
+        """The rows seen by the taps: (B / N * C, N * T * H, M) → (B / N, C * kt * kh, N * T' * H' * M)."""
         batch = rows.shape[0] * self.kernel[0] * self.kernel[1] // channels
         return self.gather(rows, seen, 1).reshape(batch, channels, -1)
 
@@ -176,7 +193,7 @@ class RowConv(nn.Cell):
         return self.join((rows, self.zeros((n, 1, width), rows.dtype)))
 
     def _shifted(self, rows: Tensor, channels: int, shifts: Shifts) -> Tensor:
-        """(B * C, T * H, M) → (B, kw * C, L): one copy per shift with ``copy[i] = x[i + shift]``, zero outside."""
+        """(B * C, rows, M) → (B, kw * C, L): one copy per shift with ``copy[i] = x[i + shift]``, zero outside."""
         batch = rows.shape[0] // channels
         flat, pieces = rows.reshape(batch, -1), ()
         n = flat.shape[1]
@@ -201,10 +218,14 @@ class RowConv(nn.Cell):
             parts += (self.slice(bands, (0, band * n + shifts[band]), (batch, n)),)
         return self.add(parts) if len(shifts) > 1 else bands
 
-    def _crop(self, y: Tensor, result: Triple, width: int) -> Tensor:
-        """(B, C * L) → (B, C, T, H, W) of the given size."""
-        y = y.reshape(y.shape[0], -1, result[0], result[1], width)
-        return self.slice(y, (0, 0, 0, 0, 0), (y.shape[0], y.shape[1], result[0], result[1], result[2]))
+    def _crop(self, y: Tensor, videos: int, size: Triple, width: int) -> Tensor:
+        """(B / N, C * N * T * H * M) → (B, C, T, H, W) of the given size."""
+        t, h, w = size
+        b = y.shape[0] * videos
+        y = y.reshape(y.shape[0], -1, videos * t, h, width)
+        c = y.shape[1]
+        y = self.slice(y, (0, 0, 0, 0, 0), (y.shape[0], c, videos * t, h, w))
+        return y if videos == 1 else y.reshape(c, b, t, h, w).transpose(1, 0, 2, 3, 4)
 
 
 @functools.cache
