@@ -58,7 +58,6 @@ def setup(
     use_parallel: bool = False,
     max_device_memory: str | None = None,
     jit_level: str | None = None,
-    threads: int | None = None,
 ) -> Runtime:
     """Selects device and mode, joins the other ranks if asked to, and returns what was chosen.
 
@@ -68,7 +67,6 @@ def setup(
         use_parallel: join the processes that ``msrun`` started.
         max_device_memory: a limit such as ``"59GB"``; Ascend only.
         jit_level: ``O0``, ``O1`` or ``O2``; Ascend only.
-        threads: operator threads on a CPU; MindSpore's own choice if not given.
     Raises:
         UserError: the device is not there, or ``use_parallel`` without ``msrun``.
     """

@@ -46,6 +46,10 @@ def _keeps_size(kernel: tuple[int, ...], padding: Padding) -> bool:
     return all(before + after == k - 1 for k, (before, after) in zip(kernel, padding))
 
 
+def _pad(x: Tensor, padding: Padding, replicate: bool) -> Tensor:
+    return pad_edges(x, padding) if replicate else pad_zeros(x, padding)
+
+
 def add_bias(x: Tensor, bias: Tensor | None) -> Tensor:
     """``bias`` (C,) added to the channels of ``x`` (N, C, ...)."""
     if bias is None:
@@ -79,7 +83,6 @@ class _GroupNorm(nn.Cell):
         self.num_groups = num_groups
         self.eps = eps
         self.mean = ops.ReduceMean(keep_dims=True)
-        self.sum = ops.ReduceSum(keep_dims=True)
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         n, channels = x.shape[0], x.shape[1]
@@ -175,7 +178,7 @@ class _ByRows(nn.Cell):
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
         if not self.keeps_size:
             whole = _whole_strides(x.shape[2:], self.kernel, self.block, self.padding)
-            x = pad_edges(x, whole) if self.replicate else pad_zeros(x, whole)
+            x = _pad(x, whole, self.replicate)
         if self.stride[2] > 1:
             weight = pad_zeros(weight, ((0, -self.kernel[2] % self.stride[2]),))
             x, weight = space_to_channels(x, self.block), space_to_channels(weight, self.block)
@@ -262,7 +265,7 @@ class Conv3d(_Conv):
         if self.pointwise:
             return add_bias(self._by_product(x, weight), bias)
         if runtime.kernels() == "Ascend":
-            return add_bias(self._on_ascend(self._pad(x, self.padding), weight), bias)
+            return add_bias(self._on_ascend(_pad(x, self.padding, self.replicate), weight), bias)
         return add_bias(self._on_cpu(x, weight), bias)
 
     def _by_product(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -281,9 +284,6 @@ class Conv3d(_Conv):
             part = x[:, :, tap : tap + frames].transpose(0, 2, 1, 3, 4).reshape(-1, x.shape[1], *x.shape[3:])
             total = total + ops.conv2d(part, weight[:, :, tap], groups=self.groups)
         return total.reshape(x.shape[0], frames, *total.shape[1:]).transpose(0, 2, 1, 3, 4)
-
-    def _pad(self, x: Tensor, padding: Padding) -> Tensor:
-        return pad_edges(x, padding) if self.replicate else pad_zeros(x, padding)
 
     def _on_cpu(self, x: Tensor, weight: Tensor) -> Tensor:
         size = x.shape[2:]

@@ -124,8 +124,7 @@ class RmsNorm(nn.Cell):
     """``x / sqrt(mean(x^2) + eps) * weight`` of rows (R, D) and (D,); also the factor (R, 1)."""
 
     def construct(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        mean = rows_times(ops.Square()(x), full((x.shape[1], 1), 1 / x.shape[1]))
-        factor = ops.Rsqrt()(mean + eps)
+        factor = ops.Rsqrt()(row_means(ops.Square()(x)) + eps)
         return x * rows_times(factor, weight.reshape(1, -1)), factor
 
     def bprop(self, x: Tensor, weight: Tensor, eps: float, out: tuple[Tensor, Tensor], dout: tuple[Tensor, Tensor]):
@@ -133,7 +132,7 @@ class RmsNorm(nn.Cell):
         dy, factor, row = dout[0], out[1], weight.reshape(1, -1)
         product = dy * x
         pull = rows_times_transposed(product, row) * (factor * factor * factor) * (1 / width)
-        dx = dy * rows_times(factor, row) - x * rows_times(pull, full((1, width), 1.0))
+        dx = dy * rows_times(factor, row) - x * spread_rows(pull, width)
         return dx, rows_transposed_times(factor, product).reshape(-1), eps
 
 

@@ -35,6 +35,7 @@ CASES = {
     "1x1": (lambda: Conv2d(3, 4, 1), (2, 3, 12, 11), (1, 1), ((0, 0), (0, 0))),
     "downsampling": (lambda: Conv2d(3, 4, 3, stride=2, padding=PADDED), (2, 3, 12, 8), (2, 2), PADDED),
     "stride 2, padded around": (lambda: Conv2d(3, 4, 3, stride=2, padding=1), (2, 3, 9, 8), (2, 2), ((1, 1), (1, 1))),
+    "4x4 of stride 4": (lambda: Conv2d(3, 5, 4, stride=4), (2, 3, 8, 12), (4, 4), ((0, 0), (0, 0))),
     "without padding": (lambda: Conv2d(3, 4, 3), (2, 3, 6, 7), (1, 1), ((0, 0), (0, 0))),
     "causal": (lambda: CausalConv3d(3, 4, 3), (2, 3, 5, 4, 3), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
     "causal, more positions": (lambda: CausalConv3d(3, 4, 3), (1, 3, 5, 6, 5), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
