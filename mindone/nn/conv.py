@@ -9,7 +9,6 @@ product, `(kt, kh, kw)` kernel.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import mindspore as ms
@@ -70,57 +69,6 @@ def nearest_upsample(x: Tensor, factors: tuple[int, ...] = (2, 2)) -> Tensor:
     return ops.broadcast_to(x.reshape(split), repeated).reshape(joined)
 
 
-class _GroupNorm(nn.Cell):
-    """``(x - mean) / sqrt(var + eps) * weight + bias`` on (N, C, ...), with its gradient written out.
-
-    Mean and biased variance are those of a group of channels at all positions of a sample. In the terms of
-    `mindone.nn.cpu`: sums are products, and what is one number per channel is a bias or is spread by a product. Also
-    returns mean (N * C,) and ``1 / sqrt(var + eps)`` (N, G, 1), which the gradient uses.
-    """
-
-    def __init__(self, num_groups: int, eps: float):
-        super().__init__()
-        self.num_groups = num_groups
-        self.eps = eps
-        self.mean = ops.ReduceMean(keep_dims=True)
-
-    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        n, channels = x.shape[0], x.shape[1]
-        mean = self._of_groups(cpu.row_means(x.reshape(n * channels, -1)), n)
-        mean = ops.BroadcastTo((n, self.num_groups, channels // self.num_groups))(mean).reshape(-1)
-        rows = cpu.plus_column(x.reshape(n * channels, -1), -mean)
-        inverse = ops.Rsqrt()(self._of_groups(cpu.row_means(ops.Square()(rows)), n) + self.eps)
-        gain = (inverse * weight.reshape(1, self.num_groups, -1)).reshape(-1, 1)
-        shift = ops.BroadcastTo((n, channels))(bias.reshape(1, channels)).reshape(-1)
-        y = cpu.plus_column(rows * cpu.spread_rows(gain, rows.shape[1]), shift)
-        return y.reshape(x.shape), mean, inverse
-
-    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor, Tensor]:
-        n, channels = x.shape[0], x.shape[1]
-        grouped = (n, self.num_groups, channels // self.num_groups)
-        _, mean, inverse = out
-        rows = cpu.plus_column(x.reshape(n * channels, -1), -mean)
-        dy = dout[0].reshape(n * channels, -1)
-        length = dy.shape[1]
-        sums = cpu.row_means(dy).reshape(grouped)
-        products = cpu.row_means(dy * rows).reshape(grouped) * inverse
-        weight = weight.reshape(1, self.num_groups, -1)
-        shift = ops.BroadcastTo(grouped)(self.mean(sums * weight, -1) * inverse)
-        slope = ops.BroadcastTo(grouped)(self.mean(products * weight, -1) * inverse * inverse)
-        dx = dy * cpu.spread_rows((inverse * weight).reshape(-1, 1), length)
-        dx = cpu.plus_column(dx - rows * cpu.spread_rows(slope.reshape(-1, 1), length), -shift.reshape(-1))
-        return dx.reshape(x.shape), products.sum(0).reshape(-1) * length, sums.sum(0).reshape(-1) * length
-
-    def _of_groups(self, means: Tensor, n: int) -> Tensor:
-        """Means of the channels (N * C, 1) → those of the groups (N, G, 1)."""
-        return self.mean(means.reshape(n, self.num_groups, -1), -1)
-
-
-@functools.cache
-def _group_norm(num_groups: int, eps: float) -> _GroupNorm:
-    return _GroupNorm(num_groups, eps)
-
-
 class GroupNorm(nn.Cell):
     """Group norm over (N, C, ...) with parameters ``weight`` and ``bias`` (C,); computes in float32."""
 
@@ -131,11 +79,12 @@ class GroupNorm(nn.Cell):
         self.weight = Parameter(initializer("ones", (num_channels,), ms.float32))
         self.bias = Parameter(initializer("zeros", (num_channels,), ms.float32))
         self.num_groups = num_groups
-        self.norm = _group_norm(num_groups, eps)
+        self.eps = eps
+        self.norm = cpu.group_norm(num_groups, eps)
 
     def construct(self, x: Tensor) -> Tensor:
         if runtime.kernels() == "Ascend":
-            y = ops.group_norm(x.astype(ms.float32), self.num_groups, self.weight, self.bias, self.norm.eps)
+            y = ops.group_norm(x.astype(ms.float32), self.num_groups, self.weight, self.bias, self.eps)
         else:
             y = self.norm(x.astype(ms.float32), self.weight, self.bias)[0]
         return y.astype(x.dtype)

@@ -11,13 +11,17 @@ Legend: `R` rows, `D` width, `G` groups of rows that share a modulation, `h` hea
 
 from __future__ import annotations
 
+import functools
 import math
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
+from mindspore.ops import constexpr
 
 GELU_SLOPE = 2 * math.sqrt(2 / math.pi)
 GELU_CUBIC = 0.044715
+MAX_PIECE = 512
+"""Largest number of values that a reduction adds up in one go."""
 
 
 def full(shape: tuple[int, ...], value: float) -> Tensor:
@@ -179,6 +183,69 @@ class LayerNorm(nn.Cell):
         pull = times_transposed(product, gain) * (factor * factor * factor) * (1 / width)
         dx = dy * times(factor, gain) - centred * spread(pull, width) - spread(mean, width)
         return dx, dgain, dshift, eps
+
+
+@constexpr
+def _piece(length: int) -> int:
+    """The largest divisor of ``length`` up to `MAX_PIECE`."""
+    return next(size for size in range(min(length, MAX_PIECE), 0, -1) if length % size == 0)
+
+
+class GroupNorm(nn.Cell):
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` of (N, C, ...); also the group's means and factors (N * G, 1).
+
+    Mean and biased variance are those of a group of channels at all positions of a sample. The variance is
+    ``mean(x^2) - mean^2`` in float64, which needs no pass for the centred ``x``. What is one number per channel is
+    added as a bias or spread by a product.
+    """
+
+    def __init__(self, num_groups: int, eps: float):
+        super().__init__()
+        self.num_groups, self.eps = num_groups, eps
+        self.mean = ops.ReduceMean(keep_dims=True)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        n, channels = x.shape[0], x.shape[1]
+        rows = x.reshape(n * channels, -1)
+        mean, square = self._of_groups(rows, n), self._of_groups(ops.Square()(rows), n)
+        variance = ops.Cast()(square - mean * mean, ms.float32)
+        factor, mean = ops.Rsqrt()(ops.ReLU()(variance) + self.eps), ops.Cast()(mean, ms.float32)
+        gain = self._for_samples(weight, n) * factor
+        shift = self._for_samples(bias, n) - gain * mean
+        y = plus_column(rows * spread_rows(gain.reshape(-1, 1), rows.shape[1]), shift.reshape(-1))
+        return y.reshape(x.shape), mean, factor
+
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor, Tensor]:
+        n, channels = x.shape[0], x.shape[1]
+        y, mean, factor = out
+        dy, rows = dout[0].reshape(n * channels, -1), x.reshape(n * channels, -1)
+        length = dy.shape[1]
+        grouped = (n * self.num_groups, -1)
+        sums = self.mean(dy, 1).reshape(grouped)
+        products = (self.mean(dy * rows, 1).reshape(grouped) - sums * mean) * factor
+        gain = self._for_samples(weight, n) * factor
+        slope = self.mean(gain * products, 1) * factor
+        shift = slope * mean - self.mean(gain * sums, 1)
+        slope, shift = ops.BroadcastTo(gain.shape)(slope), ops.BroadcastTo(gain.shape)(shift)
+        dx = dy * spread_rows(gain.reshape(-1, 1), length) - rows * spread_rows(slope.reshape(-1, 1), length)
+        dx = plus_column(dx, shift.reshape(-1)).reshape(x.shape)
+        dweight, dbias = products.reshape(n, -1).sum(0) * length, sums.reshape(n, -1).sum(0) * length
+        return dx, dweight, dbias
+
+    def _of_groups(self, rows: Tensor, n: int) -> Tensor:
+        """Means (N * G, 1) float64 of the groups of (N * C, L), from those of short pieces: long sums lose digits."""
+        pieces = ops.Cast()(self.mean(rows.reshape(-1, _piece(rows.shape[1])), 1), ms.float64)
+        return self.mean(pieces.reshape(n * self.num_groups, -1), 1)
+
+    def _for_samples(self, vector: Tensor, n: int) -> Tensor:
+        """(C,) → (N * G, C / G)."""
+        return ops.BroadcastTo((n, vector.shape[0]))(vector.reshape(1, -1)).reshape(n * self.num_groups, -1)
+
+
+@functools.cache
+def group_norm(num_groups: int, eps: float) -> GroupNorm:
+    """One cell for all norms of a kind: it has no parameters, and the compiler reads its source only once."""
+    return GroupNorm(num_groups, eps)
 
 
 class GatedSum(nn.Cell):
