@@ -232,6 +232,12 @@ def test_group_norm_and_upsampling_and_their_gradients_follow_the_definition(mod
     np.testing.assert_allclose(d_inputs[2].asnumpy(), blocks, rtol=1e-5, atol=1e-6)
 
 
+def test_group_norm_keeps_its_digits_far_from_zero(mode):
+    x = normal((2, 4, 3, 40, 40)) + 20
+    y = GroupNorm(2, 4)(Tensor(x)).asnumpy()
+    np.testing.assert_allclose(y, group_norm_reference(x, np.ones(4), np.zeros(4), 2, 1e-5), atol=1e-4)
+
+
 def test_causal_convolution_never_looks_ahead():
     golden.use_mode("pynative")
     conv, x = CausalConv3d(2, 3, 3), normal((1, 2, 6, 4, 4))
