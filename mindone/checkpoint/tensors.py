@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,16 @@ MINDSPORE_DTYPES = {
 }
 
 
+class MappedFile(mmap.mmap):
+    """The read-only memory map of a file, which stays open as ``handle`` as long as the map is in use."""
+
+    def __new__(cls, handle: int) -> MappedFile:
+        content = super().__new__(cls, handle, 0, access=mmap.ACCESS_READ)
+        content.handle = os.dup(handle)
+        weakref.finalize(content, os.close, content.handle)
+        return content
+
+
 @dataclass(frozen=True)
 class Entry:
     """One tensor of a file: its dtype and shape, and a function that reads it as a (read-only) array."""
@@ -47,6 +59,8 @@ class Entry:
     dtype: np.dtype
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    stored: tuple[MappedFile, int] | None = None
+    """the file that holds its bytes in row-major order, and the position of the first; None if none does"""
 
     @property
     def size(self) -> int:
@@ -169,7 +183,7 @@ def _cast_entry(entry: Entry, dtype: np.dtype) -> Entry:
     return Entry(dtype, entry.shape, lambda: entry.read().astype(dtype))
 
 
-def map_file(path: str | Path) -> mmap.mmap:
+def map_file(path: str | Path) -> MappedFile:
     """The read-only memory map of a file.
 
     Raises:
@@ -177,7 +191,7 @@ def map_file(path: str | Path) -> mmap.mmap:
     """
     try:
         with open(path, "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return MappedFile(file.fileno())
     except ValueError as error:
         raise UserError(f"{path} is empty; copy or download it again") from error
     except OSError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import logging
 import math
-import mmap
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from mindone.checkpoint.pickle_text import DamagedPickle, Global, RefusedPickle, read_pickle
-from mindone.checkpoint.tensors import BFLOAT16, MAX_DIMENSIONS, Entry, TensorFile, forget_pages, map_file
+from mindone.checkpoint.tensors import BFLOAT16, MAX_DIMENSIONS, Entry, MappedFile, TensorFile, forget_pages, map_file
 from mindone.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -175,7 +174,7 @@ def _archive_root(path: str | Path, records: dict[str, zipfile.ZipInfo]) -> str:
     return roots[0]
 
 
-def _record_start(path: str | Path, content: mmap.mmap, info: zipfile.ZipInfo) -> int:
+def _record_start(path: str | Path, content: MappedFile, info: zipfile.ZipInfo) -> int:
     """Where the bytes of an uncompressed record begin: behind its local header, whose length varies by alignment."""
     header = content[info.header_offset : info.header_offset + ZIP_LOCAL_HEADER]
     if len(header) < ZIP_LOCAL_HEADER or header[:4] != b"PK\x03\x04":
@@ -206,7 +205,7 @@ def read_torch_legacy(path: str | Path) -> TensorFile:
     return _tensor_file(path, content, result, lambda storage: starts[storage.key])
 
 
-def _legacy_starts(path: str | Path, content: mmap.mmap, storages: dict[str, _Storage]) -> dict[str, int]:
+def _legacy_starts(path: str | Path, content: MappedFile, storages: dict[str, _Storage]) -> dict[str, int]:
     keys = _interpret(path, content)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(storages):
         _damaged(path, "its list of storages does not fit its tensors")
@@ -304,16 +303,21 @@ def _checked(tensor: _Tensor) -> _Tensor:
 # --- from nested containers to names ---------------------------------------------------------------------------------
 
 
-def _tensor_file(path: str | Path, content: mmap.mmap, result: Any, locate: Callable[[_Storage], int]) -> TensorFile:
+def _tensor_file(path: str | Path, content: MappedFile, result: Any, locate: Callable[[_Storage], int]) -> TensorFile:
     tensors = dict(_flatten(path, _weights(path, result), set()))
     if not tensors:
         raise UserError(f"{path} holds no tensors")
     starts = {tensor.storage.key: locate(tensor.storage) for tensor in tensors.values()}
-    entries = {
-        name: Entry(tensor.dtype, tensor.shape, partial(_read, content, starts[tensor.storage.key], tensor))
-        for name, tensor in tensors.items()
-    }
-    return TensorFile(path, entries)
+    return TensorFile(
+        path, {name: _entry(content, starts[tensor.storage.key], tensor) for name, tensor in tensors.items()}
+    )
+
+
+def _entry(content: MappedFile, start: int, tensor: _Tensor) -> Entry:
+    first = start + tensor.offset * tensor.dtype.itemsize
+    row_major = tuple(math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape)))
+    stored = (content, first) if tensor.strides == row_major else None
+    return Entry(tensor.dtype, tensor.shape, partial(_read, content, start, tensor), stored)
 
 
 def _weights(path: str | Path, result: Any) -> Any:
@@ -347,7 +351,7 @@ def _flatten(
             yield from _flatten(path, item, seen, f"{prefix}{key}.", depth + 1)
 
 
-def _read(content: mmap.mmap, start: int, tensor: _Tensor) -> np.ndarray:
+def _read(content: MappedFile, start: int, tensor: _Tensor) -> np.ndarray:
     itemsize = tensor.dtype.itemsize
     if math.prod(tensor.shape) == 0:
         return np.zeros(tensor.shape, tensor.dtype)
