@@ -25,10 +25,11 @@ from mindone.checkpoint.tensors import (
     MAX_DIMENSIONS,
     MINDSPORE_DTYPES,
     Entry,
+    MappedFile,
     TensorFile,
     as_tensor_file,
     map_file,
-    view,
+    stored_entry,
 )
 from mindone.errors import UserError
 
@@ -171,7 +172,7 @@ def _packed(content: mmap.mmap, span: Span) -> list[int]:
     return numbers
 
 
-def _entry(path: str | Path, content: mmap.mmap, name: str, value: _Value) -> Entry:
+def _entry(path: str | Path, content: MappedFile, name: str, value: _Value) -> Entry:
     if value.dtype_name not in MINDSPORE_DTYPES:
         raise UserError(f"{path}: tensor {name} has the dtype {value.dtype_name!r}, which is not known")
     dtype, shape = MINDSPORE_DTYPES[value.dtype_name], value.dims
@@ -179,15 +180,16 @@ def _entry(path: str | Path, content: mmap.mmap, name: str, value: _Value) -> En
     if shape == (0,) and size == dtype.itemsize:
         # Older releases write a scalar this way.
         shape = ()
-    entry = Entry(dtype, shape, partial(_read, content, dtype, shape, value.parts))
+    if len(value.parts) == 1:
+        entry = stored_entry(content, value.parts[0][0], dtype, shape)
+    else:
+        entry = Entry(dtype, shape, partial(_joined, content, dtype, shape, value.parts))
     if len(shape) > MAX_DIMENSIONS or entry.nbytes != size:
         _damaged(path, f"tensor {name} of {value.dtype_name} {list(shape)} has {size} bytes")
     return entry
 
 
-def _read(content: mmap.mmap, dtype: np.dtype, shape: tuple[int, ...], parts: list[Span]) -> np.ndarray:
-    if len(parts) == 1:
-        return view(content, parts[0][0], dtype, shape)
+def _joined(content: mmap.mmap, dtype: np.dtype, shape: tuple[int, ...], parts: list[Span]) -> np.ndarray:
     return np.frombuffer(b"".join(content[start:end] for start, end in parts), dtype).reshape(shape)
 
 

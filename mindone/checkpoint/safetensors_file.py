@@ -10,7 +10,6 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +17,15 @@ import ml_dtypes
 import numpy as np
 
 from mindone.checkpoint.atomic import atomic_write
-from mindone.checkpoint.tensors import BFLOAT16, MAX_DIMENSIONS, Entry, TensorFile, as_tensor_file, map_file, view
+from mindone.checkpoint.tensors import (
+    BFLOAT16,
+    MAX_DIMENSIONS,
+    Entry,
+    TensorFile,
+    as_tensor_file,
+    map_file,
+    stored_entry,
+)
 from mindone.errors import UserError
 
 DTYPES = {
@@ -60,8 +67,7 @@ def read_safetensors(path: str | Path) -> TensorFile:
     described = {name: _described(path, name, value) for name, value in header.items()}
     _check_layout(path, described, len(content) - start)
     entries = {
-        name: Entry(dtype, shape, partial(view, content, start + begin, dtype, shape), (content, start + begin))
-        for name, (dtype, shape, begin, _) in described.items()
+        name: stored_entry(content, start + begin, dtype, shape) for name, (dtype, shape, begin, _) in described.items()
     }
     return TensorFile(path, entries, metadata)
 

@@ -8,6 +8,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,11 @@ def view(content: mmap.mmap, offset: int, dtype: np.dtype, shape: tuple[int, ...
     """A read-only array over the bytes of a mapped file, which the caller has checked to be there."""
     forget_pages(content)
     return np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape)
+
+
+def stored_entry(content: MappedFile, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> Entry:
+    """The `Entry` of a tensor whose bytes lie in row-major order at ``offset`` of a mapped file, and inside it."""
+    return Entry(dtype, shape, partial(view, content, offset, dtype, shape), (content, offset))
 
 
 def forget_pages(content: mmap.mmap) -> None:

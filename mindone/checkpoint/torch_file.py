@@ -22,7 +22,16 @@ import ml_dtypes
 import numpy as np
 
 from mindone.checkpoint.pickle_text import DamagedPickle, Global, RefusedPickle, read_pickle
-from mindone.checkpoint.tensors import BFLOAT16, MAX_DIMENSIONS, Entry, MappedFile, TensorFile, forget_pages, map_file
+from mindone.checkpoint.tensors import (
+    BFLOAT16,
+    MAX_DIMENSIONS,
+    Entry,
+    MappedFile,
+    TensorFile,
+    forget_pages,
+    map_file,
+    stored_entry,
+)
 from mindone.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -314,10 +323,12 @@ def _tensor_file(path: str | Path, content: MappedFile, result: Any, locate: Cal
 
 
 def _entry(content: MappedFile, start: int, tensor: _Tensor) -> Entry:
+    """From the position of its storage."""
     first = start + tensor.offset * tensor.dtype.itemsize
     row_major = tuple(math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape)))
-    stored = (content, first) if tensor.strides == row_major else None
-    return Entry(tensor.dtype, tensor.shape, partial(_read, content, start, tensor), stored)
+    if tensor.strides == row_major and math.prod(tensor.shape):
+        return stored_entry(content, first, tensor.dtype, tensor.shape)
+    return Entry(tensor.dtype, tensor.shape, partial(_read, content, first, tensor))
 
 
 def _weights(path: str | Path, result: Any) -> Any:
@@ -351,14 +362,13 @@ def _flatten(
             yield from _flatten(path, item, seen, f"{prefix}{key}.", depth + 1)
 
 
-def _read(content: MappedFile, start: int, tensor: _Tensor) -> np.ndarray:
-    itemsize = tensor.dtype.itemsize
+def _read(content: MappedFile, first: int, tensor: _Tensor) -> np.ndarray:
     if math.prod(tensor.shape) == 0:
         return np.zeros(tensor.shape, tensor.dtype)
     forget_pages(content)
     span = 1 + sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.strides))
-    flat = np.frombuffer(content, tensor.dtype, span, start + tensor.offset * itemsize)
-    strides = tuple(stride * itemsize for stride in tensor.strides)
+    flat = np.frombuffer(content, tensor.dtype, span, first)
+    strides = tuple(stride * tensor.dtype.itemsize for stride in tensor.strides)
     return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
 
 

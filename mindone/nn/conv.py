@@ -79,12 +79,11 @@ class GroupNorm(nn.Cell):
         self.weight = Parameter(initializer("ones", (num_channels,), ms.float32))
         self.bias = Parameter(initializer("zeros", (num_channels,), ms.float32))
         self.num_groups = num_groups
-        self.eps = eps
         self.norm = cpu.group_norm(num_groups, eps)
 
     def construct(self, x: Tensor) -> Tensor:
         if runtime.kernels() == "Ascend":
-            y = ops.group_norm(x.astype(ms.float32), self.num_groups, self.weight, self.bias, self.eps)
+            y = ops.group_norm(x.astype(ms.float32), self.num_groups, self.weight, self.bias, self.norm.eps)
         else:
             y = self.norm(x.astype(ms.float32), self.weight, self.bias)[0]
         return y.astype(x.dtype)
@@ -206,8 +205,7 @@ class Conv3d(_Conv):
         self.by_rows = _ByRows(kernel_size, stride, padding, groups, replicate)
         self.depthwise = groups > 1 and groups == in_channels == out_channels and self.by_rows.keeps_size
         # In space alone, for a depth-wise convolution whose channels are the frames.
-        before = tuple(before for before, _ in padding)
-        self.in_space = row_conv((1, *kernel_size[1:]), (0, *before[1:]), True, groups)
+        self.in_space = row_conv((1, *kernel_size[1:]), (0, padding[1][0], padding[2][0]), True, groups)
 
     def construct(self, x: Tensor) -> Tensor:
         x, weight, bias = self._in_compute_dtype(x)

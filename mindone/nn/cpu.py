@@ -1,12 +1,13 @@
 """CPU forms of the functions in `mindone.nn.functional`, with gradients written out.
 
-MindSpore's CPU kernels for reductions, broadcasting and the gradients of softmax, GELU and layer norm are ten times
-slower than its matrix products and its arithmetic on equal shapes, and broadcasting keeps buffers for the life of a
-graph. So sums over an axis are products with a vector here, and a vector is spread over rows by a product of inner size
-one. All cells compute in float32. Their gradients use primitives (`ops.Softmax`) rather than functions (`ops.softmax`),
-which graph mode cannot resolve inside a ``bprop``.
+MindSpore's CPU kernels for most reductions, broadcasting and the gradients of softmax, GELU and layer norm are ten
+times slower than its matrix products and its arithmetic on equal shapes, and broadcasting keeps buffers for the life of
+a graph. So sums over an axis are products with a vector here, except those over the last axis of long rows, and a
+vector is spread over rows by a product of inner size one. All cells compute in float32. Their gradients use primitives
+(`ops.Softmax`) rather than functions (`ops.softmax`), which graph mode cannot resolve inside a ``bprop``.
 
-Legend: `R` rows, `D` width, `G` groups of rows that share a modulation, `h` heads, `d` head size.
+Legend: `R` rows, `D` width, `G` groups of rows that share a modulation, `h` heads, `d` head size;
+of a group norm `N` samples, `C` channels, `L` positions, `G` groups of channels.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mindspore.ops import constexpr
 GELU_SLOPE = 2 * math.sqrt(2 / math.pi)
 GELU_CUBIC = 0.044715
 MAX_PIECE = 512
-"""Largest number of values that a reduction adds up in one go."""
+"""Largest number of values that are added up in one go for a group's mean and variance."""
 
 
 def full(shape: tuple[int, ...], value: float) -> Tensor:
@@ -217,7 +218,7 @@ class GroupNorm(nn.Cell):
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor, Tensor]:
         n, channels = x.shape[0], x.shape[1]
-        y, mean, factor = out
+        _, mean, factor = out
         dy, rows = dout[0].reshape(n * channels, -1), x.reshape(n * channels, -1)
         length = dy.shape[1]
         grouped = (n * self.num_groups, -1)

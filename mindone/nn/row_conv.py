@@ -114,7 +114,7 @@ class RowConv(nn.Cell):
         self.times_transposed = ops.BatchMatMul(transpose_b=True)
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
-        videos, size = x.shape[0] if self.groups == 1 else 1, x.shape[2:]
+        videos, size = self._videos(x), x.shape[2:]
         result, width, shifts = _plan(size, self.kernel, self.before, self.keep_size, self.stride)
         seen = _rows_seen(videos, size, result, self.kernel, self.before, self.stride, 1)
         rows = self._rows(x, videos, width)
@@ -130,7 +130,7 @@ class RowConv(nn.Cell):
 
     def _gradients_by_input(self, x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         """From the rows of ``dy`` that each row of the input is seen by."""
-        videos, size = x.shape[0] if self.groups == 1 else 1, x.shape[2:]
+        videos, size = self._videos(x), x.shape[2:]
         _, width, shifts = _plan(size, self.kernel, self.before, self.keep_size, self.stride)
         (channels, kt, kh, kw), out = weight.shape[1:], weight.shape[0] // self.groups
         seen = _rows_seen(videos, dy.shape[2:], size, self.kernel, self.before, self.stride, -1)
@@ -145,7 +145,7 @@ class RowConv(nn.Cell):
 
     def _gradients_by_result(self, x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         """From the rows of the input that each row of the result sees: the steps of `construct` in reverse."""
-        videos, size = x.shape[0] if self.groups == 1 else 1, x.shape[2:]
+        videos, size = self._videos(x), x.shape[2:]
         result, width, shifts = _plan(size, self.kernel, self.before, self.keep_size, self.stride)
         (channels, kt, kh, kw), out = weight.shape[1:], weight.shape[0] // self.groups
         d_bands = self._shifted(self._rows(dy, videos, width), out, _negative(_reversed(shifts)))
@@ -160,6 +160,10 @@ class RowConv(nn.Cell):
         d_taps = self.times_transposed(d_bands, columns).reshape(-1, self.groups, kw, out * channels * kt * kh).sum(0)
         d_taps = self.gather(d_taps, self.backwards, 1).transpose(0, 2, 1)
         return dx, d_taps.reshape(weight.shape)
+
+    def _videos(self, x: Tensor) -> int:
+        """How many videos stand side by side: the whole batch, or with groups each alone."""
+        return x.shape[0] if self.groups == 1 else 1
 
     def _taps(self, weight: Tensor) -> Tensor:
         """(G * O, C, kt, kh, kw) → (G, kw * O, C * kt * kh), the taps along the width in descending order."""
