@@ -366,6 +366,7 @@ VAE_TINY = VideoAutoencoderConfig(
 VAE_HALF = VideoAutoencoderConfig(
     autoencoder_kl=AutoencoderKLConfig(block_out_channels=(64, 128, 256, 256)),
     vae_temporal=TemporalAutoencoderConfig(filters=64, num_res_blocks=4),
+    micro_batch_size=None,
 )
 
 

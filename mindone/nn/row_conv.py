@@ -14,6 +14,11 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
+PIECE = 2**22
+"""About how many values of a convolution's gathered rows and bands are in memory, and in the cache, at a time."""
+MAX_PIECES = 16
+"""Largest number of pieces that a convolution is cut into for that; each one is compiled."""
+
 Pair = tuple[int, int]
 Triple = tuple[int, int, int]
 Shifts = tuple[int, ...]
@@ -28,13 +33,27 @@ def _plan(size: Triple, kernel: Triple, before: Triple, keep_size: bool, stride:
 
 
 @constexpr
-def _rows_seen(
-    videos: int, size: Triple, result: Triple, kernel: Triple, before: Triple, stride: Pair, sign: int
-) -> Tensor:
-    """The row of (N, T, H) that each tap in time and height sees from each row of the result: (kt * kh * N * T' * H',).
+def _pieces(rows: int, values: int) -> tuple[Pair, ...]:
+    """The ``rows`` of a result, for each of which ``values`` are in memory, in pieces (first, last + 1)."""
+    count = min(MAX_PIECES, rows, max(1, round(rows * values / PIECE)))
+    return tuple((rows * i // count, rows * (i + 1) // count) for i in range(count))
 
-    Row ``N * T * H``, which is zero, stands for all that is outside. ``sign`` is -1 for the way back, from input to
-    result.
+
+@constexpr
+def _rows_seen(
+    videos: int,
+    size: Triple,
+    result: Triple,
+    kernel: Triple,
+    before: Triple,
+    stride: Pair,
+    sign: int,
+    pieces: tuple[Pair, ...],
+) -> tuple[Tensor, ...]:
+    """The row of (N, T, H) that each tap in time and height sees from each row of the result.
+
+    For each piece of P of the N * T' * H' rows (kt * kh * P,). Row ``N * T * H``, which is zero, stands for all that is
+    outside. ``sign`` is -1 for the way back, from input to result.
     """
     seen, inside = [], []
     for n, count, k, b, s in zip(size, result, kernel, before, stride):
@@ -43,7 +62,8 @@ def _rows_seen(
         inside.append((position >= 0) & (position < n))
     rows = seen[0][:, None, :, None] * size[1] + seen[1][None, :, None, :]
     rows = _of_videos(rows, inside, videos, size[0] * size[1], videos * size[0] * size[1])
-    return Tensor(rows.reshape(-1).astype(np.int32))
+    rows = rows.reshape(kernel[0] * kernel[1], -1).astype(np.int32)
+    return tuple(Tensor(rows[:, first:last].reshape(-1)) for first, last in pieces)
 
 
 def _of_videos(rows: np.ndarray, inside: list[np.ndarray], videos: int, each: int, none: int) -> np.ndarray:
@@ -72,6 +92,25 @@ def _rows_returned(videos: int, size: Triple, result: Triple, kernel: Triple, st
     rows = tap * videos * each + back[0][:, None, :, None] * result[1] + back[1][None, :, None, :]
     rows = _of_videos(rows, inside, videos, each, kernel[0] * kernel[1] * videos * each)
     return tuple(Tensor(part.reshape(-1).astype(np.int32)) for part in rows)
+
+
+@constexpr
+def _values(taps: Triple, width: int) -> int:
+    """How many values of columns and bands there are for each row of a result."""
+    return taps[0] * (taps[1] + taps[2]) * width
+
+
+@constexpr
+def _apart(videos: int, values: int) -> bool:
+    """Whether each of several ``videos`` of so many values is enough for a product of its own."""
+    return 1 < videos <= MAX_PIECES and values >= PIECE // 2
+
+
+@constexpr
+def _overlap(n: int, start: int, stop: int) -> tuple[int, int, int, int]:
+    """Of ``start`` to ``stop`` of a line of ``n``: how much is before it, first and length inside, how much after."""
+    first, last = max(start, 0), min(stop, n)
+    return first - start, first, last - first, stop - last
 
 
 @constexpr
@@ -108,20 +147,29 @@ class RowConv(nn.Cell):
         self.zeros = ops.Zeros()
         self.gather = ops.Gather()
         self.add = ops.AddN()
-        self.join, self.join_columns = ops.Concat(1), ops.Concat(2)
+        self.join_videos, self.join, self.join_columns = ops.Concat(0), ops.Concat(1), ops.Concat(2)
         self.times = ops.BatchMatMul()
         self.transposed_times = ops.BatchMatMul(transpose_a=True)
         self.times_transposed = ops.BatchMatMul(transpose_b=True)
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
-        videos, size = self._videos(x), x.shape[2:]
+        taps, parts = self._taps(weight), ()
+        for portion in self._portions(x, self._portion_size(x, taps)):
+            parts += (self._convolved(portion, taps),)
+        return self._joined(parts)
+
+    def _convolved(self, x: Tensor, taps: Tensor) -> Tensor:
+        """With the weight as `_taps`."""
+        videos, size, out = self._videos(x), x.shape[2:], taps.shape[1] // self.kernel[2]
         result, width, shifts = _plan(size, self.kernel, self.before, self.keep_size, self.stride)
-        seen = _rows_seen(videos, size, result, self.kernel, self.before, self.stride, 1)
-        rows = self._rows(x, videos, width)
+        taps = self._for_each(taps, x.shape[0] // videos)
+        pieces = _pieces(videos * result[0] * result[1], _values(taps.shape, width))
+        rows, parts = self._rows(x, videos, width), ()
         rows = self._with_zeros(rows) if self.keep_size else rows
-        columns = self._columns(rows, seen, weight.shape[1] * self.kernel[0] * self.kernel[1])
-        bands = self.times(self._for_each(self._taps(weight), columns.shape[0]), columns)
-        return self._crop(self._sum(bands, weight.shape[0] // self.groups, _reversed(shifts)), videos, result, width)
+        for seen in _rows_seen(videos, size, result, self.kernel, self.before, self.stride, 1, pieces):
+            bands = self.times(taps, self._columns(rows, seen, taps.shape[2]))
+            parts += (self._crop(self._sum(bands, out, _reversed(shifts)), out, width, result[2]),)
+        return self._videos_of(parts, videos, result)
 
     def bprop(self, x: Tensor, weight: Tensor, _: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         if self.strided:
@@ -130,40 +178,74 @@ class RowConv(nn.Cell):
 
     def _gradients_by_input(self, x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         """From the rows of ``dy`` that each row of the input is seen by."""
-        videos, size = self._videos(x), x.shape[2:]
-        _, width, shifts = _plan(size, self.kernel, self.before, self.keep_size, self.stride)
         (channels, kt, kh, kw), out = weight.shape[1:], weight.shape[0] // self.groups
-        seen = _rows_seen(videos, dy.shape[2:], size, self.kernel, self.before, self.stride, -1)
-        columns = self._columns(self._with_zeros(self._rows(dy, videos, width)), seen, out * kt * kh)
         taps = weight.reshape(self.groups, out, channels, kt * kh, kw).transpose(0, 4, 2, 1, 3)
         taps = taps.reshape(self.groups, kw * channels, out * kt * kh)
-        bands = self.times(self._for_each(taps, columns.shape[0]), columns)
-        dx = self._crop(self._sum(bands, channels, _negative(shifts)), videos, size, width)
-        shifted = self._shifted(self._rows(x, videos, width), channels, shifts)
-        d_taps = self.times_transposed(columns, shifted).reshape(-1, weight.shape[0] * kt * kh, kw * channels).sum(0)
-        return dx, d_taps.reshape(-1, kt, kh, kw, channels).transpose(0, 4, 1, 2, 3)
+        size = self._portion_size(x, taps)
+        x_portions, dy_portions, dx, d_taps = self._portions(x, size), self._portions(dy, size), (), ()
+        for i in range(len(x_portions)):
+            gradients = self._portion_gradients(x_portions[i], dy_portions[i], taps)
+            dx += (gradients[0],)
+            d_taps += gradients[1]
+        d_weight = self._total(d_taps).reshape(-1, weight.shape[0] * kt * kh, kw * channels).sum(0)
+        return self._joined(dx), d_weight.reshape(-1, kt, kh, kw, channels).transpose(0, 4, 1, 2, 3)
+
+    def _portion_gradients(self, x: Tensor, dy: Tensor, taps: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Of the input, and of the taps (G, kw * C, O * kt * kh) transposed, from each piece."""
+        videos, size, channels = self._videos(x), x.shape[2:], x.shape[1]
+        _, width, shifts = _plan(size, self.kernel, self.before, self.keep_size, self.stride)
+        taps = self._for_each(taps, x.shape[0] // videos)
+        pieces = _pieces(videos * size[0] * size[1], _values(taps.shape, width))
+        seen = _rows_seen(videos, dy.shape[2:], size, self.kernel, self.before, self.stride, -1, pieces)
+        rows, d_rows = self._rows(x, videos, width), self._with_zeros(self._rows(dy, videos, width))
+        dx, d_taps = (), ()
+        for i in range(len(pieces)):
+            columns = self._columns(d_rows, seen[i], taps.shape[2])
+            bands = self.times(taps, columns)
+            dx += (self._crop(self._sum(bands, channels, _negative(shifts)), channels, width, size[2]),)
+            d_taps += (self.times_transposed(columns, self._shifted(rows, channels, shifts, pieces[i])),)
+        return self._videos_of(dx, videos, size), d_taps
 
     def _gradients_by_result(self, x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         """From the rows of the input that each row of the result sees: the steps of `construct` in reverse."""
         videos, size = self._videos(x), x.shape[2:]
         result, width, shifts = _plan(size, self.kernel, self.before, self.keep_size, self.stride)
         (channels, kt, kh, kw), out = weight.shape[1:], weight.shape[0] // self.groups
-        d_bands = self._shifted(self._rows(dy, videos, width), out, _negative(_reversed(shifts)))
+        whole = (0, videos * result[0] * result[1])
+        d_bands = self._shifted(self._rows(dy, videos, width), out, _negative(_reversed(shifts)), whole)
         d_columns = self.transposed_times(self._for_each(self._taps(weight), d_bands.shape[0]), d_bands)
-        rows = self._with_zeros(d_columns.reshape(-1, kt * kh * videos * result[0] * result[1], width))
+        rows = self._with_zeros(d_columns.reshape(-1, kt * kh * whole[1], width))
         parts = ()
         for back in _rows_returned(videos, size, result, self.kernel, self.stride):
             parts += (self.gather(rows, back, 1),)
-        dx = self._crop(self.add(parts).reshape(d_bands.shape[0], -1), videos, size, width)
-        seen = _rows_seen(videos, size, result, self.kernel, self.before, self.stride, 1)
-        columns = self._columns(self._rows(x, videos, width), seen, channels * kt * kh)
+        dx = self._crop(self._total(parts).reshape(d_bands.shape[0], -1), channels, width, size[2])
+        seen = _rows_seen(videos, size, result, self.kernel, self.before, self.stride, 1, (whole,))
+        columns = self._columns(self._rows(x, videos, width), seen[0], channels * kt * kh)
         d_taps = self.times_transposed(d_bands, columns).reshape(-1, self.groups, kw, out * channels * kt * kh).sum(0)
         d_taps = self.gather(d_taps, self.backwards, 1).transpose(0, 2, 1)
-        return dx, d_taps.reshape(weight.shape)
+        return self._videos_of((dx,), videos, size), d_taps.reshape(weight.shape)
 
     def _videos(self, x: Tensor) -> int:
         """How many videos stand side by side: the whole batch, or with groups each alone."""
         return x.shape[0] if self.groups == 1 else 1
+
+    def _portion_size(self, x: Tensor, taps: Tensor) -> int:
+        """How many videos are convolved at a time: one if it is large enough for a product of its own, else all."""
+        _, width, _ = _plan(x.shape[2:], self.kernel, self.before, self.keep_size, self.stride)
+        values = x.shape[2] * x.shape[3] * _values(taps.shape, width)
+        return 1 if _apart(self._videos(x), values) else x.shape[0]
+
+    def _portions(self, x: Tensor, size: int) -> tuple[Tensor, ...]:
+        """``x`` in portions of ``size`` videos."""
+        if size == x.shape[0]:
+            return (x,)
+        portions = ()
+        for first in range(0, x.shape[0], size):
+            portions += (self.slice(x, (first, 0, 0, 0, 0), (size, *x.shape[1:])),)
+        return portions
+
+    def _joined(self, parts: tuple[Tensor, ...]) -> Tensor:
+        return self.join_videos(parts) if len(parts) > 1 else parts[0]
 
     def _taps(self, weight: Tensor) -> Tensor:
         """(G * O, C, kt, kh, kw) → (G, kw * O, C * kt * kh), the taps along the width in descending order."""
@@ -187,7 +269,7 @@ class RowConv(nn.Cell):
         return x
 
     def _columns(self, rows: Tensor, seen: Tensor, channels: int) -> Tensor:
-        """The rows seen by the taps: (B / N * C, N * T * H, M) → (B / N, C * kt * kh, N * T' * H' * M)."""
+        """The rows seen by the taps: (B / N * C, N * T * H, M), (kt * kh * P,) → (B / N, C * kt * kh, P * M)."""
         batch = rows.shape[0] * self.kernel[0] * self.kernel[1] // channels
         return self.gather(rows, seen, 1).reshape(batch, channels, -1)
 
@@ -196,19 +278,20 @@ class RowConv(nn.Cell):
         n, _, width = rows.shape
         return self.join((rows, self.zeros((n, 1, width), rows.dtype)))
 
-    def _shifted(self, rows: Tensor, channels: int, shifts: Shifts) -> Tensor:
-        """(B * C, rows, M) → (B, kw * C, L): one copy per shift with ``copy[i] = x[i + shift]``, zero outside."""
-        batch = rows.shape[0] // channels
-        flat, pieces = rows.reshape(batch, -1), ()
-        n = flat.shape[1]
+    def _shifted(self, rows: Tensor, channels: int, shifts: Shifts, piece: Pair) -> Tensor:
+        """(B * C, R, M) → (B, kw * C, P * M) of a piece: a copy per shift, ``copy[i] = x[i + shift]`` or zero."""
+        width = rows.shape[2]
+        rows, copies = rows.reshape(rows.shape[0], -1), ()
+        count, n = rows.shape
         for shift in shifts:
-            if shift < 0:
-                pieces += (self.zeros((batch, -shift), flat.dtype), self.slice(flat, (0, 0), (batch, n + shift)))
-            elif shift > 0:
-                pieces += (self.slice(flat, (0, shift), (batch, n - shift)), self.zeros((batch, shift), flat.dtype))
-            else:
-                pieces += (flat,)
-        return self.join(pieces).reshape(batch, len(shifts) * channels, -1)
+            before, start, length, after = _overlap(n, piece[0] * width + shift, piece[1] * width + shift)
+            copy = self.slice(rows, (0, start), (count, length))
+            if before > 0:
+                copy = self.join((self.zeros((count, before), rows.dtype), copy))
+            if after > 0:
+                copy = self.join((copy, self.zeros((count, after), rows.dtype)))
+            copies += (copy.reshape(count // channels, -1),)
+        return self.join(copies).reshape(count // channels, len(shifts) * channels, -1)
 
     def _sum(self, bands: Tensor, channels: int, shifts: Shifts) -> Tensor:
         """(B, kw * C, L) → (B, C * L): ``y[i] = sum_w bands[w, i + shifts[w]]`` for descending shifts.
@@ -220,16 +303,22 @@ class RowConv(nn.Cell):
         bands, parts = bands.reshape(batch, -1), ()
         for band in range(len(shifts)):
             parts += (self.slice(bands, (0, band * n + shifts[band]), (batch, n)),)
-        return self.add(parts) if len(shifts) > 1 else bands
+        return self._total(parts)
 
-    def _crop(self, y: Tensor, videos: int, size: Triple, width: int) -> Tensor:
-        """(B / N, C * N * T * H * M) → (B, C, T, H, W) of the given size."""
-        t, h, w = size
-        b = y.shape[0] * videos
-        y = y.reshape(y.shape[0], -1, videos * t, h, width)
-        c = y.shape[1]
-        y = self.slice(y, (0, 0, 0, 0, 0), (y.shape[0], c, videos * t, h, w))
-        return y if videos == 1 else y.reshape(c, b, t, h, w).transpose(1, 0, 2, 3, 4)
+    def _total(self, parts: tuple[Tensor, ...]) -> Tensor:
+        return self.add(parts) if len(parts) > 1 else parts[0]
+
+    def _crop(self, y: Tensor, channels: int, margin_width: int, width: int) -> Tensor:
+        """(B, C * P * M) → (B, C, P, W)."""
+        y = y.reshape(y.shape[0], channels, -1, margin_width)
+        return self.slice(y, (0, 0, 0, 0), (*y.shape[:3], width))
+
+    def _videos_of(self, parts: tuple[Tensor, ...], videos: int, size: Triple) -> Tensor:
+        """Pieces (B / N, C, P, W) of the rows of all videos → (B, C, T, H, W)."""
+        y = self.join_columns(parts) if len(parts) > 1 else parts[0]
+        if videos == 1:
+            return y.reshape(y.shape[0], y.shape[1], *size)
+        return y.reshape(y.shape[1], -1, *size).transpose(1, 0, 2, 3, 4)
 
 
 @functools.cache

@@ -10,15 +10,15 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 _adam_weight_decay = ops.AdamWeightDecay()
-_select, _masked_fill, _mul = ops.Select(), ops.MaskedFill(), ops.Mul()
+_select, _mul_no_nan = ops.Select(), ops.MulNoNan()
 _update = ops.MultitypeFuncGraph("adamw_update")
 
 
 # Only primitives in here: it is compiled once per parameter, and anything more shows in the compile time.
-@_update.register(*["Tensor"] * 8, "Bool", *["Tensor"] * 4)
-def _update_one(lr, beta1, beta2, eps, decay, zero, scale, skip, decayed, parameter, exp_avg, exp_avg_sq, gradient):
-    # Not a choice between gradient and zeros: those would be constants of the graph, as large as the parameters.
-    gradient = _mul(_masked_fill(gradient, skip, zero), scale)
+@_update.register(*["Tensor"] * 7, "Bool", *["Tensor"] * 4)
+def _update_one(lr, beta1, beta2, eps, decay, zero, scale, decayed, parameter, exp_avg, exp_avg_sq, gradient):
+    # Zero times a gradient that is not finite has to be zero.
+    gradient = _mul_no_nan(gradient, scale)
     decay = decay if decayed else zero
     return _adam_weight_decay(parameter, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, decay, gradient)
 
@@ -78,8 +78,8 @@ class AdamW(nn.Cell):
         rate = _select(apply, lr * correction2 / correction1, ops.zeros_like(lr))
         eps = _select(apply, self.eps * correction2, keep)
         decay = self.weight_decay * correction1 / correction2
-        zero, skip = ops.zeros_like(decay), ops.logical_not(apply)
-        update = ops.partial(_update, rate, beta1, beta2, eps, decay, zero, scale, skip)
+        zero = ops.zeros_like(decay)
+        update = ops.partial(_update, rate, beta1, beta2, eps, decay, zero, _select(apply, scale, zero))
         return self.map_(update, self.decayed, self.parameters, self.exp_avg, self.exp_avg_sq, gradients)
 
     def _correction(self, index: int, step: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ CLIP_EPS = 1e-6
 
 # Not L2Loss: on a CPU it is off by 1 % for a few million elements.
 _square, _sum = ops.Square(), ops.ReduceSum()
-_assign_add, _assign, _masked_fill = ops.AssignAdd(), ops.Assign(), ops.MaskedFill()
+_assign_add, _assign, _mul_no_nan = ops.AssignAdd(), ops.Assign(), ops.MulNoNan()
 _square_sum, _accumulate, _reset = (
     ops.MultitypeFuncGraph("square_sum"),
     ops.MultitypeFuncGraph("add"),
@@ -42,10 +42,10 @@ def _accumulate_one(total, gradient):
     return _assign_add(total, gradient)
 
 
-@_reset.register("Tensor", "Tensor", "Tensor")
-def _reset_one(everywhere, zero, total):
+@_reset.register("Tensor", "Tensor")
+def _reset_one(zero, total):
     # Not zeros like it: those would be constants of the graph, as large as the parameters.
-    return _assign(total, _masked_fill(total, everywhere, zero))
+    return _assign(total, _mul_no_nan(total, zero))
 
 
 @dataclass
@@ -116,7 +116,6 @@ class _Update(nn.Cell):
         apply = finite if self.skip_non_finite else ops.ones_like(finite)
         if self.max_grad_norm is not None:
             scale = scale * ops.minimum(self.max_grad_norm / (norm + CLIP_EPS), ops.ones_like(norm))
-        scale = ops.select(apply, scale, ops.zeros_like(scale))
         self.optimizer(gradients, lr, scale, apply)
         if self.ema is not None:
             self.ema(ops.select(apply, ema_rate, ops.zeros_like(ema_rate)))
@@ -173,12 +172,12 @@ class _Apply(nn.Cell):
     def __init__(self, totals: ParameterTuple, update: _Update):
         super().__init__(auto_prefix=False)
         self.totals, self.update = totals, update
-        self.everywhere, self.zero = Tensor(True), Tensor(0.0, ms.float32)
+        self.zero = Tensor(0.0, ms.float32)
         self.map_ = ops.HyperMap()
 
     def construct(self, loss: Tensor, lr: Tensor, ema_rate: Tensor, scale: Tensor):
         norm, finite = self.update(self.totals, loss, lr, ema_rate, scale)
-        self.map_(ops.partial(_reset, self.everywhere, self.zero), self.totals)
+        self.map_(ops.partial(_reset, self.zero), self.totals)
         return norm, finite
 
 

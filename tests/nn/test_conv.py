@@ -8,6 +8,7 @@ from mindspore import Tensor, nn, ops
 from mindone import runtime
 from mindone.errors import UserError
 from mindone.nn import conv as convolutions
+from mindone.nn import row_conv
 from mindone.nn.conv import CausalConv3d, Conv2d, Conv3d, GroupNorm, nearest_upsample
 from mindone.testing import golden
 
@@ -109,7 +110,9 @@ def normal(shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def test_convolutions_and_their_gradients_follow_the_definition(mode):
+@pytest.mark.parametrize("piece", [row_conv.PIECE, 500], ids=["whole", "in pieces"])
+def test_convolutions_and_their_gradients_follow_the_definition(mode, piece, monkeypatch):
+    monkeypatch.setattr(row_conv, "PIECE", piece)
     cells = [make() for make, *_ in CASES.values()]
     inputs = [normal(shape, 1) for _, shape, *_ in CASES.values()]
     convs = [getattr(cell, "conv", cell) for cell in cells]
