@@ -15,9 +15,9 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
 PIECE = 2**22
-"""About how many values of a convolution's gathered rows and bands are in memory, and in the cache, at a time."""
+"""About how many values of gathered rows and bands a convolution has in memory, and in the cache, at a time."""
 MAX_PIECES = 16
-"""Largest number of pieces that a convolution is cut into for that; each one is compiled."""
+"""Largest number of pieces that a convolution is cut into for that; the graph has the operators of each one."""
 
 Pair = tuple[int, int]
 Triple = tuple[int, int, int]
@@ -134,7 +134,10 @@ class RowConv(nn.Cell):
     input is taken as it is, and the result is smaller by ``k - 1``; then the kernel may move by a ``stride`` in time
     and height, whose gradient adds up the rows that were gathered.
 
-    Without groups the videos of a batch stand side by side, (1, C, B * T, H, W), so that all share one product.
+    Without groups the videos of a batch stand side by side, (1, C, B * T, H, W), so that all share one product; but
+    large ones come one by one. A large result is made in pieces of whole rows, so that what lies between gather and sum
+    stays in the cache.
+
     Primitives are called directly: their Python wrappers double the compile time.
     """
 
