@@ -514,15 +514,21 @@ def video_loader() -> Iterator[Case]:
 
 @contextlib.contextmanager
 def conversion() -> Iterator[Case]:
-    """A PyTorch file to safetensors, against copying the file; both end with the bytes on the disk."""
+    """A PyTorch file to safetensors, against copying the file.
+
+    Both write a new file, flush it to the disk and let it take the place of the one of the turn before.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        source, target, copied = (Path(folder) / name for name in ("in.pth", "out.safetensors", "copy.pth"))
+        source, target, fresh, copied = (
+            Path(folder) / name for name in ("in.pth", "out.safetensors", "fresh.pth", "copy.pth")
+        )
         torch.save({f"blocks.{i}.weight": torch.randn(1024, 1024) for i in range(64)}, source)
 
         def copy() -> None:
-            shutil.copyfile(source, copied)
-            with open(copied, "rb+") as file:
+            shutil.copyfile(source, fresh)
+            with open(fresh, "rb+") as file:
                 os.fsync(file.fileno())
+            os.replace(fresh, copied)
 
         yield Case(".pth of 268 MB", "copy of the file", lambda: convert(source, target), copy)
 

@@ -135,8 +135,8 @@ class RowConv(nn.Cell):
     and height, whose gradient adds up the rows that were gathered.
 
     Without groups the videos of a batch stand side by side, (1, C, B * T, H, W), so that all share one product; but
-    large ones come one by one. A large result is made in pieces of whole rows, so that what lies between gather and sum
-    stays in the cache.
+    large ones come one by one. A large result is made in pieces of whole rows, each after the one before (`ops.Depend`;
+    else all would be gathered first), so that what lies between gather and sum is small and stays in the cache.
 
     Primitives are called directly: their Python wrappers double the compile time.
     """
@@ -150,6 +150,7 @@ class RowConv(nn.Cell):
         self.zeros = ops.Zeros()
         self.gather = ops.Gather()
         self.add = ops.AddN()
+        self.after = ops.Depend()
         self.join_videos, self.join, self.join_columns = ops.Concat(0), ops.Concat(1), ops.Concat(2)
         self.times = ops.BatchMatMul()
         self.transposed_times = ops.BatchMatMul(transpose_a=True)
@@ -157,8 +158,10 @@ class RowConv(nn.Cell):
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
         taps, parts = self._taps(weight), ()
-        for portion in self._portions(x, self._portion_size(x, taps)):
-            parts += (self._convolved(portion, taps),)
+        size = self._portion_size(x, taps)
+        for first in range(0, x.shape[0], size):
+            parts += (self._convolved(self._portion(x, first, size), taps),)
+            x = self.after(x, parts[-1])
         return self._joined(parts)
 
     def _convolved(self, x: Tensor, taps: Tensor) -> Tensor:
@@ -172,6 +175,7 @@ class RowConv(nn.Cell):
         for seen in _rows_seen(videos, size, result, self.kernel, self.before, self.stride, 1, pieces):
             bands = self.times(taps, self._columns(rows, seen, taps.shape[2]))
             parts += (self._crop(self._sum(bands, out, _reversed(shifts)), out, width, result[2]),)
+            rows = self.after(rows, parts[-1])
         return self._videos_of(parts, videos, result)
 
     def bprop(self, x: Tensor, weight: Tensor, _: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,11 +189,12 @@ class RowConv(nn.Cell):
         taps = weight.reshape(self.groups, out, channels, kt * kh, kw).transpose(0, 4, 2, 1, 3)
         taps = taps.reshape(self.groups, kw * channels, out * kt * kh)
         size = self._portion_size(x, taps)
-        x_portions, dy_portions, dx, d_taps = self._portions(x, size), self._portions(dy, size), (), ()
-        for i in range(len(x_portions)):
-            gradients = self._portion_gradients(x_portions[i], dy_portions[i], taps)
+        dx, d_taps = (), ()
+        for first in range(0, x.shape[0], size):
+            gradients = self._portion_gradients(self._portion(x, first, size), self._portion(dy, first, size), taps)
             dx += (gradients[0],)
             d_taps += gradients[1]
+            dy = self.after(dy, (dx[-1], d_taps[-1]))
         d_weight = self._total(d_taps).reshape(-1, weight.shape[0] * kt * kh, kw * channels).sum(0)
         return self._joined(dx), d_weight.reshape(-1, kt, kh, kw, channels).transpose(0, 4, 1, 2, 3)
 
@@ -207,6 +212,7 @@ class RowConv(nn.Cell):
             bands = self.times(taps, columns)
             dx += (self._crop(self._sum(bands, channels, _negative(shifts)), channels, width, size[2]),)
             d_taps += (self.times_transposed(columns, self._shifted(rows, channels, shifts, pieces[i])),)
+            d_rows = self.after(d_rows, (dx[-1], d_taps[-1]))
         return self._videos_of(dx, videos, size), d_taps
 
     def _gradients_by_result(self, x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,14 +244,11 @@ class RowConv(nn.Cell):
         values = x.shape[2] * x.shape[3] * _values(taps.shape, width)
         return 1 if _apart(self._videos(x), values) else x.shape[0]
 
-    def _portions(self, x: Tensor, size: int) -> tuple[Tensor, ...]:
-        """``x`` in portions of ``size`` videos."""
+    def _portion(self, x: Tensor, first: int, size: int) -> Tensor:
+        """``size`` videos of ``x``."""
         if size == x.shape[0]:
-            return (x,)
-        portions = ()
-        for first in range(0, x.shape[0], size):
-            portions += (self.slice(x, (first, 0, 0, 0, 0), (size, *x.shape[1:])),)
-        return portions
+            return x
+        return self.slice(x, (first, 0, 0, 0, 0), (size, *x.shape[1:]))
 
     def _joined(self, parts: tuple[Tensor, ...]) -> Tensor:
         return self.join_videos(parts) if len(parts) > 1 else parts[0]
