@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from mindspore import Tensor, nn, ops
 
 from mindone import runtime
 from mindone.checkpoint import convert, load_into
+from mindone.checkpoint.atomic import atomic_write
 from mindone.data.loader import Loader
 from mindone.data.table import read_video_table
 from mindone.data.video import read_video
@@ -519,16 +519,12 @@ def conversion() -> Iterator[Case]:
     Both write a new file, flush it to the disk and let it take the place of the one of the turn before.
     """
     with tempfile.TemporaryDirectory() as folder:
-        source, target, fresh, copied = (
-            Path(folder) / name for name in ("in.pth", "out.safetensors", "fresh.pth", "copy.pth")
-        )
+        source, target, copied = (Path(folder) / name for name in ("in.pth", "out.safetensors", "copy.pth"))
         torch.save({f"blocks.{i}.weight": torch.randn(1024, 1024) for i in range(64)}, source)
 
         def copy() -> None:
-            shutil.copyfile(source, fresh)
-            with open(fresh, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(fresh, copied)
+            with atomic_write(copied) as file:
+                shutil.copyfile(source, file.name)
 
         yield Case(".pth of 268 MB", "copy of the file", lambda: convert(source, target), copy)
 

@@ -33,9 +33,9 @@ def _plan(size: Triple, kernel: Triple, before: Triple, keep_size: bool, stride:
 
 
 @constexpr
-def _pieces(rows: int, values: int) -> tuple[Pair, ...]:
-    """The ``rows`` of a result, for each of which ``values`` are in memory, in pieces (first, last + 1)."""
-    count = min(MAX_PIECES, rows, max(1, round(rows * values / PIECE)))
+def _pieces(rows: int, values: int, portions: int) -> tuple[Pair, ...]:
+    """The ``rows`` of the result of one of ``portions``, with ``values`` each, in pieces (first, last + 1)."""
+    count = min(MAX_PIECES // portions, rows, max(1, round(rows * values / PIECE)))
     return tuple((rows * i // count, rows * (i + 1) // count) for i in range(count))
 
 
@@ -160,16 +160,16 @@ class RowConv(nn.Cell):
         taps, parts = self._taps(weight), ()
         size = self._portion_size(x, taps)
         for first in range(0, x.shape[0], size):
-            parts += (self._convolved(self._portion(x, first, size), taps),)
+            parts += (self._convolved(self._portion(x, first, size), taps, x.shape[0] // size),)
             x = self.after(x, parts[-1])
         return self._joined(parts)
 
-    def _convolved(self, x: Tensor, taps: Tensor) -> Tensor:
-        """With the weight as `_taps`."""
+    def _convolved(self, x: Tensor, taps: Tensor, portions: int) -> Tensor:
+        """One of ``portions``, with the weight as `_taps`."""
         videos, size, out = self._videos(x), x.shape[2:], taps.shape[1] // self.kernel[2]
         result, width, shifts = _plan(size, self.kernel, self.before, self.keep_size, self.stride)
         taps = self._for_each(taps, x.shape[0] // videos)
-        pieces = _pieces(videos * result[0] * result[1], _values(taps.shape, width))
+        pieces = _pieces(videos * result[0] * result[1], _values(taps.shape, width), portions)
         rows, parts = self._rows(x, videos, width), ()
         rows = self._with_zeros(rows) if self.keep_size else rows
         for seen in _rows_seen(videos, size, result, self.kernel, self.before, self.stride, 1, pieces):
@@ -191,19 +191,22 @@ class RowConv(nn.Cell):
         size = self._portion_size(x, taps)
         dx, d_taps = (), ()
         for first in range(0, x.shape[0], size):
-            gradients = self._portion_gradients(self._portion(x, first, size), self._portion(dy, first, size), taps)
+            portion, dy_portion = self._portion(x, first, size), self._portion(dy, first, size)
+            gradients = self._portion_gradients(portion, dy_portion, taps, x.shape[0] // size)
             dx += (gradients[0],)
             d_taps += gradients[1]
             dy = self.after(dy, (dx[-1], d_taps[-1]))
         d_weight = self._total(d_taps).reshape(-1, weight.shape[0] * kt * kh, kw * channels).sum(0)
         return self._joined(dx), d_weight.reshape(-1, kt, kh, kw, channels).transpose(0, 4, 1, 2, 3)
 
-    def _portion_gradients(self, x: Tensor, dy: Tensor, taps: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _portion_gradients(
+        self, x: Tensor, dy: Tensor, taps: Tensor, portions: int
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Of the input, and of the taps (G, kw * C, O * kt * kh) transposed, from each piece."""
         videos, size, channels = self._videos(x), x.shape[2:], x.shape[1]
         _, width, shifts = _plan(size, self.kernel, self.before, self.keep_size, self.stride)
         taps = self._for_each(taps, x.shape[0] // videos)
-        pieces = _pieces(videos * size[0] * size[1], _values(taps.shape, width))
+        pieces = _pieces(videos * size[0] * size[1], _values(taps.shape, width), portions)
         seen = _rows_seen(videos, dy.shape[2:], size, self.kernel, self.before, self.stride, -1, pieces)
         rows, d_rows = self._rows(x, videos, width), self._with_zeros(self._rows(dy, videos, width))
         dx, d_taps = (), ()
