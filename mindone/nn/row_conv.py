@@ -19,9 +19,20 @@ PIECE = 2**22
 MAX_PIECES = 16
 """Largest number of pieces that a convolution is cut into for that; the graph has the operators of each one."""
 
+GATHERED, MIXED, SPREAD = "gathered", "mixed", "spread"
+"""Where the taps of a kernel are: all are channels of the input, those along the width of the result, or all of it."""
+
 Pair = tuple[int, int]
 Triple = tuple[int, int, int]
 Shifts = tuple[int, ...]
+
+
+@constexpr
+def _form(channels: int, out: int, kernel: Triple) -> str:
+    """The form with the least values between gather and sum, of so many channels in and out."""
+    if channels * kernel[0] * kernel[1] <= out:
+        return GATHERED
+    return SPREAD if out * kernel[2] <= channels else MIXED
 
 
 @constexpr
@@ -49,11 +60,13 @@ def _rows_seen(
     stride: Pair,
     sign: int,
     pieces: tuple[Pair, ...],
-) -> tuple[Tensor, ...]:
+    each_tap: bool = False,
+) -> tuple[Tensor | tuple[Tensor, ...], ...]:
     """The row of (N, T, H) that each tap in time and height sees from each row of the result.
 
     For each piece of P of the N * T' * H' rows (kt * kh * P,). Row ``N * T * H``, which is zero, stands for all that is
-    outside. ``sign`` is -1 for the way back, from input to result.
+    outside. ``sign`` is -1 for the way back, from input to result. With ``each_tap`` the taps have such rows of their
+    own, one after the other, and there is a list (P,) for each of them.
     """
     seen, inside = [], []
     for n, count, k, b, s in zip(size, result, kernel, before, stride):
@@ -63,7 +76,10 @@ def _rows_seen(
     rows = seen[0][:, None, :, None] * size[1] + seen[1][None, :, None, :]
     rows = _of_videos(rows, inside, videos, size[0] * size[1], videos * size[0] * size[1])
     rows = rows.reshape(kernel[0] * kernel[1], -1).astype(np.int32)
-    return tuple(Tensor(rows[:, first:last].reshape(-1)) for first, last in pieces)
+    if not each_tap:
+        return tuple(Tensor(rows[:, first:last].reshape(-1)) for first, last in pieces)
+    rows += (np.arange(len(rows), dtype=np.int32) * (videos * size[0] * size[1] + 1))[:, None]
+    return tuple(tuple(Tensor(tap[first:last]) for tap in rows) for first, last in pieces)
 
 
 def _of_videos(rows: np.ndarray, inside: list[np.ndarray], videos: int, each: int, none: int) -> np.ndarray:
@@ -127,9 +143,10 @@ class RowConv(nn.Cell):
     """Convolution: (B, C, T, H, W), (G * O, C, kt, kh, kw) → (B, O, T', H', W'), groups as batch entries.
 
     The rows that the taps along time and height see are gathered as input channels; the taps along the width are output
-    channels of ONE matrix product, and are summed after it with a shift. One margin of zeros after each row serves both
-    of its sides: flattened, what follows one row precedes the next. The gradient of the input is such a convolution
-    again, and that of the weight shares its gathered rows. With ``keep_size`` the result has the size of the input, and
+    channels of ONE matrix product, and are summed after it with a shift. From few channels to many all taps are
+    gathered, from many to few all are summed. One margin of zeros after each row serves both of its sides: flattened,
+    what follows one row precedes the next. The gradient of the input is such a convolution again, and that of the
+    weight shares its gathered rows. With ``keep_size`` the result has the size of the input, and
     ``before`` zeros stand before the first frame, row and column (``k - 1 - before`` after the last). Without it the
     input is taken as it is, and the result is smaller by ``k - 1``; then the kernel may move by a ``stride`` in time
     and height, whose gradient adds up the rows that were gathered.
@@ -157,26 +174,51 @@ class RowConv(nn.Cell):
         self.times_transposed = ops.BatchMatMul(transpose_b=True)
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
-        taps, parts = self._taps(weight), ()
+        channels, out = weight.shape[1], weight.shape[0] // self.groups
+        form = _form(channels, out, self.kernel)
+        taps, parts = self._taps_of(weight, form), ()
         size = self._portion_size(x, taps)
         for first in range(0, x.shape[0], size):
-            parts += (self._convolved(self._portion(x, first, size), taps, x.shape[0] // size),)
+            parts += (self._convolved(self._portion(x, first, size), taps, out, form, x.shape[0] // size),)
             x = self.after(x, parts[-1])
         return self._joined(parts)
 
-    def _convolved(self, x: Tensor, taps: Tensor, portions: int) -> Tensor:
-        """One of ``portions``, with the weight as `_taps`."""
-        videos, size, out = self._videos(x), x.shape[2:], taps.shape[1] // self.kernel[2]
+    def _convolved(self, x: Tensor, taps: Tensor, out: int, form: str, portions: int) -> Tensor:
+        """One of ``portions``, with the weight as `_taps_of` its form."""
+        videos, size = self._videos(x), x.shape[2:]
         result, width, shifts = _plan(size, self.kernel, self.before, self.keep_size, self.stride)
         taps = self._for_each(taps, x.shape[0] // videos)
         pieces = _pieces(videos * result[0] * result[1], _values(taps.shape, width), portions)
         rows, parts = self._rows(x, videos, width), ()
-        rows = self._with_zeros(rows) if self.keep_size else rows
-        for seen in _rows_seen(videos, size, result, self.kernel, self.before, self.stride, 1, pieces):
-            bands = self.times(taps, self._columns(rows, seen, taps.shape[2]))
-            parts += (self._crop(self._sum(bands, out, _reversed(shifts)), out, width, result[2]),)
+        count, spread = rows.shape[1], form == SPREAD
+        if form == GATHERED:
+            rows = self._shifted(rows, rows.shape[0], shifts, (0, count)).reshape(-1, count, width)
+        rows = self._with_zeros(rows) if self.keep_size or spread else rows
+        if spread:
+            rows = self._product_of_taps(taps, rows)
+        seen = _rows_seen(videos, size, result, self.kernel, self.before, self.stride, 1, pieces, spread)
+        for i in range(len(pieces)):
+            if spread:
+                bands = self._gathered_sum(rows, seen[i]).reshape(taps.shape[0], len(shifts) * out, -1)
+            else:
+                bands = self.times(taps, self._columns(rows, seen[i], taps.shape[2]))
+            y = bands if form == GATHERED else self._sum(bands, out, _reversed(shifts))
+            parts += (self._crop(y, out, width, result[2]),)
             rows = self.after(rows, parts[-1])
         return self._videos_of(parts, videos, result)
+
+    def _product_of_taps(self, taps: Tensor, rows: Tensor) -> Tensor:
+        """(B / N, kw * O * kt * kh, C), (B / N * C, R, M) → (B / N * kw * O, kt * kh * R, M)."""
+        batch, _, channels = taps.shape
+        bands = self.times(taps, rows.reshape(batch, channels, -1))
+        return bands.reshape(-1, self.kernel[0] * self.kernel[1] * rows.shape[1], rows.shape[2])
+
+    def _gathered_sum(self, rows: Tensor, lists: tuple[Tensor, ...]) -> Tensor:
+        """Sum of the rows (N, R, M) in each of the ``lists`` (P,): (N, P, M)."""
+        parts = ()
+        for seen in lists:
+            parts += (self.gather(rows, seen, 1),)
+        return self._total(parts)
 
     def bprop(self, x: Tensor, weight: Tensor, _: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         if self.strided:
@@ -227,10 +269,8 @@ class RowConv(nn.Cell):
         d_bands = self._shifted(self._rows(dy, videos, width), out, _negative(_reversed(shifts)), whole)
         d_columns = self.transposed_times(self._for_each(self._taps(weight), d_bands.shape[0]), d_bands)
         rows = self._with_zeros(d_columns.reshape(-1, kt * kh * whole[1], width))
-        parts = ()
-        for back in _rows_returned(videos, size, result, self.kernel, self.stride):
-            parts += (self.gather(rows, back, 1),)
-        dx = self._crop(self._total(parts).reshape(d_bands.shape[0], -1), channels, width, size[2])
+        d_rows = self._gathered_sum(rows, _rows_returned(videos, size, result, self.kernel, self.stride))
+        dx = self._crop(d_rows.reshape(d_bands.shape[0], -1), channels, width, size[2])
         seen = _rows_seen(videos, size, result, self.kernel, self.before, self.stride, 1, (whole,))
         columns = self._columns(self._rows(x, videos, width), seen[0], channels * kt * kh)
         d_taps = self.times_transposed(d_bands, columns).reshape(-1, self.groups, kw, out * channels * kt * kh).sum(0)
@@ -255,6 +295,20 @@ class RowConv(nn.Cell):
 
     def _joined(self, parts: tuple[Tensor, ...]) -> Tensor:
         return self.join_videos(parts) if len(parts) > 1 else parts[0]
+
+    def _taps_of(self, weight: Tensor, form: str) -> Tensor:
+        """(G * O, C, kt, kh, kw) as the matrices (G, rows, columns) that a form multiplies with.
+
+        (O, kw * C * kt * kh) if gathered, (kw * O, C * kt * kh), or (kw * O * kt * kh, C) if spread; the taps along the
+        width in descending order where they are rows.
+        """
+        (channels, kt, kh, kw), out = weight.shape[1:], weight.shape[0] // self.groups
+        if form == GATHERED:
+            return weight.reshape(weight.shape[0], -1, kw).transpose(0, 2, 1).reshape(self.groups, out, -1)
+        if form == MIXED:
+            return self._taps(weight)
+        taps = weight.reshape(self.groups, out, channels, kt * kh, kw).transpose(0, 4, 1, 3, 2)
+        return self.gather(taps, self.backwards, 1).reshape(self.groups, -1, channels)
 
     def _taps(self, weight: Tensor) -> Tensor:
         """(G * O, C, kt, kh, kw) → (G, kw * O, C * kt * kh), the taps along the width in descending order."""

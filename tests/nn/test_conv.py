@@ -66,6 +66,23 @@ CASES = {
         (1, 2, 2),
         AROUND,
     ),
+    "3x3 to many channels": (lambda: Conv2d(2, 6, 3, padding=1), (2, 2, 12, 11), (1, 1), ((1, 1), (1, 1))),
+    "3x3 to few channels": (lambda: Conv2d(6, 2, 3, padding=1), (2, 6, 12, 11), (1, 1), ((1, 1), (1, 1))),
+    "few channels without padding": (lambda: Conv2d(6, 2, 3), (2, 6, 6, 7), (1, 1), ((0, 0), (0, 0))),
+    "causal, to many channels": (lambda: CausalConv3d(1, 9, 3), (2, 1, 5, 6, 5), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
+    "causal, to few channels": (lambda: CausalConv3d(6, 2, 3), (2, 6, 5, 6, 5), (1, 1, 1), ((2, 0), (1, 1), (1, 1))),
+    "3x3x3 of stride 2 to many channels": (
+        lambda: Conv3d(1, 18, (3, 3, 3), (2, 2, 2), AROUND),
+        (1, 1, 6, 5, 6),
+        (2, 2, 2),
+        AROUND,
+    ),
+    "3x3x3 of stride 2 to few channels": (
+        lambda: Conv3d(2, 1, (3, 3, 3), (2, 2, 2), AROUND),
+        (2, 2, 6, 5, 6),
+        (2, 2, 2),
+        AROUND,
+    ),
     "causal 1x1x1": (lambda: CausalConv3d(3, 4, 1, has_bias=False), (2, 3, 3, 4, 3), (1, 1, 1), ((0, 0),) * 3),
 }
 
