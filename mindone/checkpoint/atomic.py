@@ -17,6 +17,7 @@ from mindone.errors import UserError
 # The start of every unfinished file's or folder's name; a reader that lists a folder leaves such names out.
 UNFINISHED = ".tmp-"
 _READ_BLOCK = 1 << 22
+_WRITE_BEHIND = 1 << 23
 
 
 @contextlib.contextmanager
@@ -94,6 +95,19 @@ def sha256(path: Path) -> str:
         while block := file.read(_READ_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_behind(file: BinaryIO, begun: int) -> int:
+    """Lets the system begin to write what ``file`` got since byte ``begun``, and returns how far it has begun.
+
+    So the disk works while the rest of a large file is being made, and the final flush has little left to do. Without
+    it the system waits with the writing; where it takes no such advice, nothing happens.
+    """
+    position = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+    if position - begun < _WRITE_BEHIND or not hasattr(os, "posix_fadvise"):
+        return begun
+    os.posix_fadvise(file.fileno(), begun, position - begun, os.POSIX_FADV_DONTNEED)
+    return position
 
 
 def sync_file(path: Path) -> None:

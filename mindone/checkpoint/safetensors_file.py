@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import ml_dtypes
 import numpy as np
 
-from mindone.checkpoint.atomic import atomic_write
+from mindone.checkpoint.atomic import atomic_write, write_behind
 from mindone.checkpoint.tensors import (
     BFLOAT16,
     MAX_DIMENSIONS,
@@ -161,23 +161,29 @@ def write_safetensors(
     # Wide dtypes first, as the format's own writer orders them, so that every tensor is aligned to its item size.
     order = sorted(source.entries, key=lambda name: -source.dtype(name).itemsize)
     file.write(_header_bytes(source, order, metadata))
+    begun = 0
     for name in order:
-        _write_entry(file, source.entries[name])
+        begun = _write_entry(file, source.entries[name], begun)
 
 
-def _write_entry(file: Any, entry: Entry) -> None:
-    """Writes the bytes of a tensor; the system copies them from file to file where they lie in one as they are."""
+def _write_entry(file: Any, entry: Entry, begun: int) -> int:
+    """Writes the bytes of a tensor, and returns the `write_behind` of the file.
+
+    The system copies them from file to file where they lie in one as they are.
+    """
     if entry.stored is None or sys.platform != "linux":
         write_array(file, entry.read())
-        return
+        return write_behind(file, begun)
     file.flush()
     content, position = entry.stored
     end = position + entry.nbytes
     while position < end:
-        sent = os.sendfile(file.fileno(), content.handle, position, end - position)
+        sent = os.sendfile(file.fileno(), content.handle, position, min(end - position, WRITE_BLOCK))
         if sent == 0:
             raise UserError("the checkpoint that is being read became shorter; repeat with a file that nothing changes")
         position += sent
+        begun = write_behind(file, begun)
+    return begun
 
 
 def _header_bytes(source: TensorFile, order: list[str], metadata: Mapping[str, str] | None) -> bytes:
