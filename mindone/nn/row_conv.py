@@ -28,11 +28,14 @@ Shifts = tuple[int, ...]
 
 
 @constexpr
-def _form(channels: int, out: int, kernel: Triple) -> str:
-    """The form with the least values between gather and sum, of so many channels in and out."""
+def _form(channels: int, out: int, kernel: Triple, strided: bool) -> str:
+    """The form with the least values between gather and sum, of so many channels in and out.
+
+    Where all taps are summed the product has all rows of the input, with a stride far too many.
+    """
     if channels * kernel[0] * kernel[1] <= out:
         return GATHERED
-    return SPREAD if out * kernel[2] <= channels else MIXED
+    return SPREAD if 2 * out * kernel[2] <= channels and not strided else MIXED
 
 
 @constexpr
@@ -175,7 +178,7 @@ class RowConv(nn.Cell):
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
         channels, out = weight.shape[1], weight.shape[0] // self.groups
-        form = _form(channels, out, self.kernel)
+        form = _form(channels, out, self.kernel, self.strided)
         taps, parts = self._taps_of(weight, form), ()
         size = self._portion_size(x, taps)
         for first in range(0, x.shape[0], size):
