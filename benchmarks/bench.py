@@ -84,8 +84,8 @@ def measure(case: Case, seconds: float, min_turns: int, max_turns: int) -> Timin
             taken.append((time.perf_counter() - before) * 1e3)
     ours, theirs = map(statistics.median, times)
     best, their_best = map(min, times)
-    ratios = ours / theirs, best / their_best
-    return Timing(case.what, case.versus, ours, theirs, ratios[0], best, their_best, ratios[1], len(times[0]))
+    turns = len(times[0])
+    return Timing(case.what, case.versus, ours, theirs, ours / theirs, best, their_best, best / their_best, turns)
 
 
 def machine(threads: int) -> dict[str, str | int]:

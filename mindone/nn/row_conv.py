@@ -195,7 +195,7 @@ class RowConv(nn.Cell):
         rows, parts = self._rows(x, videos, width), ()
         count, spread = rows.shape[1], form == SPREAD
         if form == GATHERED:
-            rows = self._shifted(rows, rows.shape[0], shifts, (0, count)).reshape(-1, count, width)
+            rows = self._shifted(rows, x.shape[1], shifts, (0, count)).reshape(-1, count, width)
         rows = self._with_zeros(rows) if self.keep_size or spread else rows
         if spread:
             rows = self._product_of_taps(taps, rows)

@@ -175,7 +175,16 @@ def test_repeated_edges_and_their_gradients_follow_the_definition(frames, small,
 
 @pytest.mark.parametrize(
     "kernel,groups,channels,few_frames",
-    [((3, 3, 3), 6, 6, 32), ((3, 5, 3), 6, 6, 32), ((3, 3, 3), 6, 6, 2), ((5, 5, 5), 2, 6, 32), ((1, 1, 1), 3, 6, 32)],
+    [
+        ((3, 3, 3), 6, 6, 32),
+        ((3, 5, 3), 6, 6, 32),
+        ((3, 3, 3), 6, 6, 2),
+        ((5, 5, 5), 2, 6, 32),
+        ((1, 1, 1), 3, 6, 32),
+        ((3, 1, 3), 6, 6, 32),
+        ((1, 3, 3), 6, 18, 32),
+        ((3, 3, 1), 2, 2, 32),
+    ],
 )
 def test_groups_of_channels_are_convolutions_of_their_own(kernel, groups, channels, few_frames, monkeypatch):
     golden.use_mode("pynative")
@@ -188,7 +197,7 @@ def test_groups_of_channels_are_convolutions_of_their_own(kernel, groups, channe
         reference(x[:, g * wide : (g + 1) * wide], weight[g * each : (g + 1) * each], None, (1, 1, 1), padding)
         for g in range(groups)
     ]
-    direction = normal(x.shape, 2)
+    direction = normal((2, channels, *x.shape[2:]), 2)
     (output,), _, d_weights = run_all([cell], [x], [direction])
     np.testing.assert_allclose(output.asnumpy(), np.concatenate(parts, 1), atol=2e-6, rtol=2e-5)
     with runtime.use_kernels("Ascend"):
