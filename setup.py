@@ -1,16 +1,40 @@
 """Installs the library (mindone) and the Open-Sora example (opensora) with its console command."""
 
+import platform
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
 EXAMPLE = "examples/opensora_hpcai"
+# Flags of the compiler for each kind of processor; the names are those of mindone/nn/native.py.
+KERNELS = {
+    "x86_64": {"avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"], "avx2": ["-march=x86-64-v3"]},
+    "aarch64": {"neon": []},
+}
 
 
 def requirements() -> list[str]:
     lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
     return [line for line in lines if line]
+
+
+def kernels() -> list[Extension]:
+    """The CPU kernels, one library for each kind of processor; without a compiler they are left out."""
+    folder = Path("mindone/nn/csrc")
+    sources, headers = (sorted(map(str, folder.glob(pattern))) for pattern in ("*.cc", "*.h"))
+    return [
+        Extension(
+            f"mindone.nn._kernels_{name}",
+            sources,
+            depends=headers,
+            extra_compile_args=["-std=c++17", "-O3", "-fno-math-errno", "-pthread", *flags],
+            extra_link_args=["-pthread"],
+            language="c++",
+            optional=True,
+        )
+        for name, flags in KERNELS.get(platform.machine(), {}).items()
+    ]
 
 
 setup(
@@ -22,6 +46,7 @@ setup(
     packages=find_packages(include=["mindone", "mindone.*"])
     + find_packages(EXAMPLE, include=["opensora", "opensora.*"]),
     package_dir={"opensora": f"{EXAMPLE}/opensora"},
+    ext_modules=kernels(),
     install_requires=requirements(),
     extras_require={
         "test": [

@@ -1,7 +1,8 @@
-"""Convolutions, group norm and nearest upsampling, fast on a CPU and native on Ascend, forward and backward.
+"""Convolutions, group norm and nearest upsampling for CPU and Ascend, forward and backward.
 
-On a CPU `mindone.nn.row_conv` computes convolutions. In a depth-wise convolution over few frames the frames are the
-channels. Ascend gets its native operators.
+On a CPU the compiled kernels of `mindone.nn.native` compute convolutions, or where there are none
+`mindone.nn.row_conv`; there, in a depth-wise convolution over few frames the frames are the channels. Ascend gets its
+own operators.
 
 Legend: `B` batch, `N` images, `C` channels in, `O` channels out, `T` frames, `H`/`W` height/width, `L` their padded
 product, `(kt, kh, kw)` kernel.
@@ -19,7 +20,7 @@ from mindspore.ops import constexpr
 
 from mindone import runtime
 from mindone.errors import UserError
-from mindone.nn import cpu
+from mindone.nn import cpu, native
 from mindone.nn.padding import Padding, pad_edges, pad_zeros
 from mindone.nn.row_conv import Triple, row_conv
 
@@ -92,7 +93,8 @@ class GroupNorm(nn.Cell):
 class _Conv(nn.Cell):
     """Parameters of a convolution: ``weight`` (O, C, *kernel) and ``bias`` (O,), drawn like PyTorch's defaults.
 
-    Both are uniform in ±1/sqrt(C * prod(kernel)) (Kaiming-uniform with a = sqrt(5)). Products run in `compute_dtype`.
+    Both are uniform in ±1/sqrt(C * prod(kernel)) (Kaiming-uniform with a = sqrt(5)). Products run in `compute_dtype`;
+    the compiled kernels, which are the ``native`` cell of a subclass or None, in float32.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, ...], has_bias: bool):
@@ -101,6 +103,11 @@ class _Conv(nn.Cell):
         bound = Uniform(1 / math.sqrt(in_channels * math.prod(kernel)))
         self.weight = Parameter(initializer(bound, (out_channels, in_channels, *kernel), ms.float32))
         self.bias = Parameter(initializer(bound, (out_channels,), ms.float32)) if has_bias else None
+
+    def _by_native_kernel(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(B, C, T, H, W), (O, C / groups, kt, kh, kw), (O,) → (B, O, T', H', W') by the ``native`` cell."""
+        bias = cpu.full(weight.shape[:1], 0.0) if bias is None else bias.astype(ms.float32)
+        return self.native(x.astype(ms.float32), weight.astype(ms.float32), bias).astype(x.dtype)
 
     def _in_compute_dtype(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         bias = None if self.bias is None else self.bias.astype(self.compute_dtype)
@@ -152,6 +159,7 @@ class Conv2d(_Conv):
         self.stride = stride
         self.padding = ((padding, padding),) * 2 if isinstance(padding, int) else padding
         kernel, strides, around = (1, kernel_size, kernel_size), (1, stride, stride), ((0, 0), *self.padding)
+        self.native = native.convolution(strides, around)
         fits = kernel_size > 1 and stride in (1, kernel_size - 1)
         self.by_rows = _ByRows(kernel, strides, around) if fits else None
 
@@ -159,6 +167,8 @@ class Conv2d(_Conv):
         x, weight, bias = self._in_compute_dtype(x)
         if runtime.kernels() == "Ascend":
             return add_bias(ops.conv2d(pad_zeros(x, self.padding), weight, stride=self.stride), bias)
+        if self.native is not None:
+            return self._by_native_kernel(x.expand_dims(2), weight.expand_dims(2), bias).squeeze(2)
         return add_bias(self._on_cpu(x, weight), bias)
 
     def _on_cpu(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -202,6 +212,7 @@ class Conv3d(_Conv):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         self.groups, self.replicate = groups, replicate
         self.pointwise = math.prod(kernel_size) == math.prod(stride) == 1 and not any(map(sum, padding))
+        self.native = native.convolution(stride, padding, groups, replicate)
         self.by_rows = _ByRows(kernel_size, stride, padding, groups, replicate)
         self.depthwise = groups > 1 and groups == in_channels == out_channels and self.by_rows.keeps_size
         # In space alone, for a depth-wise convolution whose channels are the frames.
@@ -209,6 +220,8 @@ class Conv3d(_Conv):
 
     def construct(self, x: Tensor) -> Tensor:
         x, weight, bias = self._in_compute_dtype(x)
+        if self.native is not None and runtime.kernels() == "CPU":
+            return self._by_native_kernel(x, weight, bias)
         if self.pointwise:
             return add_bias(self._by_product(x, weight), bias)
         if runtime.kernels() == "Ascend":

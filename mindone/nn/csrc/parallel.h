@@ -1,0 +1,105 @@
+// A pool of threads that share the iterations of a loop.
+#pragma once
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace mindone {
+
+inline void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#endif
+}
+
+// One thread for each core that the process may use, the caller among them. Idle threads look out for work for a moment
+// before they sleep: most kernels follow one another. The pool is never destroyed, so that no thread outlives what it
+// waits for when the process ends.
+class Pool {
+ public:
+  static Pool& instance() {
+    static std::mutex mutex;
+    static Pool* pool = nullptr;
+    static pid_t owner = 0;
+    std::lock_guard<std::mutex> lock(mutex);
+    if (owner != getpid()) {  // a forked process has none of its parent's threads
+      pool = new Pool();
+      owner = getpid();
+    }
+    return *pool;
+  }
+
+  int threads() const { return threads_; }
+
+  // Calls body(i) for all 0 <= i < count. Calls from several threads take turns.
+  void run(int64_t count, const std::function<void(int64_t)>& body) {
+    if (count <= 1 || threads_ == 1) {
+      for (int64_t i = 0; i < count; ++i) body(i);
+      return;
+    }
+    std::lock_guard<std::mutex> turn(turn_);
+    body_ = &body;
+    count_ = count;
+    next_.store(0, std::memory_order_relaxed);
+    working_.store(threads_ - 1, std::memory_order_relaxed);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      round_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    work();
+    while (working_.load(std::memory_order_acquire)) pause();
+  }
+
+ private:
+  static constexpr int kLooks = 4000;
+
+  Pool() {
+    cpu_set_t cores;
+    threads_ = sched_getaffinity(0, sizeof cores, &cores) == 0 ? std::max(1, CPU_COUNT(&cores)) : 1;
+    for (int i = 1; i < threads_; ++i) std::thread([this] { serve(); }).detach();
+  }
+
+  void work() {
+    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*body_)(i);
+  }
+
+  void serve() {
+    uint64_t seen = 0;
+    for (;;) {
+      for (int look = 0; look < kLooks && round_.load(std::memory_order_acquire) == seen; ++look) pause();
+      if (round_.load(std::memory_order_acquire) == seen) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return round_.load(std::memory_order_relaxed) != seen; });
+      }
+      ++seen;
+      work();
+      working_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  int threads_ = 1;
+  const std::function<void(int64_t)>* body_ = nullptr;
+  int64_t count_ = 0;
+  std::atomic<int64_t> next_{0};
+  std::atomic<int> working_{0};
+  std::atomic<uint64_t> round_{0};
+  std::mutex turn_, mutex_;
+  std::condition_variable wake_;
+};
+
+inline void parallel_for(int64_t count, const std::function<void(int64_t)>& body) { Pool::instance().run(count, body); }
+
+}  // namespace mindone
