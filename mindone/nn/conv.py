@@ -10,6 +10,7 @@ product, `(kt, kh, kw)` kernel.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import mindspore as ms
@@ -70,6 +71,12 @@ def nearest_upsample(x: Tensor, factors: tuple[int, ...] = (2, 2)) -> Tensor:
     return ops.broadcast_to(x.reshape(split), repeated).reshape(joined)
 
 
+@functools.cache
+def _group_norm(num_groups: int, eps: float) -> nn.Cell:
+    """One cell for all norms of a kind: it has no parameters, and the compiler reads its source only once."""
+    return (native if native.available() else cpu).GroupNorm(num_groups, eps)
+
+
 class GroupNorm(nn.Cell):
     """Group norm over (N, C, ...) with parameters ``weight`` and ``bias`` (C,); computes in float32."""
 
@@ -80,7 +87,7 @@ class GroupNorm(nn.Cell):
         self.weight = Parameter(initializer("ones", (num_channels,), ms.float32))
         self.bias = Parameter(initializer("zeros", (num_channels,), ms.float32))
         self.num_groups = num_groups
-        self.norm = cpu.group_norm(num_groups, eps)
+        self.norm = _group_norm(num_groups, eps)
 
     def construct(self, x: Tensor) -> Tensor:
         if runtime.kernels() == "Ascend":

@@ -12,10 +12,10 @@ of a group norm `N` samples, `C` channels, `L` positions, `G` groups of channels
 
 from __future__ import annotations
 
-import functools
 import math
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
@@ -100,29 +100,28 @@ class Linear(nn.Cell):
 
 
 class Gelu(nn.Cell):
-    """GELU in its tanh form, as ``x sigmoid(z)`` with ``z = 2 sqrt(2/pi) (x + 0.044715 x^3)``; also the sigmoid."""
+    """GELU in its tanh form, as ``x sigmoid(z)`` with ``z = 2 sqrt(2/pi) (x + 0.044715 x^3)``."""
 
-    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def construct(self, x: Tensor) -> Tensor:
         slope = ops.Square()(x) * (GELU_SLOPE * GELU_CUBIC) + GELU_SLOPE
-        gate = ops.Sigmoid()(x * slope)
-        return x * gate, gate
+        return x * ops.Sigmoid()(x * slope)
 
-    def bprop(self, x: Tensor, out: tuple[Tensor, Tensor], dout: tuple[Tensor, Tensor]):
-        y, gate = out
-        slope = ops.Square()(x) * (3 * GELU_SLOPE * GELU_CUBIC) + GELU_SLOPE
-        return (dout[0] * (gate + y * (1.0 - gate) * slope),)
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        square = ops.Square()(x)
+        gate = ops.Sigmoid()(x * (square * (GELU_SLOPE * GELU_CUBIC) + GELU_SLOPE))
+        slope = square * (3 * GELU_SLOPE * GELU_CUBIC) + GELU_SLOPE
+        return (dout * (gate + out * (1.0 - gate) * slope),)
 
 
 class Silu(nn.Cell):
-    """``x sigmoid(x)``; also the sigmoid."""
+    """``x sigmoid(x)``."""
 
-    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def construct(self, x: Tensor) -> Tensor:
+        return x * ops.Sigmoid()(x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
         gate = ops.Sigmoid()(x)
-        return x * gate, gate
-
-    def bprop(self, x: Tensor, out: tuple[Tensor, Tensor], dout: tuple[Tensor, Tensor]):
-        y, gate = out
-        return (dout[0] * (gate + y - y * gate),)
+        return (dout * (gate + out - out * gate),)
 
 
 class RmsNorm(nn.Cell):
@@ -142,22 +141,24 @@ class RmsNorm(nn.Cell):
 
 
 class ChannelRmsNorm(nn.Cell):
-    """``x / sqrt(mean(x^2) + eps) * weight`` over the channels of (B, C, N), weight (C,); also the factor (B, 1, N)."""
+    """``x / sqrt(mean(x^2) + eps) * weight + bias`` over the channels of (B, C, N); also the factor (B, 1, N)."""
 
-    def construct(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         batch, channels, _ = x.shape
         factor = ops.Rsqrt()(times(full((batch, 1, channels), 1 / channels), ops.Square()(x)) + eps)
         column = ops.BroadcastTo((batch, channels, 1))(weight.reshape(1, channels, 1))
-        return x * times(column, factor), factor
+        y = (x * times(column, factor)).reshape(batch, channels, 1, -1)
+        return ops.BiasAdd()(y, bias).reshape(x.shape), factor
 
-    def bprop(self, x: Tensor, weight: Tensor, eps: float, out: tuple[Tensor, Tensor], dout: tuple[Tensor, Tensor]):
-        batch, channels, _ = x.shape
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, out, dout):
+        batch, channels, length = x.shape
         dy, factor = dout[0], out[1]
         product = dy * x
         column = ops.BroadcastTo((batch, channels, 1))(weight.reshape(1, channels, 1))
         pull = transposed_times(column, product) * (factor * factor * factor) * (1 / channels)
         dx = dy * times(column, factor) - x * times(full((batch, channels, 1), 1.0), pull)
-        return dx, times_transposed(product, factor).sum(0).reshape(-1), eps
+        d_bias = times(dy, full((batch, length, 1), 1.0)).sum(0).reshape(-1)
+        return dx, times_transposed(product, factor).sum(0).reshape(-1), d_bias, eps
 
 
 class LayerNorm(nn.Cell):
@@ -243,12 +244,6 @@ class GroupNorm(nn.Cell):
         return ops.BroadcastTo((n, vector.shape[0]))(vector.reshape(1, -1)).reshape(n * self.num_groups, -1)
 
 
-@functools.cache
-def group_norm(num_groups: int, eps: float) -> GroupNorm:
-    """One cell for all norms of a kind: it has no parameters, and the compiler reads its source only once."""
-    return GroupNorm(num_groups, eps)
-
-
 class GatedSum(nn.Cell):
     """``x + gate * y``: (G, R, D), (G, 1, D), (G, R, D) → (G, R, D)."""
 
@@ -259,6 +254,41 @@ class GatedSum(nn.Cell):
         groups, rows, _ = x.shape
         dgate = times(full((groups, 1, rows), 1.0), dout * y)
         return dout, dgate, dout * times(full((groups, rows, 1), 1.0), gate)
+
+
+class Rotation(nn.Cell):
+    """Rotates pairs of the last axis of (B, h, N, d) by angles (N, d / 2) or (B, N, d / 2): neighbours, or ``halves``.
+
+    ``x cos + x' sin`` with ``x'`` the other channel of each pair, signed; a product is faster than slicing.
+    """
+
+    def __init__(self, halves: bool):
+        super().__init__()
+        self.halves = halves
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        shape, size = x.shape, x.shape[-1]
+        if self.halves:
+            cos, sin = ops.concat((cos, cos), -1), ops.concat((sin, sin), -1)
+        else:
+            cos, sin = ops.repeat_interleave(cos, 2, -1), ops.repeat_interleave(sin, 2, -1)
+        rows = x.reshape(-1, size)
+        positions, tables = (-1, shape[-2] * size), (1, shape[-2] * size)
+        if cos.ndim == 3:
+            positions, tables = (shape[0], -1, shape[-2] * size), (shape[0], 1, shape[-2] * size)
+        others = rows_times(rows, _partners(size, self.halves)).reshape(positions)
+        rotated = rows.reshape(positions) * cos.reshape(tables) + others * sin.reshape(tables)
+        return rotated.reshape(shape)
+
+
+@constexpr
+def _partners(size: int, halves: bool) -> Tensor:
+    """The matrix (d, d) that gives each channel the other one of its pair, signed."""
+    first, second = np.arange(size).reshape(2, -1) if halves else np.arange(size).reshape(-1, 2).T
+    partner = np.zeros((size, size), np.float32)
+    partner[second, first] = -1
+    partner[first, second] = 1
+    return Tensor(partner)
 
 
 class Attention(nn.Cell):

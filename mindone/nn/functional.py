@@ -1,6 +1,7 @@
 """Attention, norms, activations and rotary embedding as pure functions, for CPU and Ascend.
 
-`runtime.kernels()` chooses between the forms in `mindone.nn.cpu` and Ascend's operators. Norms, softmax and rotary
+`runtime.kernels()` chooses between CPU and Ascend's operators; on a CPU the compiled kernels of `mindone.nn.native` are
+taken where there are any, else the forms in `mindone.nn.cpu`. Norms, softmax and rotary
 embedding compute in float32 whatever the input; results have the dtype of the input.
 
 Legend: `B` batch, `T` frames, `S` tokens of a frame, `h` heads, `Nq`/`Nk` queries/keys, `d` head size, `D` width.
@@ -11,11 +12,10 @@ from __future__ import annotations
 import math
 
 import mindspore as ms
-import numpy as np
 from mindspore import Tensor, ops
 
 from mindone import runtime
-from mindone.nn import cpu
+from mindone.nn import cpu, native
 
 MAX_SCORES = 2**25
 """Attention scores that the CPU form holds at a time (128 MB in float32); more are computed in blocks."""
@@ -23,9 +23,11 @@ MAX_SCORES = 2**25
 _MASKED = -1e30
 _FUSED_DTYPES = (ms.float16, ms.bfloat16)
 
-_linear, _gelu, _silu, _rms_norm, _layer_norm = cpu.Linear(), cpu.Gelu(), cpu.Silu(), cpu.RmsNorm(), cpu.LayerNorm()
-_channel_rms_norm = cpu.ChannelRmsNorm()
-_gated_sum, _attention, _blocked_attention = cpu.GatedSum(), cpu.Attention(), cpu.BlockedAttention()
+_linear, _attention, _blocked_attention = cpu.Linear(), cpu.Attention(), cpu.BlockedAttention()
+_forms = native if native.available() else cpu
+_gelu, _silu, _gated_sum = _forms.Gelu(), _forms.Silu(), _forms.GatedSum()
+_rms_norm, _layer_norm, _channel_rms_norm = _forms.RmsNorm(), _forms.LayerNorm(), _forms.ChannelRmsNorm()
+_rotate_neighbours, _rotate_halves = _forms.Rotation(False), _forms.Rotation(True)
 
 
 def cast(x: Tensor, dtype) -> Tensor:
@@ -224,9 +226,10 @@ def channel_rms_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5)
     rows = cast(x, ms.float32).reshape(batch, channels, -1)
     if runtime.kernels() == "Ascend":
         y = rows * ops.rsqrt(ops.square(rows).mean(1, keep_dims=True) + eps) * weight.reshape(1, channels, 1)
+        y = ops.bias_add(y.reshape(batch, channels, 1, -1), bias)
     else:
-        y = _channel_rms_norm(rows, weight, eps)[0]
-    return cast(ops.bias_add(y.reshape(batch, channels, 1, -1), bias).reshape(x.shape), x.dtype)
+        y = _channel_rms_norm(rows, weight, bias, eps)[0]
+    return cast(y.reshape(x.shape), x.dtype)
 
 
 def average_channels(x: Tensor, channels: int) -> Tensor:
@@ -301,7 +304,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     """``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``."""
     if runtime.kernels() == "Ascend":
         return ops.gelu(x, approximate="tanh")
-    return cast(_gelu(cast(x, ms.float32))[0], x.dtype)
+    return cast(_gelu(cast(x, ms.float32)), x.dtype)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -318,7 +321,7 @@ def silu(x: Tensor) -> Tensor:
     """``x * sigmoid(x)``."""
     if runtime.kernels() == "Ascend":
         return ops.silu(x)
-    return cast(_silu(cast(x, ms.float32))[0], x.dtype)
+    return cast(_silu(cast(x, ms.float32)), x.dtype)
 
 
 # --- rotary embedding ------------------------------------------------------------------------------------------------
@@ -331,14 +334,9 @@ def apply_rope_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x: (B, h, N, d).
         cos, sin: (N, d / 2) float32, one angle per pair, or (B, N, d / 2) for every sample by itself.
     """
-    cos, sin = ops.repeat_interleave(cos, 2, -1), ops.repeat_interleave(sin, 2, -1)
     if _fused_rope_fits(x) and cos.ndim == 2:
-        return _fused_rope(x, cos, sin, 1)
-    size = x.shape[-1]
-    partner = np.zeros((size, size), np.float32)
-    partner[np.arange(1, size, 2), np.arange(0, size, 2)] = -1
-    partner[np.arange(0, size, 2), np.arange(1, size, 2)] = 1
-    return _rotate(x, cos, sin, Tensor(partner))
+        return _fused_rope(x, ops.repeat_interleave(cos, 2, -1), ops.repeat_interleave(sin, 2, -1), 1)
+    return cast(_rotate_neighbours(cast(x, ms.float32), cos, sin), x.dtype)
 
 
 def apply_rope_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -348,26 +346,9 @@ def apply_rope_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x: (B, h, N, d).
         cos, sin: (N, d / 2) float32, one angle per pair, or (B, N, d / 2) for every sample by itself.
     """
-    cos, sin = ops.concat((cos, cos), -1), ops.concat((sin, sin), -1)
     if _fused_rope_fits(x):
-        return _fused_rope(x, cos, sin, 0)
-    size = x.shape[-1]
-    partner = np.zeros((size, size), np.float32)
-    partner[np.arange(size // 2, size), np.arange(size // 2)] = -1
-    partner[np.arange(size // 2), np.arange(size // 2, size)] = 1
-    return _rotate(x, cos, sin, Tensor(partner))
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, partner: Tensor) -> Tensor:
-    """``x cos + x' sin`` with ``x'`` the other channel of each pair, signed; ``x partner`` is faster than slicing."""
-    shape, size = x.shape, x.shape[-1]
-    rows = cast(x, ms.float32).reshape(-1, size)
-    positions, tables = (-1, shape[-2] * size), (1, shape[-2] * size)
-    if cos.ndim == 3:
-        positions, tables = (shape[0], -1, shape[-2] * size), (shape[0], 1, shape[-2] * size)
-    others = ops.MatMul()(rows, partner).reshape(positions)
-    rotated = rows.reshape(positions) * cos.reshape(tables) + others * sin.reshape(tables)
-    return cast(rotated.reshape(shape), x.dtype)
+        return _fused_rope(x, ops.concat((cos, cos), -1), ops.concat((sin, sin), -1), 0)
+    return cast(_rotate_halves(cast(x, ms.float32), cos, sin), x.dtype)
 
 
 def _fused_rope_fits(x: Tensor) -> bool:

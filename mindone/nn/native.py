@@ -15,6 +15,7 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -63,13 +64,19 @@ def available() -> bool:
     return library() is not None
 
 
-def operator(name: str, out_shape: Callable, out_dtype: Callable, kind: str = "") -> ops.Custom:
+class Operator(ops.Custom):
     """A function of the library as an operator: its results follow from the shapes and dtypes of its inputs.
 
     MindSpore keeps results of ``out_shape`` for inputs of the same shape: where it depends on more, on ``kind``.
     """
-    custom = ops.Custom(f"{library()}:{name}", out_shape=out_shape, out_dtype=out_dtype, func_type="aot")
-    return custom.add_prim_attr("kind", kind)
+
+    def __init__(self, name: str, out_shape: Callable, out_dtype: Callable, kind: str = ""):
+        super().__init__(f"{library()}:{name}", out_shape=out_shape, out_dtype=out_dtype, func_type="aot")
+        self.add_prim_attr("kind", kind)
+
+    def __call__(self, *inputs: Tensor):
+        """In PyNative mode, where a tensor may be a view of another one; the kernels know no strides."""
+        return super().__call__(*(x.contiguous() for x in inputs))
 
 
 class Convolution(nn.Cell):
@@ -88,9 +95,9 @@ class Convolution(nn.Cell):
             sizes = zip(x[2:], weight[2:], stride, padding)
             return (x[0], weight[0], *((n + sum(around) - k) // s + 1 for n, k, s, around in sizes))
 
-        self.forward = operator("mindone_conv", result, lambda x, *_: x, f"{stride} {padding}")
-        self.of_input = operator("mindone_conv_input_gradient", lambda x, *_: x, lambda x, *_: x)
-        self.of_weight = operator(
+        self.forward = Operator("mindone_conv", result, lambda x, *_: x, f"{stride} {padding}")
+        self.of_input = Operator("mindone_conv_input_gradient", lambda x, *_: x, lambda x, *_: x)
+        self.of_weight = Operator(
             "mindone_conv_weight_gradient", lambda x, weight, *_: (weight, weight[:1]), lambda x, *_: (x, x)
         )
 
@@ -108,3 +115,146 @@ def convolution(
 ) -> Convolution | None:
     """One cell for all convolutions of a kind: it has no parameters, and the compiler reads its source only once."""
     return Convolution(stride, padding, groups, replicate) if available() else None
+
+
+# What follows has the arguments and results of the cells of the same name in `mindone.nn.cpu`; its statistics are the
+# mean (zero if there is none) and the factor of each row or group, side by side. Legend as there.
+
+
+def _like(x: Shape, *_: Shape) -> Shape:
+    return x
+
+
+class _Activation(nn.Cell):
+    def __init__(self, name: str):
+        super().__init__()
+        self.forward = Operator(name, _like, _like)
+        self.backward = Operator(f"{name}_gradient", _like, _like)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        return (self.backward(x, dout),)
+
+
+class Silu(_Activation):
+    """``x sigmoid(x)``."""
+
+    def __init__(self):
+        super().__init__("mindone_silu")
+
+
+class Gelu(_Activation):
+    """GELU in its tanh form."""
+
+    def __init__(self):
+        super().__init__("mindone_gelu")
+
+
+def _pair(x, *_):
+    return x, x
+
+
+class LayerNorm(nn.Cell):
+    """``(x - mean) / sqrt(var + eps) * gain + shift``: (G, R, D), (G, 1, D), (G, 1, D); also statistics (G, R, 2)."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = Operator("mindone_layer_norm", lambda x, *_: (x, (*x[:2], 2)), _pair)
+        self.backward = Operator("mindone_layer_norm_gradient", lambda x, *_: (x, (x[0], 2, x[2])), _pair)
+
+    def construct(self, x: Tensor, gain: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        return self.forward(x, gain, shift, Tensor(eps, ms.float32))
+
+    def bprop(self, x: Tensor, gain: Tensor, shift: Tensor, eps: float, out, dout):
+        dx, sums = self.backward(x, gain, out[1], dout[0])
+        return dx, sums[:, :1], sums[:, 1:], eps
+
+
+class RmsNorm(nn.Cell):
+    """``x / sqrt(mean(x^2) + eps) * weight`` of rows (R, D) and (D,); also statistics (R, 2)."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = Operator("mindone_rms_norm", lambda x, *_: (x, (x[0], 2)), _pair)
+        self.backward = Operator("mindone_rms_norm_gradient", lambda x, *_: (x, (2, x[1])), _pair)
+
+    def construct(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        return self.forward(x, weight, Tensor(eps, ms.float32))
+
+    def bprop(self, x: Tensor, weight: Tensor, eps: float, out, dout):
+        dx, sums = self.backward(x, weight, out[1], dout[0])
+        return dx, sums[0], eps
+
+
+class ChannelRmsNorm(nn.Cell):
+    """``x / sqrt(mean(x^2) + eps) * weight + bias`` over the channels of (B, C, N); also the factors (B, N)."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = Operator("mindone_channel_norm", lambda x, *_: (x, (x[0], x[2])), _pair)
+        self.backward = Operator("mindone_channel_norm_gradient", lambda x, *_: (x, (2, x[1])), _pair)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        return self.forward(x, weight, bias, Tensor(eps, ms.float32))
+
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, out, dout):
+        dx, sums = self.backward(x, weight, out[1], dout[0])
+        return dx, sums[0], sums[1], eps
+
+
+class GroupNorm(nn.Cell):
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` of (N, C, ...); also statistics (N, G, 2)."""
+
+    def __init__(self, num_groups: int, eps: float):
+        super().__init__()
+        self.num_groups, self.eps = num_groups, eps
+        self.settings = Tensor(np.float32(eps)), Tensor(np.int32(num_groups))
+        self.forward = Operator(
+            "mindone_group_norm", lambda x, *_: (x, (x[0], num_groups, 2)), _pair, f"{num_groups} groups"
+        )
+        self.backward = Operator(
+            "mindone_group_norm_gradient", lambda x, weight, *_: (x, weight, weight), lambda x, *_: (x, x, x)
+        )
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return self.forward(x, weight, bias, *self.settings)
+
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out, dout):
+        return self.backward(x, weight, out[1], dout[0])
+
+
+class GatedSum(nn.Cell):
+    """``x + gate * y``: (G, R, D), (G, 1, D), (G, R, D) → (G, R, D)."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = Operator("mindone_gated_sum", _like, _like)
+        self.backward = Operator("mindone_gated_sum_gradient", lambda gate, y, _: (gate, y), _pair)
+
+    def construct(self, x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
+        return self.forward(x, gate, y)
+
+    def bprop(self, x: Tensor, gate: Tensor, y: Tensor, out: Tensor, dout: Tensor):
+        d_gate, dy = self.backward(gate, y, dout)
+        return dout, d_gate, dy
+
+
+class Rotation(nn.Cell):
+    """Rotates pairs of the last axis of (B, h, N, d) by angles (N, d / 2) or (B, N, d / 2): neighbours, or ``halves``.
+
+    The angles get no gradient.
+    """
+
+    def __init__(self, halves: bool):
+        super().__init__()
+        self.forwards, self.backwards = (Tensor(np.array([halves, sign], np.int32)) for sign in (1, -1))
+        self.rotate = Operator("mindone_rotate", _like, _like)
+        self.zeros = ops.ZerosLike()
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return self.rotate(x, cos, sin, self.forwards)
+
+    def bprop(self, x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, dout: Tensor):
+        return self.rotate(dout, cos, sin, self.backwards), self.zeros(cos), self.zeros(sin)

@@ -7,9 +7,9 @@
 // Legend: B batch, G groups, C/O channels in/out of a group, T/H/W size of what is read, (kt, kh, kw) kernel.
 
 #include <array>
-#include <cstdlib>
-#include <stdexcept>
+#include <vector>
 
+#include "operator.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -26,7 +26,6 @@ constexpr int kOut = 4;
 constexpr int kOut = 8;
 #endif
 
-using Index = int64_t;
 using Triple = std::array<Index, 3>;
 
 Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
@@ -159,7 +158,7 @@ void multiply(const float* packed, Index rows, Index taps, Index row_step, Index
       for (int j = 0; j < R; ++j) x[j] = load(at + j * kLanes);
 #pragma GCC unroll 16
       for (int o = 0; o < O; ++o) {
-        const Vector weight = weights[o] - Vector{};
+        const Vector weight = splat(weights[o]);
 #pragma GCC unroll 8
         for (int j = 0; j < R; ++j) total[o][j] += weight * x[j];
       }
@@ -308,7 +307,7 @@ struct Plane {
 void depthwise_tile(const float* x, const float* weight, const std::vector<Index>& offsets, float* sums) {
   Vector total[8] = {};
   for (size_t k = 0; k < offsets.size(); ++k) {
-    const Vector tap = weight[k] - Vector{};
+    const Vector tap = splat(weight[k]);
     const float* at = x + offsets[k];
 #pragma GCC unroll 8
     for (int j = 0; j < 8; ++j) total[j] += tap * load(at + j * kLanes);
@@ -479,7 +478,7 @@ void accumulate(const float* const* x, Index depth, const float* dy, Index dy_st
     for (int j = 0; j < R; ++j) slope[j] = load(dy + j * kLanes);
 #pragma GCC unroll 8
     for (int k = 0; k < kTaps; ++k) {
-      const Vector value = x[k][p] - Vector{};
+      const Vector value = splat(x[k][p]);
 #pragma GCC unroll 4
       for (int j = 0; j < R; ++j) total[k][j] += value * slope[j];
     }
@@ -580,10 +579,10 @@ void bias_gradient(const Call& call, const float* dy, float* d_bias) {
       const float* from = dy + (b * outs + o) * volume;
       for (Index first = 0; first < volume; first += 4096) {
         const Index last = std::min(volume, first + 4096);
-        Vector sum{};
+        Vector part{};
         Index i = first;
-        for (; i + kLanes <= last; i += kLanes) sum += load(from + i);
-        for (int j = 0; j < kLanes; ++j) total += sum[j];
+        for (; i + kLanes <= last; i += kLanes) part += load(from + i);
+        total += sum(part);
         for (; i < last; ++i) total += from[i];
       }
     }
@@ -591,14 +590,8 @@ void bias_gradient(const Call& call, const float* dy, float* d_bias) {
   });
 }
 
-const float* floats(void* data) { return static_cast<const float*>(data); }
-
 }  // namespace
 }  // namespace mindone
-
-// The signature of MindSpore's custom operators: inputs, then outputs. They return 0, or a number that MindSpore reports.
-#define MINDONE_OPERATOR(name) \
-  extern "C" int name(int, void** data, int*, int64_t** shapes, const char**, void*, void*)
 
 // x (B, C, T, H, W), weight (O, C / groups, kt, kh, kw), bias (O), settings (8) → y (B, O, T', H', W')
 MINDONE_OPERATOR(mindone_conv) {
@@ -606,7 +599,7 @@ MINDONE_OPERATOR(mindone_conv) {
   const Call call(shapes[0], shapes[1], shapes[4], static_cast<int32_t*>(data[3]));
   const Shape shape = call.shape();
   const float *x = floats(data[0]), *weight = floats(data[1]), *bias = floats(data[2]);
-  float* y = static_cast<float*>(data[4]);
+  float* y = results(data[4]);
   try {
     if (call.depthwise() && !call.replicate && call.stride == Triple{1, 1, 1}) {
       depthwise(shape, call.batch, call.groups, x, weight, bias, y);
@@ -633,7 +626,7 @@ MINDONE_OPERATOR(mindone_conv_input_gradient) {
   using namespace mindone;
   const Call call(shapes[0], shapes[1], shapes[2], static_cast<int32_t*>(data[3]));
   const float *weight = floats(data[1]), *dy = floats(data[2]);
-  float* dx = static_cast<float*>(data[4]);
+  float* dx = results(data[4]);
   try {
     if (call.depthwise() && !call.replicate && call.stride == Triple{1, 1, 1}) {
       std::vector<float> reversed(call.groups * call.taps());
@@ -669,7 +662,7 @@ MINDONE_OPERATOR(mindone_conv_weight_gradient) {
   using namespace mindone;
   const Call call(shapes[0], shapes[1], shapes[2], static_cast<int32_t*>(data[3]));
   const float *x = floats(data[0]), *dy = floats(data[2]);
-  float *d_weight = static_cast<float*>(data[4]), *d_bias = static_cast<float*>(data[5]);
+  float *d_weight = results(data[4]), *d_bias = results(data[5]);
   try {
     bias_gradient(call, dy, d_bias);
     if (call.depthwise() && !call.replicate && call.stride == Triple{1, 1, 1})

@@ -100,6 +100,12 @@ class Pool {
   std::condition_variable wake_;
 };
 
+// Calls body(first, last) for pieces of [0, count) of about `piece`.
+inline void parallel_pieces(int64_t count, int64_t piece, const std::function<void(int64_t, int64_t)>& body) {
+  const int64_t pieces = (count + piece - 1) / piece;
+  Pool::instance().run(pieces, [&](int64_t i) { body(i * piece, std::min(count, (i + 1) * piece)); });
+}
+
 inline void parallel_for(int64_t count, const std::function<void(int64_t)>& body) { Pool::instance().run(count, body); }
 
 }  // namespace mindone

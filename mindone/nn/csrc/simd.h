@@ -1,10 +1,13 @@
 // Vectors of float32 as wide as the registers that the compiler may use.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <memory>
-#include <vector>
+#include <new>
 
 namespace mindone {
 
@@ -23,6 +26,39 @@ typedef float Unaligned __attribute__((vector_size(kLanes * 4), aligned(4), may_
 
 MINDONE_INLINE Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 MINDONE_INLINE void store(float* to, Vector x) { *reinterpret_cast<Unaligned*>(to) = x; }
+
+MINDONE_INLINE Vector splat(float x) { return x - Vector{}; }
+
+MINDONE_INLINE float sum(Vector x) {
+  float total = 0.0f;
+  for (int j = 0; j < kLanes; ++j) total += x[j];
+  return total;
+}
+
+// e^x with a relative error of 1e-7 (Cephes' polynomial); 0 below -87, infinite above 88.
+MINDONE_INLINE Vector exponential(Vector argument) {
+  typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
+  Vector x = argument < -87.0f ? splat(-87.0f) : argument;
+  x = x > 88.0f ? splat(88.0f) : x;
+  const Vector shifted = x * 1.44269504088896341f + 12582912.0f;  // rounds: 1.5 * 2^23 has no bits behind the point
+  const Vector n = shifted - 12582912.0f;
+  const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const Vector power = p * r * r + r + 1.0f;
+  Integers bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits - 0x4B400000 + 127) << 23;
+  Vector scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  const Vector y = argument < -87.0f ? Vector{} : power * scale;
+  return argument > 88.0f ? splat(std::numeric_limits<float>::infinity()) : y;
+}
+
+MINDONE_INLINE Vector sigmoid(Vector x) { return 1.0f / (1.0f + exponential(-x)); }
 
 // Floats that are not initialised, aligned to a cache line; memory of a thread that it keeps between calls.
 class Scratch {
