@@ -18,6 +18,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+from mindspore.ops import signature
 
 logger = logging.getLogger(__name__)
 
@@ -121,15 +122,23 @@ def convolution(
 # mean (zero if there is none) and the factor of each row or group, side by side. Legend as there.
 
 
-def _like(x: Shape, *_: Shape) -> Shape:
+def _first(x, *_):
     return x
+
+
+def _pair(x, *_):
+    return x, x
+
+
+def _one(*_: Shape) -> Shape:
+    return (1,)
 
 
 class _Activation(nn.Cell):
     def __init__(self, name: str):
         super().__init__()
-        self.forward = Operator(name, _like, _like)
-        self.backward = Operator(f"{name}_gradient", _like, _like)
+        self.forward = Operator(name, _first, _first)
+        self.backward = Operator(f"{name}_gradient", _first, _first)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.forward(x)
@@ -150,10 +159,6 @@ class Gelu(_Activation):
 
     def __init__(self):
         super().__init__("mindone_gelu")
-
-
-def _pair(x, *_):
-    return x, x
 
 
 class LayerNorm(nn.Cell):
@@ -230,7 +235,7 @@ class GatedSum(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.forward = Operator("mindone_gated_sum", _like, _like)
+        self.forward = Operator("mindone_gated_sum", _first, _first)
         self.backward = Operator("mindone_gated_sum_gradient", lambda gate, y, _: (gate, y), _pair)
 
     def construct(self, x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
@@ -250,7 +255,7 @@ class Rotation(nn.Cell):
     def __init__(self, halves: bool):
         super().__init__()
         self.forwards, self.backwards = (Tensor(np.array([halves, sign], np.int32)) for sign in (1, -1))
-        self.rotate = Operator("mindone_rotate", _like, _like)
+        self.rotate = Operator("mindone_rotate", _first, _first)
         self.zeros = ops.ZerosLike()
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -258,3 +263,44 @@ class Rotation(nn.Cell):
 
     def bprop(self, x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, dout: Tensor):
         return self.rotate(dout, cos, sin, self.backwards), self.zeros(cos), self.zeros(sin)
+
+
+# Without types: PyNative mode would hold all custom operators to those of the first one.
+
+
+def _written(name: str):
+    return signature.make_sig(name, signature.sig_rw.RW_WRITE)
+
+
+class AdamWUpdate(Operator):
+    """In place, in one pass over a parameter and its moments; `mindone.train.optim.AdamW` tells the formula.
+
+    ``(parameter, exp_avg, exp_avg_sq, gradient, rate, beta1, beta2, eps, decay, scale)``, all float32, gives a number
+    without a meaning. With ``scale`` 0 a gradient that is not finite counts as zero.
+    """
+
+    __mindspore_signature__ = (
+        *map(_written, ("parameter", "exp_avg", "exp_avg_sq")),
+        *map(signature.make_sig, ("gradient", "rate", "beta1", "beta2", "eps", "decay", "scale")),
+    )
+
+    def __init__(self):
+        super().__init__("mindone_adamw", _one, _first)
+        self.add_prim_attr("side_effect_mem", True)
+
+
+class MoveTowards(Operator):
+    """``average += rate * (parameter - average)`` in place: (average, parameter, rate); its result has no meaning."""
+
+    __mindspore_signature__ = (_written("average"), signature.make_sig("parameter"), signature.make_sig("rate"))
+
+    def __init__(self):
+        super().__init__("mindone_move_towards", _one, _first)
+        self.add_prim_attr("side_effect_mem", True)
+
+
+class SquareSum(Operator):
+    """The sum of the squares of a tensor, (1,)."""
+
+    def __init__(self):
+        super().__init__("mindone_square_sum", _one, _first)

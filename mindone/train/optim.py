@@ -9,9 +9,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from mindone import runtime
+from mindone.nn import native
+
 _adam_weight_decay = ops.AdamWeightDecay()
 _select, _mul_no_nan = ops.Select(), ops.MulNoNan()
-_update = ops.MultitypeFuncGraph("adamw_update")
+_native_update = native.AdamWUpdate() if native.available() else None
+_update, _update_on_cpu = ops.MultitypeFuncGraph("adamw_update"), ops.MultitypeFuncGraph("adamw_update_on_cpu")
 
 
 # Only primitives in here: it is compiled once per parameter, and anything more shows in the compile time.
@@ -23,6 +27,12 @@ def _update_one(lr, beta1, beta2, eps, decay, zero, scale, decayed, parameter, e
     return _adam_weight_decay(parameter, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, decay, gradient)
 
 
+@_update_on_cpu.register(*["Tensor"] * 7, "Bool", *["Tensor"] * 4)
+def _update_one_on_cpu(lr, beta1, beta2, eps, decay, zero, scale, decayed, parameter, exp_avg, exp_avg_sq, gradient):
+    decay = decay if decayed else zero
+    return _native_update(parameter, exp_avg, exp_avg_sq, gradient, lr, beta1, beta2, eps, decay, scale)
+
+
 class AdamW(nn.Cell):
     """AdamW with PyTorch's numbers.
 
@@ -30,8 +40,8 @@ class AdamW(nn.Cell):
 
         p = p - lr * (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay * p)
 
-    MindSpore's fused ``AdamWeightDecay`` computes ``p - r * (m / (sqrt(v) + e) + d * p)`` in one kernel on every
-    device. That is the same with ``r = lr * sqrt(1 - b2^t) / (1 - b1^t)``, ``e = eps * sqrt(1 - b2^t)`` and
+    MindSpore's fused ``AdamWeightDecay``, and on a CPU our own kernel, computes ``p - r * (m / (sqrt(v) + e) + d * p)``
+    in one pass. That is the same with ``r = lr * sqrt(1 - b2^t) / (1 - b1^t)``, ``e = eps * sqrt(1 - b2^t)`` and
     ``d = weight_decay * lr / r``, which are scalars computed here.
 
     Args:
@@ -61,6 +71,7 @@ class AdamW(nn.Cell):
         self.betas = tuple(Tensor(beta, ms.float32) for beta in betas)
         self.log_betas = tuple(math.log(np.float32(beta)) if beta else -math.inf for beta in betas)
         self.map_ = ops.HyperMap()
+        self.on_cpu = native.available() and all(parameter.dtype == ms.float32 for parameter in parameters)
 
     def state(self) -> dict[str, Parameter]:
         """All that has to be saved to continue, by name."""
@@ -79,7 +90,8 @@ class AdamW(nn.Cell):
         eps = _select(apply, self.eps * correction2, keep)
         decay = self.weight_decay * correction1 / correction2
         zero = ops.zeros_like(decay)
-        update = ops.partial(_update, rate, beta1, beta2, eps, decay, zero, _select(apply, scale, zero))
+        update = _update_on_cpu if self.on_cpu and runtime.kernels() == "CPU" else _update
+        update = ops.partial(update, rate, beta1, beta2, eps, decay, zero, _select(apply, scale, zero))
         return self.map_(update, self.decayed, self.parameters, self.exp_avg, self.exp_avg_sq, gradients)
 
     def _correction(self, index: int, step: Tensor) -> Tensor:
