@@ -175,6 +175,8 @@ def _with_mask(bias: Tensor | None, mask: Tensor) -> Tensor:
 def _biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, max_scores: int) -> Tensor:
     """Attention with a bias broadcastable to (B, h, Nq, Nk), in blocks of queries."""
     rows = max(1, max_scores // (q.shape[0] * q.shape[1] * k.shape[2]))
+    if rows >= q.shape[2]:  # a slice of everything would be a copy, and a slow one
+        return cpu.times(cpu.softmax(cpu.times_transposed(q, k) + bias), v)
     outs = ()
     for n in range(0, q.shape[2], rows):
         part = bias if bias.shape[-2] == 1 else bias[..., n : n + rows, :]
