@@ -28,8 +28,6 @@ constexpr int kOut = 8;
 
 using Triple = std::array<Index, 3>;
 
-Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
-
 // One axis: n read, out written, k taps, s stride, p positions of margin before the first one.
 struct Axis {
   Index n, out, k, s, p;
@@ -422,7 +420,7 @@ void input_gradient(const Call& call, const float* dy, const float* weight, cons
                     float* dx) {
   const Index volume = size[0] * size[1] * size[2];
   if (call.stride != Triple{1, 1, 1}) std::memset(dx, 0, call.batch * call.groups * call.channels * volume * sizeof(float));
-  Scratch scratch;
+  thread_local Scratch scratch;
   float* packed = scratch.get((call.channels + kOut) * call.outs * call.taps());
   for (Index p = 0; p < call.stride[0] * call.stride[1] * call.stride[2]; ++p) {
     const Index at[3] = {p / (call.stride[1] * call.stride[2]), p / call.stride[2] % call.stride[1], p % call.stride[2]};
@@ -555,7 +553,7 @@ void weight_gradient(const Call& call, const float* x, const float* dy, float* d
   const Shape shape = call.shape();
   const Index width = ceil_div(call.outs, kLanes) * kLanes, taps = shape.taps();
   const Index frames = std::max<Index>(1, std::min(shape.t.out, kTransposed / (shape.positions() * width)));
-  Scratch scratch;
+  thread_local Scratch scratch;
   float* transposed = scratch.get(frames * shape.positions() * width + taps * width);
   float* sums = transposed + frames * shape.positions() * width;
   for (Index g = 0; g < call.groups; ++g) {
@@ -605,7 +603,7 @@ MINDONE_OPERATOR(mindone_conv) {
       depthwise(shape, call.batch, call.groups, x, weight, bias, y);
       return 0;
     }
-    Scratch scratch;
+    thread_local Scratch scratch;
     float* packed = scratch.get((call.outs + kOut) * shape.taps());
     for (Index g = 0; g < call.groups; ++g) {
       pack_weights(call, weight + g * call.weights(), packed);
@@ -647,7 +645,7 @@ MINDONE_OPERATOR(mindone_conv_input_gradient) {
     Triple padded;
     for (int i = 0; i < 3; ++i)
       padded[i] = std::max(call.before[i] + call.size[i], (call.result[i] - 1) * call.stride[i] + call.kernel[i]);
-    Scratch scratch;
+    thread_local Scratch scratch;
     float* whole = scratch.get(call.batch * call.groups * call.channels * padded[0] * padded[1] * padded[2]);
     input_gradient(call, dy, weight, padded, {0, 0, 0}, whole);
     fold_edges(call, padded, whole, dx);

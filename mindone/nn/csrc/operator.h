@@ -7,6 +7,9 @@ namespace mindone {
 
 using Index = int64_t;
 
+inline Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
+inline Index round_up(Index n, Index multiple) { return ceil_div(n, multiple) * multiple; }
+
 inline const float* floats(void* data) { return static_cast<const float*>(data); }
 inline float* results(void* data) { return static_cast<float*>(data); }
 

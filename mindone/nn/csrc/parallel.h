@@ -64,7 +64,7 @@ class Pool {
   }
 
  private:
-  static constexpr int kLooks = 4000;
+  static constexpr int kLooks = 400;
 
   Pool() {
     cpu_set_t cores;
@@ -79,7 +79,10 @@ class Pool {
   void serve() {
     uint64_t seen = 0;
     for (;;) {
-      for (int look = 0; look < kLooks && round_.load(std::memory_order_acquire) == seen; ++look) pause();
+      for (int look = 0; look < kLooks && round_.load(std::memory_order_acquire) == seen; ++look) {
+        pause();
+        if (look % 16 == 15) sched_yield();  // MindSpore's own threads may wait for this core
+      }
       if (round_.load(std::memory_order_acquire) == seen) {
         std::unique_lock<std::mutex> lock(mutex_);
         wake_.wait(lock, [&] { return round_.load(std::memory_order_relaxed) != seen; });

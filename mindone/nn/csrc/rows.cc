@@ -103,7 +103,7 @@ void norm_rows(Index groups, Index rows, Index width, const float* x, const floa
 template <class Body>
 void sum_over_rows(Index groups, Index rows, Index width, float* sums, Body body) {
   const Index pieces = std::min(rows, std::max<Index>(1, 4 * Pool::instance().threads() / groups));
-  Scratch scratch;
+  thread_local Scratch scratch;
   float* parts = scratch.get(groups * pieces * width);
   parallel_for(groups * pieces, [&](Index item) {
     const Index group = item / pieces, piece = item % pieces;
@@ -216,7 +216,7 @@ void group_norm(const Groups& g, const float* x, const float* weight, const floa
 
 void group_norm_gradient(const Groups& g, const float* x, const float* weight, const float* stats, const float* dy,
                          float* dx, float* d_weight, float* d_bias) {
-  Scratch scratch;
+  thread_local Scratch scratch;
   float* sums = scratch.get(2 * g.samples * g.channels);  // of each sample's channels: dy, and dy * normalised x
   parallel_for(g.samples * g.groups, [&](Index item) {
     const float mean = stats[2 * item], factor = stats[2 * item + 1];
@@ -283,7 +283,7 @@ constexpr Index kColumns = 256;  // positions whose channels are normalised at a
 // y = x / sqrt(mean of x^2 over channels + eps) * weight + bias: (N, C, L); factors (N, L).
 void channel_norm(Index samples, Index channels, Index length, const float* x, const float* weight, const float* bias,
                   float eps, float* y, float* factors) {
-  const Index pieces = (length + kColumns - 1) / kColumns;
+  const Index pieces = ceil_div(length, kColumns);
   parallel_for(samples * pieces, [&](Index item) {
     const Index n = item / pieces, first = item % pieces * kColumns, count = std::min(kColumns, length - first);
     float sums[kColumns] = {};
@@ -301,7 +301,7 @@ void channel_norm(Index samples, Index channels, Index length, const float* x, c
 // sums (2 C): gradients of weight and bias.
 void channel_norm_gradient(Index samples, Index channels, Index length, const float* x, const float* weight,
                            const float* factors, const float* dy, float* dx, float* sums) {
-  const Index pieces = (length + kColumns - 1) / kColumns;
+  const Index pieces = ceil_div(length, kColumns);
   sum_over_rows(1, samples * pieces, 2 * channels, sums, [&](Index first_item, Index last_item, float* part) {
     for (Index item = first_item; item < last_item; ++item) {
       const Index n = item / pieces, first = item % pieces * kColumns, count = std::min(kColumns, length - first);

@@ -60,10 +60,44 @@ MINDONE_INLINE Vector exponential(Vector argument) {
 
 MINDONE_INLINE Vector sigmoid(Vector x) { return 1.0f / (1.0f + exponential(-x)); }
 
-// Floats that are not initialised, aligned to a cache line; memory of a thread that it keeps between calls.
+// Transposes a square of kLanes rows in place.
+MINDONE_INLINE void transpose(Vector* rows) {
+#if defined(__clang__)
+  float whole[kLanes][kLanes];
+  for (int i = 0; i < kLanes; ++i) store(whole[i], rows[i]);
+  for (int i = 0; i < kLanes; ++i)
+    for (int j = 0; j < kLanes; ++j) rows[i][j] = whole[j][i];
+#else
+  typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
+  // Swaps the off-diagonal squares of `size` in each square of twice the size.
+#pragma GCC unroll 4
+  for (int size = 1; size < kLanes; size *= 2) {
+    Integers upper, lower;
+#pragma GCC unroll 16
+    for (int j = 0; j < kLanes; ++j) {
+      upper[j] = j & size ? kLanes + j - size : j;
+      lower[j] = j & size ? kLanes + j : j + size;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (i & size) continue;
+      const Vector a = rows[i], b = rows[i + size];
+      rows[i] = __builtin_shuffle(a, b, upper);
+      rows[i + size] = __builtin_shuffle(a, b, lower);
+    }
+  }
+#endif
+}
+
+// Floats that are not initialised, aligned to a cache line. A thread keeps its own between calls: the pages of fresh
+// memory are filled by the system one after the other. What is larger than kKept is given back by the next smaller call.
 class Scratch {
  public:
   float* get(size_t count) {
+    if (size_ > kKept && count <= kKept) {
+      memory_.reset();
+      size_ = 0;
+    }
     if (count > size_) {
       memory_.reset(static_cast<float*>(std::aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64)));
       size_ = memory_ ? count : 0;
@@ -76,6 +110,7 @@ class Scratch {
   struct Free {
     void operator()(float* memory) const { std::free(memory); }
   };
+  static constexpr size_t kKept = size_t{1} << 23;
   std::unique_ptr<float, Free> memory_;
   size_t size_ = 0;
 };
