@@ -11,3 +11,10 @@ ruff format --check .
 codespell $(git ls-files '*.py' '*.md' '*.sh' '*.yaml' '*.toml' 2>/dev/null || true)
 git ls-files -z 2>/dev/null | xargs -0 python scripts/check_file_sizes.py --max-megabytes 5
 python -m pytest -n "${PYTEST_WORKERS:-2}" --dist loadfile "$@"
+if [ $# -eq 0 ]; then
+    # The same without compiled kernels, and with those for a narrower processor where there are any.
+    MINDONE_NATIVE=0 python -m pytest -n "${PYTEST_WORKERS:-2}" tests/nn tests/train/test_optim.py
+    if [ "$(uname -m)" = x86_64 ]; then
+        MINDONE_NATIVE=avx2 python -m pytest -n "${PYTEST_WORKERS:-2}" --dist loadfile tests/nn
+    fi
+fi

@@ -1,6 +1,6 @@
 # Sourced by demo.sh, test.sh and bench.sh: makes .venv once and installs into it what is asked for.
 #
-#   install_packages EXTRAS    e.g. "" or "[test]"; skipped when requirements and extras have not changed
+#   install_packages EXTRAS    e.g. "" or "[test]"; skipped when neither requirements, kernels nor extras have changed
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${MINDONE_VENV:-$ROOT/.venv}"
@@ -19,16 +19,17 @@ find_python() {
 }
 
 install_packages() {
-    local extras="$1" stamp python
+    local extras="$1" stamp python sources
     stamp="$VENV/.installed-$(echo "$extras" | tr -cd 'a-z')"
+    sources=("$ROOT/requirements.txt" "$ROOT/setup.py" "$ROOT"/mindone/nn/csrc/*)
     if [ ! -x "$VENV/bin/python" ]; then
         python="$(find_python)" || exit 2
         "$python" -m venv "$VENV"
     fi
-    if [ ! -f "$stamp" ] || ! cmp -s "$stamp" <(cat "$ROOT/requirements.txt" "$ROOT/setup.py"); then
+    if [ ! -f "$stamp" ] || ! cmp -s "$stamp" <(cat "${sources[@]}"); then
         echo "installing packages into $VENV (a few minutes the first time)"
         "$VENV/bin/python" -m pip install -q --disable-pip-version-check -e "$ROOT$extras" 2> >(grep -v '^WARNING: Location' >&2)
-        cat "$ROOT/requirements.txt" "$ROOT/setup.py" > "$stamp"
+        cat "${sources[@]}" > "$stamp"
     fi
     export PATH="$VENV/bin:$PATH"
 }

@@ -2,7 +2,7 @@
 
 They are compiled when the package is installed, once for each kind of processor in `VARIANTS`, if there is a compiler;
 the widest one that this processor knows is used. Without them everything runs as well, from MindSpore's operators
-alone, only slower. `MINDONE_NATIVE=0` in the environment asks for that.
+alone, only slower. `MINDONE_NATIVE=0` in the environment asks for that, `MINDONE_NATIVE=avx2` for a narrower kind.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import signature
+
+from mindone.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +41,15 @@ VARIANTS: dict[str, dict[str, frozenset[str]]] = {
 @functools.cache
 def library() -> Path | None:
     """The compiled kernels for this processor, if there are any."""
-    if os.environ.get("MINDONE_NATIVE", "1") == "0":
+    wanted = os.environ.get("MINDONE_NATIVE", "")
+    if wanted == "0":
         return None
-    known = processor_flags()
-    for name, needed in VARIANTS.get(platform.machine(), {}).items():
+    known, variants = processor_flags(), VARIANTS.get(platform.machine(), {})
+    if wanted and wanted not in variants:
+        raise UserError(f"MINDONE_NATIVE={wanted} is not known on this machine; use {', '.join(('0', *variants))}")
+    for name, needed in variants.items():
         file = FOLDER / f"_kernels_{name}{importlib.machinery.EXTENSION_SUFFIXES[0]}"
-        if needed <= known and file.is_file():
+        if needed <= known and file.is_file() and wanted in ("", name):
             return file
     logger.info("no compiled CPU kernels for this processor: MindSpore's own operators are used, which are slower")
     return None
@@ -159,6 +164,23 @@ class Gelu(_Activation):
 
     def __init__(self):
         super().__init__("mindone_gelu")
+
+
+class Linear(nn.Cell):
+    """``x W^T + b`` of rows: (R, in), (out, in), (out,) → (R, out)."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = Operator("mindone_linear", lambda x, weight, _: (x[0], weight[0]), _first)
+        self.of_input = Operator("mindone_linear_input_gradient", lambda weight, dy: (dy[0], weight[1]), _first)
+        self.of_weight = Operator("mindone_linear_weight_gradient", lambda x, dy: ((dy[1], x[1]), (dy[1],)), _pair)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return self.forward(x, weight, bias)
+
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
+        d_weight, d_bias = self.of_weight(x, dout)
+        return self.of_input(weight, dout), d_weight, d_bias
 
 
 class LayerNorm(nn.Cell):

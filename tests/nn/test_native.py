@@ -1,0 +1,213 @@
+"""The compiled CPU kernels: which library is taken, and sizes beyond one tile, one piece or one vector."""
+
+import importlib.machinery
+import platform
+import shutil
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from mindone.errors import UserError
+from mindone.nn import functional as F
+from mindone.nn import native
+from mindone.nn.conv import Conv3d, GroupNorm
+from mindone.testing import golden
+
+RNG = np.random.default_rng(0)
+compiled = pytest.mark.skipif(not native.available(), reason="there are no compiled kernels here")
+
+
+def draw(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture
+def kernels(monkeypatch, tmp_path):
+    """A folder for libraries, a processor that can do what is said, and no choice in the environment."""
+    native.library.cache_clear()
+    monkeypatch.delenv("MINDONE_NATIVE", raising=False)
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+    def prepare(names, flags):
+        monkeypatch.setattr(native, "processor_flags", lambda: frozenset(flags))
+        files = {name: tmp_path / f"_kernels_{name}{importlib.machinery.EXTENSION_SUFFIXES[0]}" for name in names}
+        for file in files.values():
+            file.touch()
+        return files
+
+    yield prepare
+    native.library.cache_clear()
+
+
+NARROW = native.VARIANTS["x86_64"]["avx2"]
+WIDE = NARROW | native.VARIANTS["x86_64"]["avx512"]
+
+
+def test_the_widest_library_that_the_processor_knows_is_taken(kernels):
+    files = kernels(["avx512", "avx2"], WIDE)
+    assert native.library() == files["avx512"]
+
+
+def test_a_narrower_processor_gets_the_narrower_library(kernels):
+    files = kernels(["avx512", "avx2"], NARROW)
+    assert native.library() == files["avx2"]
+
+
+def test_an_old_processor_gets_none(kernels):
+    kernels(["avx512", "avx2"], [])
+    assert native.library() is None
+
+
+def test_an_installation_without_a_compiler_has_no_library(kernels):
+    kernels([], WIDE)
+    assert native.library() is None
+
+
+def test_the_environment_chooses_a_library_or_none(kernels, monkeypatch):
+    files = kernels(["avx512", "avx2"], WIDE)
+    monkeypatch.setenv("MINDONE_NATIVE", "avx2")
+    assert native.library() == files["avx2"]
+    native.library.cache_clear()
+    monkeypatch.setenv("MINDONE_NATIVE", "0")
+    assert native.library() is None
+
+
+def test_an_unknown_library_is_an_error_that_names_the_known_ones(kernels, monkeypatch):
+    kernels(["avx512"], WIDE)
+    monkeypatch.setenv("MINDONE_NATIVE", "sse")
+    with pytest.raises(UserError, match="use 0, avx512, avx2"):
+        native.library()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler here")
+def test_an_installation_with_a_compiler_has_a_library():
+    if platform.machine() in native.VARIANTS:
+        suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+        names = native.VARIANTS[platform.machine()]
+        assert all((native.FOLDER / f"_kernels_{name}{suffix}").is_file() for name in names)
+
+
+def convolved(x, weight, stride, padding):
+    """In float64, tap by tap."""
+    x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), *padding))
+    size = [(n - k) // s + 1 for n, k, s in zip(x.shape[2:], weight.shape[2:], stride)]
+    y = np.zeros((x.shape[0], weight.shape[0], *size))
+    for tap in np.ndindex(weight.shape[2:]):
+        part = [slice(t, t + s * (n - 1) + 1, s) for t, s, n in zip(tap, stride, size)]
+        y += np.einsum("oc,bcthw->bothw", weight[(slice(None), slice(None), *tap)], x[(slice(None),) * 2 + (*part,)])
+    return y
+
+
+@compiled
+@pytest.mark.parametrize(
+    "channels,outs,kernel,stride,size",
+    [
+        (20, 37, (3, 3, 3), (1, 1, 1), (3, 21, 50)),
+        (3, 70, (1, 3, 3), (1, 2, 2), (2, 33, 31)),
+        (7, 12, (1, 1, 25), (1, 1, 1), (1, 3, 60)),
+        (40, 3, (1, 1, 1), (1, 1, 1), (2, 9, 31)),
+        (5, 9, (2, 4, 4), (2, 4, 4), (4, 16, 20)),
+    ],
+)
+def test_convolutions_of_many_tiles_and_blocks_follow_the_definition(channels, outs, kernel, stride, size):
+    golden.use_mode("pynative")
+    padding = tuple((0, 0) if k in (1, 2, 4) else (k // 2, k // 2) for k in kernel)
+    x, weight, bias = draw(2, channels, *size), draw(outs, channels, *kernel), draw(outs)
+    cell = native.convolution(stride, padding)
+    expected = convolved(x, weight, stride, padding)
+    y = cell(Tensor(x), Tensor(weight), Tensor(bias))
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(y.asnumpy(), expected + bias.reshape(1, -1, 1, 1, 1), atol=2e-6 * scale)
+    # Linear in input and weight, so the gradients are transposes.
+    dy, u, v = draw(*expected.shape), draw(*x.shape), draw(*weight.shape)
+    dx, d_weight, d_bias = cell.bprop(Tensor(x), Tensor(weight), Tensor(bias), y, Tensor(dy))
+    for gradient, along, other in (
+        (dx, u, convolved(u, weight, stride, padding)),
+        (d_weight, v, convolved(x, v, stride, padding)),
+    ):
+        wanted = (dy * other).sum()
+        got = (gradient.asnumpy().astype(np.float64) * along).sum()
+        assert abs(got - wanted) < 1e-5 * np.sqrt((dy.astype(np.float64) ** 2).sum() * (other**2).sum())
+    np.testing.assert_allclose(d_bias.asnumpy(), dy.sum((0, 2, 3, 4)), atol=1e-3)
+
+
+@compiled
+def test_group_norm_of_long_groups_keeps_its_digits_far_from_zero():
+    golden.use_mode("pynative")
+    cell = GroupNorm(4, 8)
+    x = draw(2, 8, 70, 71) + 300
+    grouped = x.astype(np.float64).reshape(2, 4, -1)
+    expected = (grouped - grouped.mean(-1, keepdims=True)) / np.sqrt(grouped.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected.reshape(x.shape), atol=2e-4)
+
+
+@compiled
+def test_activations_are_exact_at_every_length_and_size():
+    golden.use_mode("pynative")
+    x = np.concatenate([np.linspace(-100, 100, 20011), [0, -0.0, 1e-30, -1e-30]]).astype(np.float32)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(native.Silu()(Tensor(x)).asnumpy(), wide / (1 + np.exp(-wide)), rtol=1e-6, atol=1e-35)
+    for length in range(1, 40):
+        part = x[10000 : 10000 + length]
+        np.testing.assert_array_equal(
+            native.Silu()(Tensor(part)).asnumpy(), native.Silu()(Tensor(x)).asnumpy()[10000 : 10000 + length]
+        )
+
+
+@compiled
+def test_a_value_that_is_no_number_stays_none():
+    golden.use_mode("pynative")
+    x = np.array([np.nan, 1.0], np.float32)
+    for cell in (native.Silu(), native.Gelu()):
+        y = cell(Tensor(x)).asnumpy()
+        assert np.isnan(y[0]) and np.isfinite(y[1])
+
+
+@compiled
+def test_kernels_take_views_in_pynative_mode():
+    golden.use_mode("pynative")
+    x = draw(5, 7)
+    view = Tensor(x).T
+    np.testing.assert_allclose(native.Silu()(view).asnumpy(), (x / (1 + np.exp(-x))).T, rtol=1e-5)
+
+
+@compiled
+def test_a_convolution_is_the_same_in_every_run():
+    golden.use_mode("graph")
+    cell, x = Conv3d(16, 24, (3, 3, 3), padding=((1, 1),) * 3), Tensor(draw(1, 16, 4, 20, 20))
+    first = cell(x).asnumpy()
+    for _ in range(5):
+        np.testing.assert_array_equal(cell(x).asnumpy(), first)
+
+
+@compiled
+@pytest.mark.parametrize("rows,width,outs", [(1, 1, 1), (5, 7, 3), (100, 300, 45), (130, 900, 160), (9, 16, 48)])
+def test_products_of_any_size_and_their_gradients_follow_the_definition(rows, width, outs):
+    golden.use_mode("pynative")
+    x, weight, bias, dy = draw(rows, width), draw(outs, width), draw(outs), draw(rows, outs)
+    cell = native.Linear()
+    y = cell(*map(Tensor, (x, weight, bias)))
+    gradients = cell.bprop(*map(Tensor, (x, weight, bias)), y, Tensor(dy))
+    wide = x.astype(np.float64)
+    for got, wanted in zip(
+        (y, *gradients), (wide @ weight.T + bias, dy.astype(np.float64) @ weight, dy.T @ wide, dy.sum(0))
+    ):
+        np.testing.assert_allclose(got.asnumpy(), wanted, atol=1e-6 * np.sqrt(width * rows) * 5)
+
+
+@compiled
+def test_a_large_weight_is_multiplied_by_the_compiled_kernel(monkeypatch):
+    used = []
+
+    class Watched(native.Linear):
+        def construct(self, x, weight, bias):
+            used.append(weight.shape)
+            return x @ weight.T
+
+    golden.use_mode("pynative")
+    monkeypatch.setattr(F, "_native_linear", Watched())
+    F.linear(Tensor(draw(2, F.LARGE_WEIGHT)), Tensor(draw(F.LARGE_WEIGHT, F.LARGE_WEIGHT)))
+    F.linear(Tensor(draw(2, F.LARGE_WEIGHT)), Tensor(draw(F.LARGE_WEIGHT - 1, F.LARGE_WEIGHT)))
+    assert used == [(F.LARGE_WEIGHT, F.LARGE_WEIGHT)]
