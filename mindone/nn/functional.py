@@ -19,6 +19,8 @@ from mindone.nn import cpu, native
 
 MAX_SCORES = 2**25
 """Attention scores that the CPU form holds at a time (128 MB in float32); more are computed in blocks."""
+LONG_SEQUENCE = 64
+"""Least number of queries and of keys for attention by our own kernel."""
 LARGE_WEIGHT = 1024
 """Least width of a weight for our own product: some of MindSpore's large ones run at a third of its speed."""
 
@@ -26,6 +28,7 @@ _MASKED = -1e30
 _FUSED_DTYPES = (ms.float16, ms.bfloat16)
 
 _linear, _attention, _blocked_attention = cpu.Linear(), cpu.Attention(), cpu.BlockedAttention()
+_native_attention = native.Attention() if native.available() else None
 _native_linear = native.Linear() if native.available() else None
 _forms = native if native.available() else cpu
 _gelu, _silu, _gated_sum = _forms.Gelu(), _forms.Silu(), _forms.GatedSum()
@@ -80,7 +83,10 @@ def attention(
     if runtime.kernels() == "Ascend" and q.dtype in _FUSED_DTYPES and bias is None:
         return _flash_attention(q, k, v, mask, scale)
     dtype = q.dtype
-    q, k, v = cast(q, ms.float32) * scale, cast(k, ms.float32), cast(v, ms.float32)
+    q, k, v = cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32)
+    if _native_attention is not None and bias is None and min(q.shape[2], k.shape[2]) >= LONG_SEQUENCE:
+        return cast(_masked_attention(q, k, v, mask, scale), dtype)
+    q = q * scale
     if mask is not None and mask.shape[-2] > 1:
         bias = _with_mask(bias, mask)
         out = _biased_attention(q, k, v, bias, max_scores) * cast(mask.any(-1, keep_dims=True), ms.float32)
@@ -92,6 +98,13 @@ def attention(
     if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= max_scores:
         return cast(_attention(q, k, v)[0], dtype)
     return cast(_attention_in_blocks(q, k, v, max_scores), dtype)
+
+
+def _masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    if mask is None:
+        return _native_attention(q, k, v, cpu.full((1, 1, 1, 1), 0.0), scale)[0]
+    out = _native_attention(q, k, v, _with_mask(None, mask), scale)[0]
+    return out * cast(mask.any(-1, keep_dims=True), ms.float32)
 
 
 def frame_causal_attention(q: Tensor, k: Tensor, v: Tensor, frames: int) -> Tensor:

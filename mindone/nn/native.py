@@ -252,6 +252,28 @@ class GroupNorm(nn.Cell):
         return self.backward(x, weight, out[1], dout[0])
 
 
+class Attention(nn.Cell):
+    """``softmax(scale q k^T + bias) v`` of (B, h, N, D), (B, h, M, D), (B, h, M, E); also the logarithm of each sum.
+
+    The bias has four axes, each as long as that of the scores (B, h, N, M) or 1, and gets no gradient.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.forward = Operator("mindone_attention", lambda q, k, v, *_: ((*q[:3], v[3]), q[:3]), _pair)
+        self.backward = Operator(
+            "mindone_attention_gradient", lambda q, k, v, *_: (q, k, v), lambda q, k, v, *_: (q, k, v)
+        )
+        self.zeros = ops.ZerosLike()
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        return self.forward(q, k, v, bias, Tensor(scale, ms.float32))
+
+    def bprop(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, out, dout):
+        dq, dk, dv = self.backward(q, k, v, bias, Tensor(scale, ms.float32), out[0], out[1], dout[0])
+        return dq, dk, dv, self.zeros(bias), scale
+
+
 class GatedSum(nn.Cell):
     """``x + gate * y``: (G, R, D), (G, 1, D), (G, R, D) → (G, R, D)."""
 
