@@ -29,6 +29,7 @@ _FUSED_DTYPES = (ms.float16, ms.bfloat16)
 
 _linear, _attention, _blocked_attention = cpu.Linear(), cpu.Attention(), cpu.BlockedAttention()
 _native_attention = native.Attention() if native.available() else None
+_native_quick_gelu = native.QuickGelu() if native.available() else None
 _native_linear = native.Linear() if native.available() else None
 _forms = native if native.available() else cpu
 _gelu, _silu, _gated_sum = _forms.Gelu(), _forms.Silu(), _forms.GatedSum()
@@ -68,7 +69,7 @@ def attention(
     """``softmax(scale * q k^T + bias) v``.
 
     On a CPU no more than ``max_scores`` scores are in memory at a time, forward and backward (with a bias or a mask
-    that differs between queries: forward).
+    that differs between queries: forward); the compiled kernel needs those of 48 queries per thread.
 
     Args:
         q: (B, h, Nq, d).
@@ -335,7 +336,9 @@ def gelu(x: Tensor) -> Tensor:
 
 def quick_gelu(x: Tensor) -> Tensor:
     """``x * sigmoid(1.702 x)``."""
-    return x * ops.sigmoid(x * 1.702)
+    if _native_quick_gelu is None or runtime.kernels() == "Ascend":
+        return x * ops.sigmoid(x * 1.702)
+    return cast(_native_quick_gelu(cast(x, ms.float32)), x.dtype)
 
 
 def silu(x: Tensor) -> Tensor:

@@ -166,6 +166,13 @@ class Gelu(_Activation):
         super().__init__("mindone_gelu")
 
 
+class QuickGelu(_Activation):
+    """``x sigmoid(1.702 x)``."""
+
+    def __init__(self):
+        super().__init__("mindone_quick_gelu")
+
+
 class Linear(nn.Cell):
     """``x W^T + b`` of rows: (R, in), (out, in), (out,) → (R, out)."""
 

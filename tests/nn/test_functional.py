@@ -99,7 +99,9 @@ class EveryVariant(nn.Cell):
         return ops.stack(outs)
 
 
-def test_attention_in_blocks_equals_attention_at_once_with_any_mask(mode):
+@pytest.mark.parametrize("compiled", [False, True], ids=["by operators", "by the compiled kernel"])
+def test_attention_in_blocks_equals_attention_at_once_with_any_mask(mode, compiled, monkeypatch):
+    monkeypatch.setattr(F, "LONG_SEQUENCE", 1 if compiled else 1000)
     inputs = [draw(2, 2, 4, 4), draw(2, 2, 7, 4), draw(2, 2, 7, 6)]
     weights = [draw(2, 2, 4, 6) for _ in VARIANTS]
 
@@ -134,6 +136,7 @@ def test_a_block_of_attention_never_holds_more_scores_than_allowed(shape, limit)
 
 def test_long_attention_goes_through_the_blocked_form(monkeypatch):
     used = []
+    monkeypatch.setattr(F, "_native_attention", None)
     monkeypatch.setattr(F, "_blocked_attention", lambda q, k, v, repeat: used.append((q.shape, repeat)) or q)
     q = ops.zeros((1, 2, 64, 4), ms.float32)
     F.attention(q, q, q, max_scores=2 * 64 * 64)

@@ -404,6 +404,22 @@ MINDONE_OPERATOR(mindone_gelu_gradient) {
   return 0;
 }
 
+// x → x sigmoid(1.702 x)
+MINDONE_OPERATOR(mindone_quick_gelu) {
+  map(values(axes, shapes, 0), floats(data[0]), floats(data[0]), results(data[1]),
+      [](Vector x, Vector) { return x * sigmoid(1.702f * x); });
+  return 0;
+}
+
+// x, dy → dx
+MINDONE_OPERATOR(mindone_quick_gelu_gradient) {
+  map(values(axes, shapes, 0), floats(data[0]), floats(data[1]), results(data[2]), [](Vector x, Vector dy) {
+    const Vector gate = sigmoid(1.702f * x);
+    return dy * gate * (1.0f + 1.702f * x * (1.0f - gate));
+  });
+  return 0;
+}
+
 // x (G, R, D), gain (G, 1, D), shift (G, 1, D), eps → y, statistics (G, R, 2)
 MINDONE_OPERATOR(mindone_layer_norm) {
   norm_rows<true>(shapes[0][0], shapes[0][1], shapes[0][2], floats(data[0]), floats(data[1]), floats(data[2]),
