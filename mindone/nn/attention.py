@@ -35,34 +35,35 @@ class AxialSelfAttention(nn.Cell):
             self.k_norm = RMSNorm(self.head_size)
 
     def construct(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(B, T, S, D) → (B, T, S, D); ``rope`` is cosine and sine (N, d/2) of neighbouring channel pairs."""
+        """(B, T, S, D) → (B, T, S, D); ``rope`` is cosine and sine (T, d/2) of channel pairs, over time."""
         batch, frames, places, _ = x.shape
         qkv = self.qkv(x).reshape(batch, frames, places, 3, self.num_heads, self.head_size)
         qkv = self.parallel.before_attention(qkv, self.axis)
         batch, frames, places, _, heads, size = qkv.shape
         q, k, v = ops.split(qkv, 1, 3)
-        q, k, v = self._rows_of_heads(q), self._rows_of_heads(k), self._rows_of_heads(v)
-        if self.qk_norm and not self.rope_first:
-            q, k = self.q_norm(q), self.k_norm(k)
-        if rope is not None:
-            q, k = F.apply_rope_interleaved(q, *rope), F.apply_rope_interleaved(k, *rope)
-        if self.qk_norm and self.rope_first:
-            q, k = self.q_norm(q), self.k_norm(k)
-        out = F.attention(q, k, v)
         if self.axis == "time":
-            out = out.reshape(batch, places, heads, frames, size).transpose(0, 3, 1, 2, 4)
+            q, k, v = self._over_time(q), self._over_time(k), self._over_time(v)
+            if self.qk_norm and not self.rope_first:
+                q, k = self.q_norm(q), self.k_norm(k)
+            if rope is not None:
+                q, k = F.apply_rope_interleaved(q, *rope), F.apply_rope_interleaved(k, *rope)
+            if self.qk_norm and self.rope_first:
+                q, k = self.q_norm(q), self.k_norm(k)
+            out = F.attention(q, k, v).reshape(batch, places, heads, frames, size).transpose(0, 3, 1, 2, 4)
         else:
-            out = out.reshape(batch, frames, heads, places, size).transpose(0, 1, 3, 2, 4)
+            shape = (batch * frames, places, heads, size)
+            q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)
+            if self.qk_norm:
+                q, k = self.q_norm(q), self.k_norm(k)
+            out = F.token_attention(q, k, v).reshape(batch, frames, places, heads, size)
         out = self.parallel.after_attention(out, self.axis)
         return self.proj(out.reshape(x.shape))
 
-    def _rows_of_heads(self, x: Tensor) -> Tensor:
-        """(B, T, S, 1, h, d) → (B * T, h, S, d), or (B * S, h, T, d) over time."""
+    def _over_time(self, x: Tensor) -> Tensor:
+        """(B, T, S, 1, h, d) → (B * S, h, T, d)."""
         batch, frames, places, _, heads, size = x.shape
         x = x.reshape(batch, frames, places, heads, size)
-        if self.axis == "time":
-            return x.transpose(0, 2, 3, 1, 4).reshape(batch * places, heads, frames, size)
-        return x.transpose(0, 1, 3, 2, 4).reshape(batch * frames, heads, places, size)
+        return x.transpose(0, 2, 3, 1, 4).reshape(batch * places, heads, frames, size)
 
 
 class CrossAttention(nn.Cell):
@@ -79,7 +80,6 @@ class CrossAttention(nn.Cell):
         """``mask`` (B, 1, 1, L) bool, True = a token of the text, False = padding."""
         batch, frames, places, _ = x.shape
         heads, size, length = self.num_heads, self.head_size, text.shape[1]
-        q = self.q_linear(x).reshape(batch, frames * places, heads, size).transpose(0, 2, 1, 3)
+        q = self.q_linear(x).reshape(batch, frames * places, heads, size)
         k, v = ops.split(self.kv_linear(text).reshape(batch, length, 2 * heads, size), heads, 2)
-        out = F.attention(q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), mask)
-        return self.proj(out.transpose(0, 2, 1, 3).reshape(x.shape))
+        return self.proj(F.token_attention(q, k, v, mask).reshape(x.shape))

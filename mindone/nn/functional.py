@@ -29,6 +29,10 @@ _FUSED_DTYPES = (ms.float16, ms.bfloat16)
 
 _linear, _attention, _blocked_attention = cpu.Linear(), cpu.Attention(), cpu.BlockedAttention()
 _native_attention = native.Attention() if native.available() else None
+_native_token_attention = native.Attention(tokens_first=True) if native.available() else None
+_rotate_neighbour_tokens, _rotate_half_tokens = (
+    native.Rotation(halves, tokens_first=True) if native.available() else None for halves in (False, True)
+)
 _native_quick_gelu = native.QuickGelu() if native.available() else None
 _native_linear = native.Linear() if native.available() else None
 _forms = native if native.available() else cpu
@@ -85,7 +89,7 @@ def attention(
         return _flash_attention(q, k, v, mask, scale)
     dtype = q.dtype
     q, k, v = cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32)
-    if _native_attention is not None and bias is None and min(q.shape[2], k.shape[2]) >= LONG_SEQUENCE:
+    if bias is None and _fits_native_attention(q.shape[2], k.shape[2]):
         return cast(_masked_attention(q, k, v, mask, scale), dtype)
     q = q * scale
     if mask is not None and mask.shape[-2] > 1:
@@ -101,11 +105,40 @@ def attention(
     return cast(_attention_in_blocks(q, k, v, max_scores), dtype)
 
 
-def _masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def token_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`attention` of (B, Nq, h, d) and (B, Nk, h, d), where tokens come before heads, to (B, Nq, h, d)."""
+    if _fits_native_attention(q.shape[1], k.shape[1]):
+        out = _masked_attention(cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32), mask, None, True)
+        return cast(out, q.dtype)
+    q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    return attention(q, k, v, mask).transpose(0, 2, 1, 3)
+
+
+def rotary_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
+    """`token_attention` of queries and keys that `apply_rope_half` or `apply_rope_interleaved` rotates before."""
+    if _fits_native_attention(q.shape[1], k.shape[1]):
+        rotate = _rotate_half_tokens if halves else _rotate_neighbour_tokens
+        q, k = rotate(cast(q, ms.float32), cos, sin), rotate(cast(k, ms.float32), cos, sin)
+        return cast(token_attention(q, k, cast(v, ms.float32)), v.dtype)
+    q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    rotate = apply_rope_half if halves else apply_rope_interleaved
+    return attention(rotate(q, cos, sin), rotate(k, cos, sin), v).transpose(0, 2, 1, 3)
+
+
+def _fits_native_attention(queries: int, keys: int) -> bool:
+    return _native_attention is not None and runtime.kernels() == "CPU" and min(queries, keys) >= LONG_SEQUENCE
+
+
+def _masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, tokens_first: bool = False
+) -> Tensor:
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    attend = _native_token_attention if tokens_first else _native_attention
     if mask is None:
-        return _native_attention(q, k, v, cpu.full((1, 1, 1, 1), 0.0), scale)[0]
-    out = _native_attention(q, k, v, _with_mask(None, mask), scale)[0]
-    return out * cast(mask.any(-1, keep_dims=True), ms.float32)
+        return attend(q, k, v, cpu.full((1, 1, 1, 1), 0.0), scale)[0]
+    out = attend(q, k, v, _with_mask(None, mask), scale)[0]
+    attends = cast(mask.any(-1, keep_dims=True), ms.float32)
+    return out * (attends.swapaxes(1, 2) if tokens_first else attends)
 
 
 def frame_causal_attention(q: Tensor, k: Tensor, v: Tensor, frames: int) -> Tensor:

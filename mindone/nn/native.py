@@ -262,22 +262,30 @@ class GroupNorm(nn.Cell):
 class Attention(nn.Cell):
     """``softmax(scale q k^T + bias) v`` of (B, h, N, D), (B, h, M, D), (B, h, M, E); also the logarithm of each sum.
 
-    The bias has four axes, each as long as that of the scores (B, h, N, M) or 1, and gets no gradient.
+    With ``tokens_first`` of (B, N, h, D) and so on. The bias has four axes, each as long as that of the scores
+    (B, h, N, M) or 1, and gets no gradient.
     """
 
-    def __init__(self):
+    def __init__(self, tokens_first: bool = False):
         super().__init__()
-        self.forward = Operator("mindone_attention", lambda q, k, v, *_: ((*q[:3], v[3]), q[:3]), _pair)
+        self.tokens_first = float(tokens_first)
+
+        def result(q: Shape, k: Shape, v: Shape, *_: Shape) -> tuple[Shape, Shape]:
+            sums = (q[0], q[2], q[1]) if tokens_first else q[:3]
+            return (*q[:3], v[3]), sums
+
+        self.forward = Operator("mindone_attention", result, _pair, f"{tokens_first=}")
         self.backward = Operator(
             "mindone_attention_gradient", lambda q, k, v, *_: (q, k, v), lambda q, k, v, *_: (q, k, v)
         )
         self.zeros = ops.ZerosLike()
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        return self.forward(q, k, v, bias, Tensor(scale, ms.float32))
+        return self.forward(q, k, v, bias, Tensor([scale, self.tokens_first], ms.float32))
 
     def bprop(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, out, dout):
-        dq, dk, dv = self.backward(q, k, v, bias, Tensor(scale, ms.float32), out[0], out[1], dout[0])
+        settings = Tensor([scale, self.tokens_first], ms.float32)
+        dq, dk, dv = self.backward(q, k, v, bias, settings, out[0], out[1], dout[0])
         return dq, dk, dv, self.zeros(bias), scale
 
 
@@ -300,12 +308,12 @@ class GatedSum(nn.Cell):
 class Rotation(nn.Cell):
     """Rotates pairs of the last axis of (B, h, N, d) by angles (N, d / 2) or (B, N, d / 2): neighbours, or ``halves``.
 
-    The angles get no gradient.
+    With ``tokens_first`` of (B, N, h, d). The angles get no gradient.
     """
 
-    def __init__(self, halves: bool):
+    def __init__(self, halves: bool, tokens_first: bool = False):
         super().__init__()
-        self.forwards, self.backwards = (Tensor(np.array([halves, sign], np.int32)) for sign in (1, -1))
+        self.forwards, self.backwards = (Tensor(np.array([halves, sign, tokens_first], np.int32)) for sign in (1, -1))
         self.rotate = Operator("mindone_rotate", _first, _first)
         self.zeros = ops.ZerosLike()
 

@@ -145,6 +145,38 @@ def test_long_attention_goes_through_the_blocked_form(monkeypatch):
     assert used == [((2, 1, 64, 4), 1), ((4, 1, 32, 4), 2)]
 
 
+class TokenAttention(nn.Cell):
+    """`F.token_attention`, and `F.rotary_attention` of both kinds, weighted."""
+
+    def __init__(self, weight, cos, sin):
+        super().__init__()
+        self.weight, self.mask = Tensor(weight), Tensor(KEY_MASK)
+        self.cos, self.sin = Tensor(cos, ms.float32), Tensor(sin, ms.float32)
+
+    def construct(self, q, k, v):
+        plain = F.token_attention(q, k, v, self.mask)
+        turned = F.rotary_attention(q, k, v, self.cos, self.sin, True)
+        return ops.stack((plain, turned, F.rotary_attention(q, k, v, self.cos, self.sin, False))) * self.weight
+
+
+@pytest.mark.parametrize("each_sample", [False, True], ids=["same angles", "angles of each sample"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["by operators", "by the compiled kernel"])
+def test_attention_of_tokens_before_heads_is_that_of_heads_before_tokens(mode, compiled, each_sample, monkeypatch):
+    monkeypatch.setattr(F, "LONG_SEQUENCE", 1 if compiled else 1000)
+    inputs, weight = [draw(2, 7, 3, 4) for _ in range(3)], draw(3, 2, 7, 3, 4)
+    angles = np.abs(draw(2, 7, 2)) if each_sample else np.abs(draw(7, 2))
+
+    def reference(q, k, v):
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        wide = angles[:, None] if each_sample else angles
+        outs = [reference_attention(q, k, v, KEY_MASK)]
+        for first, second in ((slice(0, 2), slice(2, None)), (slice(0, None, 2), slice(1, None, 2))):
+            outs.append(reference_attention(rotated(q, first, second, wide), rotated(k, first, second, wide), v))
+        return np.stack(outs).swapaxes(2, 3) * weight
+
+    check(TokenAttention(weight, np.cos(angles), np.sin(angles)), reference, inputs)
+
+
 def test_half_precision_attention_returns_half_precision():
     q = Tensor(draw(1, 2, 5, 4)).astype(ms.float16)
     out = F.attention(q, q, q)

@@ -214,17 +214,22 @@ def test_a_large_weight_is_multiplied_by_the_compiled_kernel(monkeypatch):
 
 
 @compiled
+@pytest.mark.parametrize("tokens_first", [False, True])
 @pytest.mark.parametrize(
     "queries,keys,size,values", [(50, 130, 20, 33), (100, 49, 64, 64), (1, 1, 1, 1), (97, 300, 72, 72)]
 )
-def test_attention_of_many_blocks_and_its_gradients_follow_the_definition(queries, keys, size, values):
+def test_attention_of_many_blocks_and_its_gradients_follow_the_definition(queries, keys, size, values, tokens_first):
     golden.use_mode("pynative")
     q, k, v = draw(1, 2, queries, size), draw(1, 2, keys, size), draw(1, 2, keys, values)
     bias, dy, scale = draw(1, 1, queries, keys), draw(1, 2, queries, values), size**-0.5
-    cell = native.Attention()
-    inputs = [Tensor(x) for x in (q, k, v, bias)]
+    cell = native.Attention(tokens_first)
+
+    def turned(x):
+        return x.swapaxes(1, 2) if tokens_first else x
+
+    inputs = [Tensor(np.ascontiguousarray(x)) for x in (turned(q), turned(k), turned(v), bias)]
     out = cell(*inputs, scale)
-    dq, dk, dv = cell.bprop(*inputs, scale, out, (Tensor(dy), None))[:3]
+    dq, dk, dv = cell.bprop(*inputs, scale, out, (Tensor(np.ascontiguousarray(turned(dy))), None))[:3]
     q, k, v, d = (x.astype(np.float64) for x in (q, k, v, dy))
     scores = scale * q @ k.swapaxes(-1, -2) + bias
     weights = np.exp(scores - scores.max(-1, keepdims=True))
@@ -233,4 +238,4 @@ def test_attention_of_many_blocks_and_its_gradients_follow_the_definition(querie
     slopes = weights * (slopes - (slopes * weights).sum(-1, keepdims=True))
     expected = (weights @ v, scale * slopes @ k, scale * slopes.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ d)
     for got, wanted in zip((out[0], dq, dk, dv), expected):
-        np.testing.assert_allclose(got.asnumpy(), wanted, atol=2e-6 * max(1, np.abs(wanted).max()) * 5)
+        np.testing.assert_allclose(turned(got.asnumpy()), wanted, atol=2e-6 * max(1, np.abs(wanted).max()) * 5)

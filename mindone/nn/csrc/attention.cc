@@ -3,6 +3,8 @@
 // The forward pass keeps the logarithm of each softmax's sum, with which the backward pass computes the weights again
 // (https://arxiv.org/abs/2205.14135). Keys and values are packed once, and shared by all threads.
 //
+// Heads come before tokens, (B, h, N, D), or after them, (B, N, h, D).
+//
 // Legend: B batch, h heads, N queries, M keys, D size of queries and keys, E size of values.
 
 #include <cmath>
@@ -17,17 +19,21 @@ namespace {
 
 constexpr int kRows = kTileRows, kColumns = kTileColumns;
 constexpr Index kQueries = 6 * kRows;  // whose scores are in memory together
+constexpr Index kPart = 256;           // keys that a thread copies at a time
 constexpr Index kDepth = 128;          // keys that are added up in one go
 
 struct Sizes {
+  bool tokens_first;
   Index batch, heads, queries, keys, size, value_size;
   float scale;
   const float* bias;
   Index bias_batch, bias_head, bias_query, bias_key;  // its strides, 0 where it is the same for all
 
-  // bias has four axes, each as long as that of the scores (B, h, N, M) or 1; one value stands for none.
-  Sizes(const int64_t* q, const int64_t* v, void* bias_data, const int64_t* bias_shape, float scale)
-      : batch(q[0]), heads(q[1]), queries(q[2]), keys(v[2]), size(q[3]), value_size(v[3]), scale(scale) {
+  // bias has four axes, each as long as that of the scores (B, h, N, M) or 1; one value stands for none. settings (2):
+  // the scale, and whether tokens come before heads.
+  Sizes(const int64_t* q, const int64_t* v, void* bias_data, const int64_t* bias_shape, const float* settings)
+      : tokens_first(settings[1] != 0.0f), batch(q[0]), heads(q[tokens_first ? 2 : 1]), queries(q[tokens_first ? 1 : 2]),
+        keys(v[tokens_first ? 1 : 2]), size(q[3]), value_size(v[3]), scale(settings[0]) {
     Index strides[4], total = 1;
     for (int i = 3; i >= 0; --i) {
       strides[i] = bias_shape[i] == 1 ? 0 : total;
@@ -40,6 +46,13 @@ struct Sizes {
     bias_key = strides[3];
   }
 
+  // Where a token of a pair of sample and head begins, and how far from one token to the next.
+  Index start(Index pair, Index token, Index tokens, Index width) const {
+    if (!tokens_first) return (pair * tokens + token) * width;
+    return ((pair / heads * tokens + token) * heads + pair % heads) * width;
+  }
+  Index step(Index width) const { return tokens_first ? heads * width : width; }
+
   Index pairs() const { return batch * heads; }
   Index panels() const { return ceil_div(keys, kColumns); }
   Index padded_keys() const { return panels() * kColumns; }
@@ -51,20 +64,20 @@ struct Sizes {
 
 int vectors_of(Index columns) { return std::min<Index>(kTileVectors, ceil_div(columns, kLanes)); }
 
-// (pairs, M, width) as panels of keys (pairs, panels, width, kColumns).
+// Keys or values as panels of keys (pairs, panels, width, kColumns).
 void pack_keys(const Sizes& s, const float* from, Index width, float* to) {
   parallel_for(s.pairs() * s.panels(), [&](Index item) {
     const Index pair = item / s.panels(), first = item % s.panels() * kColumns;
-    pack_panel<kColumns>(from + (pair * s.keys + first) * width, width, 1, std::min<Index>(kColumns, s.keys - first),
-                         width, to + item * width * kColumns);
+    pack_panel<kColumns>(from + s.start(pair, first, s.keys, width), s.step(width), 1,
+                         std::min<Index>(kColumns, s.keys - first), width, to + item * width * kColumns);
   });
 }
 
-// Rows of `width` in memory as rows of whole vectors, times a factor; zeros beyond.
-void pad_rows(const float* from, Index rows, Index width, float factor, Index padded_rows, float* to) {
+// Rows of `width`, `step` apart, as rows of whole vectors, times a factor; zeros beyond.
+void pad_rows(const float* from, Index step, Index rows, Index width, float factor, Index padded_rows, float* to) {
   const Index padded = round_up(width, kLanes);
   for (Index r = 0; r < padded_rows; ++r)
-    for (Index i = 0; i < padded; ++i) to[r * padded + i] = r < rows && i < width ? from[r * width + i] * factor : 0.0f;
+    for (Index i = 0; i < padded; ++i) to[r * padded + i] = r < rows && i < width ? from[r * step + i] * factor : 0.0f;
 }
 
 // c (rows, columns) += a (rows, depth) b (depth, columns): whole vectors of columns, whole tiles of rows.
@@ -123,11 +136,13 @@ float maximum(const float* row, Index n) {
   return result;
 }
 
-// Values of all pairs as rows of whole vectors.
+// Keys or values as rows of whole vectors, (pairs, M, padded width).
 void pad_all(const Sizes& s, const float* from, Index width, float* to) {
-  const Index padded = round_up(width, kLanes);
-  parallel_pieces(s.pairs() * s.keys, 256, [&](Index first, Index last) {
-    pad_rows(from + first * width, last - first, width, 1.0f, last - first, to + first * padded);
+  const Index padded = round_up(width, kLanes), parts = ceil_div(s.keys, kPart);
+  parallel_for(s.pairs() * parts, [&](Index item) {
+    const Index pair = item / parts, first = item % parts * kPart, count = std::min(kPart, s.keys - first);
+    pad_rows(from + s.start(pair, first, s.keys, width), s.step(width), count, width, 1.0f, count,
+             to + (pair * s.keys + first) * padded);
   });
 }
 
@@ -137,11 +152,8 @@ void attend(const Sizes& s, const float* q, const float* k, const float* v, floa
   float* keys = shared.get(s.pairs() * (s.padded_keys() * s.size + s.keys * width));
   float* padded_values = keys + s.pairs() * s.padded_keys() * s.size;
   pack_keys(s, k, s.size, keys);
-  const float* values = v;
-  if (width != s.value_size) {
-    pad_all(s, v, s.value_size, padded_values);
-    values = padded_values;
-  }
+  const bool in_place = width == s.value_size;
+  if (!in_place) pad_all(s, v, s.value_size, padded_values);
   parallel_for(s.pairs() * s.blocks(), [&](Index item) {
     thread_local Scratch scratch;
     const Index pair = item / s.blocks(), first = item % s.blocks() * kQueries;
@@ -149,7 +161,7 @@ void attend(const Sizes& s, const float* q, const float* k, const float* v, floa
     float* scores = scratch.get(kQueries * (s.padded_keys() + step + width));
     float* queries = scores + kQueries * s.padded_keys();
     float* result = queries + kQueries * step;
-    pad_rows(q + (pair * s.queries + first) * s.size, count, s.size, s.scale, rows, queries);
+    pad_rows(q + s.start(pair, first, s.queries, s.size), s.step(s.size), count, s.size, s.scale, rows, queries);
     score(s, rows, queries, s.size, step, keys + pair * s.padded_keys() * s.size, scores);
     float totals[kQueries];
     for (Index r = 0; r < count; ++r) {
@@ -160,11 +172,12 @@ void attend(const Sizes& s, const float* q, const float* k, const float* v, floa
       sums[pair * s.queries + first + r] = largest + std::log(totals[r]);
     }
     std::memset(result, 0, rows * width * sizeof(float));
-    add_product<Left::kRows>(rows, width, s.keys, scores, s.padded_keys(), values + pair * s.keys * width, width, result,
-                             width);
+    const float* values = in_place ? v + s.start(pair, 0, s.keys, width) : padded_values + pair * s.keys * width;
+    add_product<Left::kRows>(rows, width, s.keys, scores, s.padded_keys(), values, in_place ? s.step(width) : width,
+                             result, width);
     for (Index r = 0; r < count; ++r) {
       const float factor = 1.0f / totals[r];
-      float* to = out + (pair * s.queries + first + r) * s.value_size;
+      float* to = out + s.start(pair, first + r, s.queries, s.value_size);
       for (Index i = 0; i < s.value_size; ++i) to[i] = result[r * width + i] * factor;
     }
   });
@@ -200,9 +213,10 @@ void attend_gradient(const Sizes& s, const float* q, const float* k, const float
     std::memset(dv_part, 0, key_rows * width * sizeof(float));
     for (Index block = s.blocks() * share / shares; block < s.blocks() * (share + 1) / shares; ++block) {
       const Index first = block * kQueries, count = std::min(kQueries, s.queries - first), rows = round_up(count, kRows);
-      const Index start = pair * s.queries + first;
-      pad_rows(q + start * s.size, count, s.size, s.scale, rows, queries);
-      pad_rows(d_out + start * s.value_size, count, s.value_size, 1.0f, rows, d_rows);
+      const Index start = s.start(pair, first, s.queries, s.size), row_step = s.step(s.size);
+      const Index out_start = s.start(pair, first, s.queries, s.value_size), out_step = s.step(s.value_size);
+      pad_rows(q + start, row_step, count, s.size, s.scale, rows, queries);
+      pad_rows(d_out + out_start, out_step, count, s.value_size, 1.0f, rows, d_rows);
       score(s, rows, queries, s.size, step, keys + pair * padded * s.size, weights);
       score(s, rows, d_rows, s.value_size, width, values + pair * padded * s.value_size, slopes);
       for (Index r = 0; r < rows; ++r) {
@@ -213,10 +227,10 @@ void attend_gradient(const Sizes& s, const float* q, const float* k, const float
           continue;
         }
         add_bias(s, s.bias_of(pair, first + r), weight);
-        exponentials(s.keys, padded, sums[start + r], weight);
+        exponentials(s.keys, padded, sums[pair * s.queries + first + r], weight);
         float delta = 0.0f;
         for (Index i = 0; i < s.value_size; ++i)
-          delta += d_out[(start + r) * s.value_size + i] * out[(start + r) * s.value_size + i];
+          delta += d_rows[r * width + i] * out[out_start + r * out_step + i];
         for (Index i = 0; i < s.keys; ++i) slope[i] = weight[i] * (slope[i] - delta);
         for (Index i = s.keys; i < padded; ++i) slope[i] = 0.0f;
       }
@@ -224,7 +238,7 @@ void attend_gradient(const Sizes& s, const float* q, const float* k, const float
       std::memset(plain, 0, rows * step * sizeof(float));
       add_product<Left::kRows>(rows, step, s.keys, slopes, padded, padded_keys + pair * s.keys * step, step, plain, step);
       for (Index r = 0; r < count; ++r)
-        for (Index i = 0; i < s.size; ++i) dq[(start + r) * s.size + i] = plain[r * step + i] * s.scale;
+        for (Index i = 0; i < s.size; ++i) dq[start + r * row_step + i] = plain[r * step + i] * s.scale;
       add_product<Left::kColumns>(key_rows, step, count, slopes, padded, queries, step, dk_part, step);
       add_product<Left::kColumns>(key_rows, width, count, weights, padded, d_rows, width, dv_part, width);
     }
@@ -232,11 +246,12 @@ void attend_gradient(const Sizes& s, const float* q, const float* k, const float
   auto join = [&](const float* from, Index row, Index size, float* to) {
     parallel_pieces(s.pairs() * s.keys, 64, [&](Index first, Index last) {
       for (Index r = first; r < last; ++r) {
+        float* row_to = to + s.start(r / s.keys, r % s.keys, s.keys, size);
         const float* part = from + (r / s.keys * shares * key_rows + r % s.keys) * row;
         for (Index i = 0; i < size; ++i) {
           float total = 0.0f;
           for (Index share = 0; share < shares; ++share) total += part[share * key_rows * row + i];
-          to[r * size + i] = total;
+          row_to[i] = total;
         }
       }
     });
@@ -250,16 +265,16 @@ void attend_gradient(const Sizes& s, const float* q, const float* k, const float
 
 using namespace mindone;
 
-// q (B, h, N, D), k (B, h, M, D), v (B, h, M, E), bias, scale → out (B, h, N, E), logarithms of sums (B, h, N)
+// q (B, h, N, D), k (B, h, M, D), v (B, h, M, E), bias, settings (2) → out (B, h, N, E), logarithms of sums (B, h, N)
 MINDONE_OPERATOR(mindone_attention) {
-  const Sizes sizes(shapes[0], shapes[2], data[3], shapes[3], *floats(data[4]));
+  const Sizes sizes(shapes[0], shapes[2], data[3], shapes[3], floats(data[4]));
   attend(sizes, floats(data[0]), floats(data[1]), floats(data[2]), results(data[5]), results(data[6]));
   return 0;
 }
 
-// q, k, v, bias, scale, out, logarithms of sums, d_out → dq, dk, dv
+// q, k, v, bias, settings, out, logarithms of sums, d_out → dq, dk, dv
 MINDONE_OPERATOR(mindone_attention_gradient) {
-  const Sizes sizes(shapes[0], shapes[2], data[3], shapes[3], *floats(data[4]));
+  const Sizes sizes(shapes[0], shapes[2], data[3], shapes[3], floats(data[4]));
   attend_gradient(sizes, floats(data[0]), floats(data[1]), floats(data[2]), floats(data[5]), floats(data[6]),
                   floats(data[7]), results(data[8]), results(data[9]), results(data[10]));
   return 0;

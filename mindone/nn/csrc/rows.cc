@@ -339,14 +339,14 @@ void channel_norm_gradient(Index samples, Index channels, Index length, const fl
 
 // --- rotary embedding -----------------------------------------------------------------------------------------------
 
-// Rotates pairs of the last axis: x (B, h, N, D), angles (N, D / 2) or (B, N, D / 2); neighbours, or halves.
-// `sign` -1 rotates back.
-void rotate(Index batch, Index heads, Index length, Index width, const float* x, const float* cos, const float* sin,
-            bool each_sample, bool halves, float sign, float* y) {
+// Rotates pairs of the last axis: x (B, h, N, D), or (B, N, h, D) if tokens come first, angles (N, D / 2) or
+// (B, N, D / 2); neighbours, or halves. `sign` -1 rotates back.
+void rotate(Index batch, Index heads, Index length, Index width, bool tokens_first, const float* x, const float* cos,
+            const float* sin, bool each_sample, bool halves, float sign, float* y) {
   const Index half = width / 2;
   parallel_pieces(batch * heads * length, rows_together(width), [&](Index first, Index last) {
     for (Index r = first; r < last; ++r) {
-      const Index at = (each_sample ? r / (heads * length) * length : 0) + r % length;
+      const Index at = (each_sample ? r / (heads * length) * length : 0) + (tokens_first ? r / heads : r) % length;
       const float *c = cos + at * half, *s = sin + at * half, *from = x + r * width;
       float* to = y + r * width;
       if (halves) {
@@ -509,11 +509,13 @@ MINDONE_OPERATOR(mindone_gated_sum_gradient) {
   return 0;
 }
 
-// x (B, h, N, D), cos and sin (N, D / 2) or (B, N, D / 2), whether halves and the sign (2) → y
+// x (B, h, N, D) or (B, N, h, D), cos and sin (N, D / 2) or (B, N, D / 2), settings (3): whether halves, the sign,
+// whether tokens come first → y
 MINDONE_OPERATOR(mindone_rotate) {
   const int32_t* settings = static_cast<int32_t*>(data[3]);
   const int64_t* size = shapes[0];
-  rotate(size[0], size[1], size[2], size[3], floats(data[0]), floats(data[1]), floats(data[2]), axes[1] == 3,
+  const bool tokens_first = settings[2];
+  rotate(size[0], size[tokens_first ? 2 : 1], size[tokens_first ? 1 : 2], size[3], tokens_first, floats(data[0]), floats(data[1]), floats(data[2]), axes[1] == 3,
          settings[0], settings[1], results(data[4]));
   return 0;
 }

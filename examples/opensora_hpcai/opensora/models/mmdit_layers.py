@@ -78,20 +78,15 @@ class JointAttention(nn.Cell):
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
         batch, length, heads, size = q.shape
-        q, k, v = self._rows_of_heads(q), self._rows_of_heads(k), self._rows_of_heads(v)
-        cos, sin = rope
-        if self.half_rope:
-            q, k = F.apply_rope_half(q, cos, sin), F.apply_rope_half(k, cos, sin)
-        else:
-            q, k = F.apply_rope_interleaved(q, cos, sin), F.apply_rope_interleaved(k, cos, sin)
-        out = ops.expand_dims(F.attention(q, k, v).transpose(0, 2, 1, 3), 1)
+        q, k, v = self._all_tokens(q), self._all_tokens(k), self._all_tokens(v)
+        out = ops.expand_dims(F.rotary_attention(q, k, v, *rope, self.half_rope), 1)
         return self.parallel.after_attention(out, "space").reshape(batch, length, heads * size)
 
-    def _rows_of_heads(self, x: Tensor) -> Tensor:
-        """(B, N, h, d) → (B, h, N, d), with all tokens of a part of the heads."""
+    def _all_tokens(self, x: Tensor) -> Tensor:
+        """(B, N, h, d) → the same of all tokens, for a part of the heads."""
         batch, length, heads, size = x.shape
         x = self.parallel.before_attention(x.reshape(batch, 1, length, 1, heads, size), "space")
-        return x.reshape(batch, x.shape[2], x.shape[4], size).transpose(0, 2, 1, 3)
+        return x.reshape(batch, x.shape[2], x.shape[4], size)
 
 
 class StreamAttention(nn.Cell):
