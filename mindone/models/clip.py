@@ -149,8 +149,8 @@ class CLIPAttention(nn.Cell):
         self.out_proj = Linear(width, width)
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
-        out = F.attention(self._heads(self.q_proj(x)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x)), mask)
-        return self.out_proj(out.transpose(0, 2, 1, 3).reshape(x.shape))
+        q, k, v = self._heads(self.q_proj(x)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+        return self.out_proj(F.token_attention(q, k, v, mask).reshape(x.shape))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], x.shape[1], self.num_heads, -1).transpose(0, 2, 1, 3)
+        return x.reshape(x.shape[0], x.shape[1], self.num_heads, -1)
