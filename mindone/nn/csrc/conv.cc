@@ -591,84 +591,71 @@ void bias_gradient(const Call& call, const float* dy, float* d_bias) {
 }  // namespace
 }  // namespace mindone
 
+using namespace mindone;
+
 // x (B, C, T, H, W), weight (O, C / groups, kt, kh, kw), bias (O), settings (8) → y (B, O, T', H', W')
 MINDONE_OPERATOR(mindone_conv) {
-  using namespace mindone;
   const Call call(shapes[0], shapes[1], shapes[4], static_cast<int32_t*>(data[3]));
   const Shape shape = call.shape();
   const float *x = floats(data[0]), *weight = floats(data[1]), *bias = floats(data[2]);
   float* y = results(data[4]);
-  try {
-    if (call.depthwise() && !call.replicate && call.stride == Triple{1, 1, 1}) {
-      depthwise(shape, call.batch, call.groups, x, weight, bias, y);
-      return 0;
+  if (call.depthwise() && !call.replicate && call.stride == Triple{1, 1, 1}) {
+    depthwise(shape, call.batch, call.groups, x, weight, bias, y);
+    return 0;
+  }
+  thread_local Scratch scratch;
+  float* packed = scratch.get((call.outs + kOut) * shape.taps());
+  for (Index g = 0; g < call.groups; ++g) {
+    pack_weights(call, weight + g * call.weights(), packed);
+    for (Index b = 0; b < call.batch; ++b) {
+      const Index group = b * call.groups + g;
+      correlate(shape, x + group * call.channels * call.volume(), packed, bias + g * call.outs,
+                y + group * call.outs * call.result_volume());
     }
-    thread_local Scratch scratch;
-    float* packed = scratch.get((call.outs + kOut) * shape.taps());
-    for (Index g = 0; g < call.groups; ++g) {
-      pack_weights(call, weight + g * call.weights(), packed);
-      for (Index b = 0; b < call.batch; ++b) {
-        const Index group = b * call.groups + g;
-        correlate(shape, x + group * call.channels * call.volume(), packed, bias + g * call.outs,
-                  y + group * call.outs * call.result_volume());
-      }
-    }
-  } catch (const std::bad_alloc&) {
-    return 1;
   }
   return 0;
 }
 
 // x (only its shape), weight, dy, settings → dx
 MINDONE_OPERATOR(mindone_conv_input_gradient) {
-  using namespace mindone;
   const Call call(shapes[0], shapes[1], shapes[2], static_cast<int32_t*>(data[3]));
   const float *weight = floats(data[1]), *dy = floats(data[2]);
   float* dx = results(data[4]);
-  try {
-    if (call.depthwise() && !call.replicate && call.stride == Triple{1, 1, 1}) {
-      std::vector<float> reversed(call.groups * call.taps());
-      for (Index c = 0; c < call.groups; ++c)
-        for (Index k = 0; k < call.taps(); ++k)
-          reversed[c * call.taps() + k] = weight[(c + 1) * call.taps() - 1 - k];
-      auto axis = [&](int i) {
-        return Axis{call.result[i], call.size[i], call.kernel[i], 1, call.kernel[i] - 1 - call.before[i]};
-      };
-      const Shape shape{1, 1, axis(0), axis(1), axis(2), false, call.size, {0, 0, 0}, {1, 1, 1}};
-      depthwise(shape, call.batch, call.groups, dy, reversed.data(), nullptr, dx);
-      return 0;
-    }
-    if (!call.replicate) {
-      input_gradient(call, dy, weight, call.size, call.before, dx);
-      return 0;
-    }
-    Triple padded;
-    for (int i = 0; i < 3; ++i)
-      padded[i] = std::max(call.before[i] + call.size[i], (call.result[i] - 1) * call.stride[i] + call.kernel[i]);
-    thread_local Scratch scratch;
-    float* whole = scratch.get(call.batch * call.groups * call.channels * padded[0] * padded[1] * padded[2]);
-    input_gradient(call, dy, weight, padded, {0, 0, 0}, whole);
-    fold_edges(call, padded, whole, dx);
-  } catch (const std::bad_alloc&) {
-    return 1;
+  if (call.depthwise() && !call.replicate && call.stride == Triple{1, 1, 1}) {
+    std::vector<float> reversed(call.groups * call.taps());
+    for (Index c = 0; c < call.groups; ++c)
+      for (Index k = 0; k < call.taps(); ++k)
+        reversed[c * call.taps() + k] = weight[(c + 1) * call.taps() - 1 - k];
+    auto axis = [&](int i) {
+      return Axis{call.result[i], call.size[i], call.kernel[i], 1, call.kernel[i] - 1 - call.before[i]};
+    };
+    const Shape shape{1, 1, axis(0), axis(1), axis(2), false, call.size, {0, 0, 0}, {1, 1, 1}};
+    depthwise(shape, call.batch, call.groups, dy, reversed.data(), nullptr, dx);
+    return 0;
   }
+  if (!call.replicate) {
+    input_gradient(call, dy, weight, call.size, call.before, dx);
+    return 0;
+  }
+  Triple padded;
+  for (int i = 0; i < 3; ++i)
+    padded[i] = std::max(call.before[i] + call.size[i], (call.result[i] - 1) * call.stride[i] + call.kernel[i]);
+  thread_local Scratch scratch;
+  float* whole = scratch.get(call.batch * call.groups * call.channels * padded[0] * padded[1] * padded[2]);
+  input_gradient(call, dy, weight, padded, {0, 0, 0}, whole);
+  fold_edges(call, padded, whole, dx);
   return 0;
 }
 
 // x, weight (only its shape), dy, settings → d_weight, d_bias
 MINDONE_OPERATOR(mindone_conv_weight_gradient) {
-  using namespace mindone;
   const Call call(shapes[0], shapes[1], shapes[2], static_cast<int32_t*>(data[3]));
   const float *x = floats(data[0]), *dy = floats(data[2]);
   float *d_weight = results(data[4]), *d_bias = results(data[5]);
-  try {
-    bias_gradient(call, dy, d_bias);
-    if (call.depthwise() && !call.replicate && call.stride == Triple{1, 1, 1})
-      depthwise_weights(call.shape(), call.batch, call.groups, x, dy, d_weight);
-    else
-      weight_gradient(call, x, dy, d_weight);
-  } catch (const std::bad_alloc&) {
-    return 1;
-  }
+  bias_gradient(call, dy, d_bias);
+  if (call.depthwise() && !call.replicate && call.stride == Triple{1, 1, 1})
+    depthwise_weights(call.shape(), call.batch, call.groups, x, dy, d_weight);
+  else
+    weight_gradient(call, x, dy, d_weight);
   return 0;
 }

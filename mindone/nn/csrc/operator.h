@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 
 namespace mindone {
 
@@ -22,7 +23,14 @@ inline Index values(const int* axes, int64_t* const* shapes, int tensor, int fir
 
 }  // namespace mindone
 
-// MindSpore's signature: inputs, then outputs. A result other than 0 becomes an error that names it.
-#define MINDONE_OPERATOR(name)                                                                        \
-  extern "C" int name([[maybe_unused]] int count, void** data, [[maybe_unused]] int* axes, int64_t** shapes, \
-                      const char**, void*, void*)
+// A function with MindSpore's signature: inputs, then outputs. What it returns other than 0 becomes MindSpore's error.
+#define MINDONE_OPERATOR(name)                                                                            \
+  static int name##_of(const int* axes, void** data, int64_t** shapes);                                   \
+  extern "C" int name(int, void** data, int* axes, int64_t** shapes, const char**, void*, void*) {        \
+    try {                                                                                                 \
+      return name##_of(axes, data, shapes);                                                               \
+    } catch (const std::exception&) {                                                                     \
+      return 1;                                                                                           \
+    }                                                                                                     \
+  }                                                                                                       \
+  static int name##_of([[maybe_unused]] const int* axes, void** data, int64_t** shapes)

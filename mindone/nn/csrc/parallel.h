@@ -8,9 +8,11 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -43,7 +45,7 @@ class Pool {
 
   int threads() const { return threads_; }
 
-  // Calls body(i) for all 0 <= i < count. Calls from several threads take turns.
+  // Calls body(i) for all 0 <= i < count, and throws what one of them threw. Calls from several threads take turns.
   void run(int64_t count, const std::function<void(int64_t)>& body) {
     if (count <= 1 || threads_ == 1) {
       for (int64_t i = 0; i < count; ++i) body(i);
@@ -61,6 +63,7 @@ class Pool {
     wake_.notify_all();
     work();
     while (working_.load(std::memory_order_acquire)) pause();
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
  private:
@@ -73,7 +76,12 @@ class Pool {
   }
 
   void work() {
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*body_)(i);
+    try {
+      for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*body_)(i);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      error_ = std::current_exception();
+    }
   }
 
   void serve() {
@@ -99,6 +107,7 @@ class Pool {
   std::atomic<int64_t> next_{0};
   std::atomic<int> working_{0};
   std::atomic<uint64_t> round_{0};
+  std::exception_ptr error_;
   std::mutex turn_, mutex_;
   std::condition_variable wake_;
 };
