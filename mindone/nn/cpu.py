@@ -1,4 +1,6 @@
-"""CPU forms of the functions in `mindone.nn.functional`, with gradients written out.
+"""CPU forms of the functions in `mindone.nn.functional` from MindSpore's operators, with gradients written out.
+
+Where there are compiled kernels (`mindone.nn.native`) most of them are not used.
 
 MindSpore's CPU kernels for most reductions, broadcasting and the gradients of softmax, GELU and layer norm are ten
 times slower than its matrix products and its arithmetic on equal shapes, and broadcasting keeps buffers for the life of

@@ -1,6 +1,7 @@
 """Convolutions on a CPU from gathered rows and one matrix product.
 
-MindSpore's own 3x3 and 3D convolution kernels are two orders of magnitude slower than a matrix product on a CPU.
+MindSpore's own 3x3 and 3D convolution kernels are two orders of magnitude slower than a matrix product on a CPU. Where
+there are compiled kernels (`mindone.nn.native`) those are used.
 
 Legend: `B` batch times groups, `C` channels in and `O` channels out of a group, `G` groups, `T` frames, `H`/`W`
 height/width, `M` width with its margin, `(kt, kh, kw)` kernel.

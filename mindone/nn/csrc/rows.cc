@@ -47,6 +47,32 @@ constexpr float kGeluCubic = 0.044715f;
 
 // --- norms of rows --------------------------------------------------------------------------------------------------
 
+struct Moments {
+  float mean, squares;
+};
+
+// Mean (0 unless centred) of values, and the sum of their squares around it.
+template <bool centred>
+MINDONE_INLINE Moments moments(const float* x, Index n) {
+  float mean = 0.0f;
+  if (centred) {
+    Vector total{};
+    float rest = 0.0f;
+    for_each(n, [&](Index i) { total += load(x + i); }, [&](Index i) { rest += x[i]; });
+    mean = (sum(total) + rest) / n;
+  }
+  Vector squares{};
+  float rest = 0.0f;
+  for_each(
+      n,
+      [&](Index i) {
+        const Vector d = load(x + i) - mean;
+        squares += d * d;
+      },
+      [&](Index i) { rest += (x[i] - mean) * (x[i] - mean); });
+  return {mean, sum(squares) + rest};
+}
+
 struct Statistics {
   float mean, factor;
 };
@@ -54,23 +80,8 @@ struct Statistics {
 // Mean (0 unless centred) of a row and 1 / sqrt(mean square around it + eps).
 template <bool centred>
 MINDONE_INLINE Statistics statistics(const float* x, Index width, float eps) {
-  float mean = 0.0f;
-  if (centred) {
-    Vector total{};
-    float rest = 0.0f;
-    for_each(width, [&](Index i) { total += load(x + i); }, [&](Index i) { rest += x[i]; });
-    mean = (sum(total) + rest) / width;
-  }
-  Vector squares{};
-  float rest = 0.0f;
-  for_each(
-      width,
-      [&](Index i) {
-        const Vector d = load(x + i) - mean;
-        squares += d * d;
-      },
-      [&](Index i) { rest += (x[i] - mean) * (x[i] - mean); });
-  return {mean, 1.0f / std::sqrt((sum(squares) + rest) / width + eps)};
+  const Moments row = moments<centred>(x, width);
+  return {row.mean, 1.0f / std::sqrt(row.squares / width + eps)};
 }
 
 // y = (x - mean) * factor * gain + shift: x (G, R, D), gain and shift (G, D); stats (G * R, 2).
@@ -170,21 +181,9 @@ Statistics statistics_of_many(const float* x, Index n, float eps) {
   double mean = 0.0, squares = 0.0;
   for (Index first = 0; first < n; first += kSums) {
     const Index count = std::min(kSums, n - first);
-    const float* from = x + first;
-    Vector total{}, around{};
-    float rest = 0.0f;
-    for_each(count, [&](Index i) { total += load(from + i); }, [&](Index i) { rest += from[i]; });
-    const float piece_mean = (sum(total) + rest) / count;
-    rest = 0.0f;
-    for_each(
-        count,
-        [&](Index i) {
-          const Vector d = load(from + i) - piece_mean;
-          around += d * d;
-        },
-        [&](Index i) { rest += (from[i] - piece_mean) * (from[i] - piece_mean); });
-    const double difference = piece_mean - mean, together = first + count;
-    squares += sum(around) + rest + difference * difference * first * count / together;
+    const Moments piece = moments<true>(x + first, count);
+    const double difference = piece.mean - mean, together = first + count;
+    squares += piece.squares + difference * difference * first * count / together;
     mean += difference * count / together;
   }
   return {static_cast<float>(mean), static_cast<float>(1.0 / std::sqrt(squares / n + eps))};
