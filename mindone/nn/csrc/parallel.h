@@ -62,7 +62,10 @@ class Pool {
     }
     wake_.notify_all();
     work();
-    while (working_.load(std::memory_order_acquire)) pause();
+    for (int look = 1; working_.load(std::memory_order_acquire); ++look) {
+      pause();
+      if (look % 64 == 0) sched_yield();  // another process may hold the core that the last one needs
+    }
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
