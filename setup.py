@@ -7,11 +7,11 @@ from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
 EXAMPLE = "examples/opensora_hpcai"
-# Flags of the compiler for each kind of processor; the names are those of mindone/nn/native.py.
-KERNELS = {
-    "x86_64": {"avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"], "avx2": ["-march=x86-64-v3"]},
-    "aarch64": {"neon": []},
-}
+# Flags of the compiler for each kind of processor; the names are those of mindone/nn/native.py. Compilers before GCC 11
+# do not know x86-64-v3 and x86-64-v4.
+AVX2 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c"]
+AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl")), "-mprefer-vector-width=512"]
+KERNELS = {"x86_64": {"avx512": AVX512, "avx2": AVX2}, "aarch64": {"neon": []}}
 
 
 def requirements() -> list[str]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mindone import runtime
 from mindone.config import parse, require_at_least
 from mindone.errors import UserError, guarded
 
@@ -58,6 +59,7 @@ class BenchConfig:
     """file for the results"""
 
     def check(self) -> None:
+        runtime.quiet_mindspore()
         from cases import CASES
 
         require_at_least(self, seconds=0, min_turns=1, max_turns=1)

@@ -8,7 +8,7 @@ install_packages "[test]"
 
 ruff check .
 ruff format --check .
-codespell $(git ls-files '*.py' '*.md' '*.sh' '*.yaml' '*.toml' 2>/dev/null || true)
+codespell $(git ls-files '*.py' '*.cc' '*.h' '*.md' '*.sh' '*.yaml' '*.toml' 2>/dev/null || true)
 git ls-files -z 2>/dev/null | xargs -0 python scripts/check_file_sizes.py --max-megabytes 5
 python -m pytest -n "${PYTEST_WORKERS:-2}" --dist loadfile "$@"
 if [ $# -eq 0 ]; then

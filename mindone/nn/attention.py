@@ -39,7 +39,8 @@ class AxialSelfAttention(nn.Cell):
         batch, frames, places, _ = x.shape
         qkv = self.qkv(x).reshape(batch, frames, places, 3, self.num_heads, self.head_size)
         qkv = self.parallel.before_attention(qkv, self.axis)
-        batch, frames, places, _, heads, size = qkv.shape
+        batch, frames, places = qkv.shape[:3]
+        heads, size = qkv.shape[4:]
         q, k, v = ops.split(qkv, 1, 3)
         if self.axis == "time":
             q, k, v = self._over_time(q), self._over_time(k), self._over_time(v)
@@ -61,7 +62,8 @@ class AxialSelfAttention(nn.Cell):
 
     def _over_time(self, x: Tensor) -> Tensor:
         """(B, T, S, 1, h, d) → (B * S, h, T, d)."""
-        batch, frames, places, _, heads, size = x.shape
+        batch, frames, places = x.shape[:3]
+        heads, size = x.shape[4:]
         x = x.reshape(batch, frames, places, heads, size)
         return x.transpose(0, 2, 3, 1, 4).reshape(batch * places, heads, frames, size)
 

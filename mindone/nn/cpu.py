@@ -90,6 +90,12 @@ def plus_column(x: Tensor, column: Tensor) -> Tensor:
     return ops.BiasAdd()(x.reshape(1, x.shape[0], -1, 1), column).reshape(x.shape)
 
 
+def weight_gradients(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of weight and bias in ``y = x W^T + b``: (R, in), (R, out) → (out, in), (out,)."""
+    rows = full((1, x.shape[0]), 1.0)
+    return rows_transposed_times(dy, x), rows_times(rows, dy).reshape(-1)
+
+
 class Linear(nn.Cell):
     """``x W^T + b`` of rows: (R, in), (out, in), (out,) → (R, out)."""
 
@@ -97,8 +103,7 @@ class Linear(nn.Cell):
         return ops.BiasAdd()(rows_times_transposed(x, weight), bias)
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
-        rows = full((1, x.shape[0]), 1.0)
-        return rows_times(dout, weight), rows_transposed_times(dout, x), rows_times(rows, dout).reshape(-1)
+        return rows_times(dout, weight), *weight_gradients(x, dout)
 
 
 class Gelu(nn.Cell):

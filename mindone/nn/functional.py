@@ -1,8 +1,8 @@
 """Attention, norms, activations and rotary embedding as pure functions, for CPU and Ascend.
 
 `runtime.kernels()` chooses between CPU and Ascend's operators; on a CPU the compiled kernels of `mindone.nn.native` are
-taken where there are any, else the forms in `mindone.nn.cpu`. Norms, softmax and rotary
-embedding compute in float32 whatever the input; results have the dtype of the input.
+taken where there are any, else the forms in `mindone.nn.cpu`. Norms, softmax and rotary embedding compute in float32
+whatever the input; results have the dtype of the input.
 
 Legend: `B` batch, `T` frames, `S` tokens of a frame, `h` heads, `Nq`/`Nk` queries/keys, `d` head size, `D` width.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, ops
 
 from mindone import runtime
@@ -23,18 +24,27 @@ LONG_SEQUENCE = 64
 """Least number of queries and of keys for attention by our own kernel."""
 LARGE_WEIGHT = 1024
 """Least width of a weight for our own product: some of MindSpore's large ones run at a third of its speed."""
+MANY_ROWS, WIDE_ROWS = 2048, 256
+"""So many rows of that width are for our own product as well, which adds the bias in the same pass."""
 
 _MASKED = -1e30
 _FUSED_DTYPES = (ms.float16, ms.bfloat16)
+_NO_BIAS = Tensor(np.zeros((1, 1, 1, 1), np.float32))
+_NO_MASK = Tensor(np.ones((1, 1, 1, 1), np.bool_))
 
 _linear, _attention, _blocked_attention = cpu.Linear(), cpu.Attention(), cpu.BlockedAttention()
-_native_attention = native.Attention() if native.available() else None
-_native_token_attention = native.Attention(tokens_first=True) if native.available() else None
+_native_attention, _native_token_attention, _native_biased_attention, _native_biased_token_attention = (
+    native.Attention(tokens_first, biased) if native.available() else None
+    for biased in (False, True)
+    for tokens_first in (False, True)
+)
 _rotate_neighbour_tokens, _rotate_half_tokens = (
     native.Rotation(halves, tokens_first=True) if native.available() else None for halves in (False, True)
 )
 _native_quick_gelu = native.QuickGelu() if native.available() else None
-_native_linear = native.Linear() if native.available() else None
+_native_linear, _native_narrow_linear = (
+    native.Linear(narrow) if native.available() else None for narrow in (False, True)
+)
 _forms = native if native.available() else cpu
 _gelu, _silu, _gated_sum = _forms.Gelu(), _forms.Silu(), _forms.GatedSum()
 _rms_norm, _layer_norm, _channel_rms_norm = _forms.RmsNorm(), _forms.LayerNorm(), _forms.ChannelRmsNorm()
@@ -50,9 +60,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x W^T + b`` on the last axis: (..., in), (out, in), (out,) → (..., out)."""
     if runtime.kernels() == "Ascend" or x.dtype != ms.float32:
         return ops.dense(x, weight, bias)
-    rows = x.reshape(-1, x.shape[-1])
-    if _native_linear is not None and min(weight.shape) >= LARGE_WEIGHT:
-        y = _native_linear(rows, weight, cpu.full(weight.shape[:1], 0.0) if bias is None else bias)
+    rows, width = x.reshape(-1, x.shape[-1]), min(weight.shape)
+    if _native_linear is not None and (width >= LARGE_WEIGHT or (rows.shape[0] >= MANY_ROWS and width >= WIDE_ROWS)):
+        product = _native_linear if width >= LARGE_WEIGHT else _native_narrow_linear
+        y = product(rows, weight, cpu.full(weight.shape[:1], 0.0) if bias is None else bias)
     else:
         y = cpu.rows_times_transposed(rows, weight) if bias is None else _linear(rows, weight, bias)
     return y.reshape(*x.shape[:-1], weight.shape[0])
@@ -78,9 +89,9 @@ def attention(
     Args:
         q: (B, h, Nq, d).
         k, v: (B, h, Nk, d).
-        mask: bool, broadcastable to (B, 1, Nq, Nk); True = may attend. A query without any key gives zeros.
+        mask: bool, four axes, broadcastable to (B, 1, Nq, Nk); True = may attend. A query without any key gives zeros.
         scale: ``1 / sqrt(d)`` if not given.
-        bias: added to the scores, broadcastable to (B, h, Nq, Nk).
+        bias: added to the scores, four axes, broadcastable to (B, h, Nq, Nk).
     Returns:
         (B, h, Nq, d) in the dtype of ``q``.
     """
@@ -89,8 +100,9 @@ def attention(
         return _flash_attention(q, k, v, mask, scale)
     dtype = q.dtype
     q, k, v = cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32)
-    if bias is None and _fits_native_attention(q.shape[2], k.shape[2]):
-        return cast(_masked_attention(q, k, v, mask, scale), dtype)
+    if _fits_native_attention(q.shape[2], k.shape[2]):
+        attend = _native_attention if bias is None else _native_biased_attention
+        return cast(attend(q, k, v, *_bias_and_mask(bias, mask), scale)[0], dtype)
     q = q * scale
     if mask is not None and mask.shape[-2] > 1:
         bias = _with_mask(bias, mask)
@@ -105,13 +117,22 @@ def attention(
     return cast(_attention_in_blocks(q, k, v, max_scores), dtype)
 
 
-def token_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def token_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
     """`attention` of (B, Nq, h, d) and (B, Nk, h, d), where tokens come before heads, to (B, Nq, h, d)."""
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     if _fits_native_attention(q.shape[1], k.shape[1]):
-        out = _masked_attention(cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32), mask, None, True)
-        return cast(out, q.dtype)
+        attend = _native_token_attention if bias is None else _native_biased_token_attention
+        dtype, q, k, v = q.dtype, cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32)
+        return cast(attend(q, k, v, *_bias_and_mask(bias, mask), scale)[0], dtype)
     q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    return attention(q, k, v, mask).transpose(0, 2, 1, 3)
+    return attention(q, k, v, mask, scale, bias).transpose(0, 2, 1, 3)
 
 
 def rotary_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
@@ -129,16 +150,9 @@ def _fits_native_attention(queries: int, keys: int) -> bool:
     return _native_attention is not None and runtime.kernels() == "CPU" and min(queries, keys) >= LONG_SEQUENCE
 
 
-def _masked_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, tokens_first: bool = False
-) -> Tensor:
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    attend = _native_token_attention if tokens_first else _native_attention
-    if mask is None:
-        return attend(q, k, v, cpu.full((1, 1, 1, 1), 0.0), scale)[0]
-    out = attend(q, k, v, _with_mask(None, mask), scale)[0]
-    attends = cast(mask.any(-1, keep_dims=True), ms.float32)
-    return out * (attends.swapaxes(1, 2) if tokens_first else attends)
+def _bias_and_mask(bias: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """For the compiled kernel, where a single value stands for none."""
+    return _NO_BIAS if bias is None else cast(bias, ms.float32), _NO_MASK if mask is None else mask
 
 
 def frame_causal_attention(q: Tensor, k: Tensor, v: Tensor, frames: int) -> Tensor:

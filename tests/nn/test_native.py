@@ -183,11 +183,12 @@ def test_a_convolution_is_the_same_in_every_run():
 
 
 @compiled
+@pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("rows,width,outs", [(1, 1, 1), (5, 7, 3), (100, 300, 45), (130, 900, 160), (9, 16, 48)])
-def test_products_of_any_size_and_their_gradients_follow_the_definition(rows, width, outs):
+def test_products_of_any_size_and_their_gradients_follow_the_definition(rows, width, outs, narrow):
     golden.use_mode("pynative")
     x, weight, bias, dy = draw(rows, width), draw(outs, width), draw(outs), draw(rows, outs)
-    cell = native.Linear()
+    cell = native.Linear(narrow)
     y = cell(*map(Tensor, (x, weight, bias)))
     gradients = cell.bprop(*map(Tensor, (x, weight, bias)), y, Tensor(dy))
     wide = x.astype(np.float64)
@@ -198,44 +199,87 @@ def test_products_of_any_size_and_their_gradients_follow_the_definition(rows, wi
 
 
 @compiled
-def test_a_large_weight_is_multiplied_by_the_compiled_kernel(monkeypatch):
+def test_large_weights_and_many_wide_rows_are_multiplied_by_the_compiled_kernel(monkeypatch):
     used = []
 
     class Watched(native.Linear):
         def construct(self, x, weight, bias):
-            used.append(weight.shape)
+            used.append((self.narrow, x.shape[0], weight.shape))
             return x @ weight.T
 
     golden.use_mode("pynative")
     monkeypatch.setattr(F, "_native_linear", Watched())
-    F.linear(Tensor(draw(2, F.LARGE_WEIGHT)), Tensor(draw(F.LARGE_WEIGHT, F.LARGE_WEIGHT)))
-    F.linear(Tensor(draw(2, F.LARGE_WEIGHT)), Tensor(draw(F.LARGE_WEIGHT - 1, F.LARGE_WEIGHT)))
-    assert used == [(F.LARGE_WEIGHT, F.LARGE_WEIGHT)]
+    monkeypatch.setattr(F, "_native_narrow_linear", Watched(narrow=True))
+    large, rows, wide = F.LARGE_WEIGHT, F.MANY_ROWS, F.WIDE_ROWS
+    for m, n, k in (
+        (2, large, large),
+        (2, large - 1, large),
+        (rows, wide, wide + 1),
+        (rows - 1, wide, wide),
+        (rows, wide, wide - 1),
+    ):
+        F.linear(Tensor(draw(m, k)), Tensor(draw(n, k)))
+    assert used == [(False, 2, (large, large)), (True, rows, (wide, wide + 1))]
+
+
+def attended(q, k, v, bias, mask, scale, d):
+    """Attention in float64, and the gradients of q, k, v and of the scores for that of the result."""
+    scores = np.where(mask, scale * q @ k.swapaxes(-1, -2) + bias, -1e30)
+    weights = np.where(mask, np.exp(scores - scores.max(-1, keepdims=True)), 0)
+    weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-30)
+    slopes = d @ v.swapaxes(-1, -2)
+    slopes = weights * (slopes - (slopes * weights).sum(-1, keepdims=True))
+    dq, dk, dv = scale * slopes @ k, scale * slopes.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ d
+    return weights @ v, dq, dk, dv, slopes
 
 
 @compiled
 @pytest.mark.parametrize("tokens_first", [False, True])
 @pytest.mark.parametrize(
-    "queries,keys,size,values", [(50, 130, 20, 33), (100, 49, 64, 64), (1, 1, 1, 1), (97, 300, 72, 72)]
+    "queries,keys,size,values,bias_shape,mask_shape",
+    [
+        (50, 130, 20, 33, (1, 1, 50, 130), (1, 1, 1, 1)),
+        (100, 49, 64, 64, (1, 1, 1, 1), (2, 1, 1, 49)),
+        (1, 1, 1, 1, (1, 1, 1, 1), (1, 1, 1, 1)),
+        (97, 300, 72, 72, (1, 3, 97, 300), (2, 1, 97, 300)),
+        (60, 70, 16, 16, (2, 1, 60, 1), (1, 3, 60, 1)),
+        (60, 70, 16, 16, (2, 3, 1, 70), (2, 3, 1, 70)),
+    ],
 )
-def test_attention_of_many_blocks_and_its_gradients_follow_the_definition(queries, keys, size, values, tokens_first):
+def test_attention_of_many_blocks_and_its_gradients_follow_the_definition(
+    queries, keys, size, values, bias_shape, mask_shape, tokens_first
+):
     golden.use_mode("pynative")
-    q, k, v = draw(1, 2, queries, size), draw(1, 2, keys, size), draw(1, 2, keys, values)
-    bias, dy, scale = draw(1, 1, queries, keys), draw(1, 2, queries, values), size**-0.5
-    cell = native.Attention(tokens_first)
+    q, k, v, dy = (draw(2, 3, *shape) for shape in ((queries, size), (keys, size), (keys, values), (queries, values)))
+    bias, mask, scale = draw(*bias_shape), RNG.random(mask_shape) < 0.7, size**-0.5
+    if mask.size == 1:
+        mask[:] = True
+    cell = native.Attention(tokens_first, bias_gradient=True)
 
     def turned(x):
         return x.swapaxes(1, 2) if tokens_first else x
 
-    inputs = [Tensor(np.ascontiguousarray(x)) for x in (turned(q), turned(k), turned(v), bias)]
+    inputs = [Tensor(np.ascontiguousarray(x)) for x in (turned(q), turned(k), turned(v), bias, mask)]
     out = cell(*inputs, scale)
-    dq, dk, dv = cell.bprop(*inputs, scale, out, (Tensor(np.ascontiguousarray(turned(dy))), None))[:3]
-    q, k, v, d = (x.astype(np.float64) for x in (q, k, v, dy))
-    scores = scale * q @ k.swapaxes(-1, -2) + bias
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-    slopes = d @ v.swapaxes(-1, -2)
-    slopes = weights * (slopes - (slopes * weights).sum(-1, keepdims=True))
-    expected = (weights @ v, scale * slopes @ k, scale * slopes.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ d)
-    for got, wanted in zip((out[0], dq, dk, dv), expected):
-        np.testing.assert_allclose(turned(got.asnumpy()), wanted, atol=2e-6 * max(1, np.abs(wanted).max()) * 5)
+    *gradients, d_bias = cell.bprop(*inputs, scale, out, (Tensor(np.ascontiguousarray(turned(dy))), None))[:4]
+    *expected, slopes = attended(*(x.astype(np.float64) for x in (q, k, v, bias)), mask, scale, dy.astype(np.float64))
+    for got, wanted in zip((out[0], *gradients), expected):
+        np.testing.assert_allclose(turned(got.asnumpy()), wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
+    if bias.size > 1:
+        wanted = slopes.sum(tuple(axis for axis in range(4) if bias.shape[axis] == 1), keepdims=True)
+        np.testing.assert_allclose(d_bias.asnumpy(), wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
+
+
+@compiled
+def test_a_query_without_any_key_gets_zeros_and_gives_no_gradient():
+    golden.use_mode("pynative")
+    q, k, v, dy = (Tensor(draw(1, 1, 64, 16)) for _ in range(4))
+    mask = np.ones((1, 1, 64, 64), np.bool_)
+    mask[:, :, 5] = False
+    inputs = (q, k, v, Tensor(draw(1, 1, 64, 64)), Tensor(mask))
+    cell = native.Attention(bias_gradient=True)
+    out = cell(*inputs, 0.25)
+    gradients = cell.bprop(*inputs, 0.25, out, (dy, None))[:4]
+    assert not out[0].asnumpy()[0, 0, 5].any()
+    assert not gradients[0].asnumpy()[0, 0, 5].any() and not gradients[3].asnumpy()[0, 0, 5].any()
+    assert all(np.isfinite(x.asnumpy()).all() for x in (out[0], *gradients))

@@ -212,7 +212,8 @@ void correlate(const Shape& s, const float* x, const float* weights, const float
         float* to = y + (o * s.size_written[0] + s.first[0] + t * s.step[0]) * plane;
         for (int i = 0; i < count; ++i) {
           const Piece& piece = pieces[i];
-          float* line = to + (s.first[1] + piece.row * s.step[1]) * s.size_written[2] + s.first[2] + piece.column * s.step[2];
+          float* line =
+              to + (s.first[1] + piece.row * s.step[1]) * s.size_written[2] + s.first[2] + piece.column * s.step[2];
           if (s.step[2] == 1)
             for (Index j = 0; j < piece.length; ++j) line[j] = from[piece.offset + j] + add;
           else
@@ -232,8 +233,7 @@ struct Call {
   // x (B, G * C, T, H, W), weight (G * O, C, kt, kh, kw), y (B, G * O, T', H', W'),
   // settings (8): stride, margin before, groups, whether edges are repeated.
   Call(const int64_t* x, const int64_t* weight, const int64_t* y, const int32_t* settings)
-      : batch(x[0]), groups(settings[6]), channels(weight[1]), outs(weight[0] / settings[6]),
-        replicate(settings[7]) {
+      : batch(x[0]), groups(settings[6]), channels(weight[1]), outs(weight[0] / settings[6]), replicate(settings[7]) {
     for (int i = 0; i < 3; ++i) {
       size[i] = x[2 + i];
       result[i] = y[2 + i];
@@ -250,9 +250,7 @@ struct Call {
   bool depthwise() const { return channels == 1 && outs == 1; }
 
   Axis axis(int i) const { return {size[i], result[i], kernel[i], stride[i], before[i]}; }
-  Shape shape() const {
-    return {channels, outs, axis(0), axis(1), axis(2), replicate, result, {0, 0, 0}, {1, 1, 1}};
-  }
+  Shape shape() const { return {channels, outs, axis(0), axis(1), axis(2), replicate, result, {0, 0, 0}, {1, 1, 1}}; }
 };
 
 // Weights of one group in blocks: (O, C, kt, kh, kw) as (blocks, C, kt, kh, kw, width).
@@ -419,17 +417,20 @@ void pack_reversed(const Call& call, const std::array<Phase, 3>& phase, const fl
 void input_gradient(const Call& call, const float* dy, const float* weight, const Triple& size, const Triple& before,
                     float* dx) {
   const Index volume = size[0] * size[1] * size[2];
-  if (call.stride != Triple{1, 1, 1}) std::memset(dx, 0, call.batch * call.groups * call.channels * volume * sizeof(float));
+  if (call.stride != Triple{1, 1, 1})
+    std::memset(dx, 0, call.batch * call.groups * call.channels * volume * sizeof(float));
   thread_local Scratch scratch;
   float* packed = scratch.get((call.channels + kOut) * call.outs * call.taps());
   for (Index p = 0; p < call.stride[0] * call.stride[1] * call.stride[2]; ++p) {
-    const Index at[3] = {p / (call.stride[1] * call.stride[2]), p / call.stride[2] % call.stride[1], p % call.stride[2]};
+    const Index at[3] = {p / (call.stride[1] * call.stride[2]), p / call.stride[2] % call.stride[1],
+                         p % call.stride[2]};
     auto phase_of = [&](int i) { return Phase(at[i], size[i], call.kernel[i], call.stride[i], before[i]); };
     const std::array<Phase, 3> phase{phase_of(0), phase_of(1), phase_of(2)};
     if (!phase[0].taps || !phase[1].taps || !phase[2].taps) continue;
     auto axis = [&](int i) { return Axis{call.result[i], phase[i].count, phase[i].taps, 1, phase[i].before}; };
-    const Shape shape{call.outs, call.channels, axis(0), axis(1), axis(2), false, size,
-                      {phase[0].first, phase[1].first, phase[2].first}, call.stride};
+    const Shape shape{call.outs,  call.channels, axis(0), axis(1),
+                      axis(2),    false,         size,    {phase[0].first, phase[1].first, phase[2].first},
+                      call.stride};
     for (Index g = 0; g < call.groups; ++g) {
       pack_reversed(call, phase, weight + g * call.weights(), packed);
       for (Index b = 0; b < call.batch; ++b) {
@@ -449,8 +450,9 @@ void fold_edges(const Call& call, const Triple& padded, const float* from, float
     for (Index t = 0; t < padded[0]; ++t)
       for (Index h = 0; h < padded[1]; ++h) {
         const float* row = from + ((plane * padded[0] + t) * padded[1] + h) * padded[2];
-        float* line = dx + (clamp(t - call.before[0], call.size[0]) * call.size[1] +
-                            clamp(h - call.before[1], call.size[1])) * call.size[2];
+        float* line =
+            dx + (clamp(t - call.before[0], call.size[0]) * call.size[1] + clamp(h - call.before[1], call.size[1])) *
+                     call.size[2];
         const Index left = std::min(call.before[2], padded[2]), right = std::min(padded[2], left + call.size[2]);
         for (Index w = 0; w < left; ++w) line[0] += row[w];
         for (Index w = left; w < right; ++w) line[w - left] += row[w];
@@ -491,10 +493,14 @@ void accumulate(const float* const* x, Index depth, const float* dy, Index dy_st
 void accumulate(int vectors, const float* const* x, Index depth, const float* dy, Index dy_step, float* sums,
                 Index sums_step, int taps) {
   switch (vectors) {
-    case 1: return accumulate<1>(x, depth, dy, dy_step, sums, sums_step, taps);
-    case 2: return accumulate<2>(x, depth, dy, dy_step, sums, sums_step, taps);
-    case 3: return accumulate<3>(x, depth, dy, dy_step, sums, sums_step, taps);
-    default: return accumulate<kMaxVectors>(x, depth, dy, dy_step, sums, sums_step, taps);
+    case 1:
+      return accumulate<1>(x, depth, dy, dy_step, sums, sums_step, taps);
+    case 2:
+      return accumulate<2>(x, depth, dy, dy_step, sums, sums_step, taps);
+    case 3:
+      return accumulate<3>(x, depth, dy, dy_step, sums, sums_step, taps);
+    default:
+      return accumulate<kMaxVectors>(x, depth, dy, dy_step, sums, sums_step, taps);
   }
 }
 
@@ -624,8 +630,7 @@ MINDONE_OPERATOR(mindone_conv_input_gradient) {
   if (call.depthwise() && !call.replicate && call.stride == Triple{1, 1, 1}) {
     std::vector<float> reversed(call.groups * call.taps());
     for (Index c = 0; c < call.groups; ++c)
-      for (Index k = 0; k < call.taps(); ++k)
-        reversed[c * call.taps() + k] = weight[(c + 1) * call.taps() - 1 - k];
+      for (Index k = 0; k < call.taps(); ++k) reversed[c * call.taps() + k] = weight[(c + 1) * call.taps() - 1 - k];
     auto axis = [&](int i) {
       return Axis{call.result[i], call.size[i], call.kernel[i], 1, call.kernel[i] - 1 - call.before[i]};
     };

@@ -13,9 +13,9 @@ namespace mindone {
 namespace {
 
 constexpr int kRows = kTileRows, kColumns = kTileColumns;
-constexpr Index kDepth = 384;                // of the panels that are multiplied at a time
-constexpr Index kBlock = 12 * kRows;         // rows that a thread packs at a time
-constexpr Index kShared = Index{1} << 22;    // floats of the right matrix that are packed at a time
+constexpr Index kDepth = 384;              // of the panels that are multiplied at a time
+constexpr Index kBlock = 12 * kRows;       // rows that a thread packs at a time
+constexpr Index kShared = Index{1} << 22;  // floats of the right matrix that are packed at a time
 
 // An (n, m) matrix, element (i, j) at i * row + j * column.
 struct Matrix {
@@ -25,7 +25,8 @@ struct Matrix {
 
 // c (kRows, kColumns) = or += a times a panel + bias.
 template <Left left, bool add>
-void multiply(const float* a, Index a_step, const float* panel, Index depth, const float* bias, float* c, Index stride) {
+void multiply(const float* a, Index a_step, const float* panel, Index depth, const float* bias, float* c,
+              Index stride) {
   multiply_tile<kTileVectors, left, add>(a, a_step, panel, kColumns, depth, bias, c, stride);
 }
 
@@ -48,7 +49,8 @@ void product(Index m, Index n, Index k, Matrix a, Matrix b, const float* bias, f
   // As many blocks for each thread, equally large.
   const Index wanted = round_up(ceil_div(m, kBlock), threads), block = round_up(ceil_div(m, wanted), kRows);
   const Index blocks = ceil_div(m, block);
-  const Index together = std::min(round_up(k, kDepth), std::max(kDepth, kShared / (panels * kColumns) / kDepth * kDepth));
+  const Index together =
+      std::min(round_up(k, kDepth), std::max(kDepth, kShared / (panels * kColumns) / kDepth * kDepth));
   // Few rows: several threads share a block, each with some of the panels.
   const Index shares = std::max<Index>(1, std::min(panels / 4, ceil_div(4 * threads, blocks)));
   thread_local Scratch shared;
@@ -57,8 +59,8 @@ void product(Index m, Index n, Index k, Matrix a, Matrix b, const float* bias, f
     const Index k1 = std::min(k, k0 + together);
     parallel_for(panels, [&](Index panel) {
       const Index first = panel * kColumns;
-      pack_panel<kColumns>(b.data + k0 * b.row + first * b.column, b.column, b.row, std::min<Index>(kColumns, n - first), k1 - k0,
-                     right + panel * kColumns * together);
+      pack_panel<kColumns>(b.data + k0 * b.row + first * b.column, b.column, b.row,
+                           std::min<Index>(kColumns, n - first), k1 - k0, right + panel * kColumns * together);
     });
     parallel_for(blocks * shares, [&](Index item) {
       thread_local Scratch scratch;
@@ -72,8 +74,9 @@ void product(Index m, Index n, Index k, Matrix a, Matrix b, const float* bias, f
         for (Index k = 0; k < depth; k += steps)
           for (Index row = first_row; row < last_row; row += kRows)
             if (!in_place || m - row < kRows || share_is_ragged)
-              pack_panel<kRows>(a.data + row * a.row + (k2 + k) * a.column, a.row, a.column, std::min<Index>(kRows, m - row),
-                          std::min(steps, depth - k), left + (row - first_row) * depth + k * kRows);
+              pack_panel<kRows>(a.data + row * a.row + (k2 + k) * a.column, a.row, a.column,
+                                std::min<Index>(kRows, m - row), std::min(steps, depth - k),
+                                left + (row - first_row) * depth + k * kRows);
         for (Index panel = panels * share / shares; panel < panels * (share + 1) / shares; ++panel) {
           const float* b_panel = right + panel * kColumns * together + (k2 - k0) * kColumns;
           const Index column = panel * kColumns, columns = std::min<Index>(kColumns, n - column);

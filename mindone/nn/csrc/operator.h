@@ -24,13 +24,13 @@ inline Index values(const int* axes, int64_t* const* shapes, int tensor, int fir
 }  // namespace mindone
 
 // A function with MindSpore's signature: inputs, then outputs. What it returns other than 0 becomes MindSpore's error.
-#define MINDONE_OPERATOR(name)                                                                            \
-  static int name##_of(const int* axes, void** data, int64_t** shapes);                                   \
-  extern "C" int name(int, void** data, int* axes, int64_t** shapes, const char**, void*, void*) {        \
-    try {                                                                                                 \
-      return name##_of(axes, data, shapes);                                                               \
-    } catch (const std::exception&) {                                                                     \
-      return 1;                                                                                           \
-    }                                                                                                     \
-  }                                                                                                       \
+#define MINDONE_OPERATOR(name)                                                                     \
+  static int name##_of(const int* axes, void** data, int64_t** shapes);                            \
+  extern "C" int name(int, void** data, int* axes, int64_t** shapes, const char**, void*, void*) { \
+    try {                                                                                          \
+      return name##_of(axes, data, shapes);                                                        \
+    } catch (const std::exception&) {                                                              \
+      return 1;                                                                                    \
+    }                                                                                              \
+  }                                                                                                \
   static int name##_of([[maybe_unused]] const int* axes, void** data, int64_t** shapes)

@@ -160,16 +160,15 @@ void norm_rows_gradient(Index groups, Index rows, Index width, const float* x, c
             plain_rest += g;
             along_rest += g * normal;
           });
-      const float average = centred ? (sum(plain) + plain_rest) / width : 0.0f, pull = (sum(along) + along_rest) / width;
+      const float average = centred ? (sum(plain) + plain_rest) / width : 0.0f,
+                  pull = (sum(along) + along_rest) / width;
       for_each(
           width,
           [&](Index i) {
             const Vector normal = (load(from + i) - mean) * factor;
             store(to + i, (load(slope + i) * load(scale + i) - average - normal * pull) * factor);
           },
-          [&](Index i) {
-            to[i] = (slope[i] * scale[i] - average - (from[i] - mean) * factor * pull) * factor;
-          });
+          [&](Index i) { to[i] = (slope[i] * scale[i] - average - (from[i] - mean) * factor * pull) * factor; });
     }
   });
 }
@@ -428,8 +427,8 @@ MINDONE_OPERATOR(mindone_layer_norm) {
 
 // x, gain, statistics, dy → dx, (G, 2, D): gradients of gain and shift
 MINDONE_OPERATOR(mindone_layer_norm_gradient) {
-  norm_rows_gradient<true>(shapes[0][0], shapes[0][1], shapes[0][2], floats(data[0]), floats(data[1]),
-                           floats(data[2]), floats(data[3]), results(data[4]), results(data[5]));
+  norm_rows_gradient<true>(shapes[0][0], shapes[0][1], shapes[0][2], floats(data[0]), floats(data[1]), floats(data[2]),
+                           floats(data[3]), results(data[4]), results(data[5]));
   return 0;
 }
 
@@ -514,7 +513,7 @@ MINDONE_OPERATOR(mindone_rotate) {
   const int32_t* settings = static_cast<int32_t*>(data[3]);
   const int64_t* size = shapes[0];
   const bool tokens_first = settings[2];
-  rotate(size[0], size[tokens_first ? 2 : 1], size[tokens_first ? 1 : 2], size[3], tokens_first, floats(data[0]), floats(data[1]), floats(data[2]), axes[1] == 3,
-         settings[0], settings[1], results(data[4]));
+  rotate(size[0], size[tokens_first ? 2 : 1], size[tokens_first ? 1 : 2], size[3], tokens_first, floats(data[0]),
+         floats(data[1]), floats(data[2]), axes[1] == 3, settings[0], settings[1], results(data[4]));
   return 0;
 }

@@ -90,7 +90,8 @@ MINDONE_INLINE void transpose(Vector* rows) {
 }
 
 // Floats that are not initialised, aligned to a cache line. A thread keeps its own between calls: the pages of fresh
-// memory are filled by the system one after the other. What is larger than kKept is given back by the next smaller call.
+// memory are filled by the system one after the other. What is larger than kKept is given back by the next smaller
+// call.
 class Scratch {
  public:
   float* get(size_t count) {

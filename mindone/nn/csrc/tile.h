@@ -52,10 +52,14 @@ template <Left left, bool add>
 void multiply_tile(int vectors, const float* a, Index a_step, const float* b, Index b_step, Index depth,
                    const float* bias, float* c, Index c_step) {
   switch (vectors) {
-    case 1: return multiply_tile<1, left, add>(a, a_step, b, b_step, depth, bias, c, c_step);
-    case 2: return multiply_tile<2, left, add>(a, a_step, b, b_step, depth, bias, c, c_step);
-    case 3: return multiply_tile<3, left, add>(a, a_step, b, b_step, depth, bias, c, c_step);
-    default: return multiply_tile<kTileVectors, left, add>(a, a_step, b, b_step, depth, bias, c, c_step);
+    case 1:
+      return multiply_tile<1, left, add>(a, a_step, b, b_step, depth, bias, c, c_step);
+    case 2:
+      return multiply_tile<2, left, add>(a, a_step, b, b_step, depth, bias, c, c_step);
+    case 3:
+      return multiply_tile<3, left, add>(a, a_step, b, b_step, depth, bias, c, c_step);
+    default:
+      return multiply_tile<kTileVectors, left, add>(a, a_step, b, b_step, depth, bias, c, c_step);
   }
 }
 
