@@ -10,6 +10,7 @@ Legend: `B` batch, `T` frames, `S` tokens of a frame, `h` heads, `Nq`/`Nk` queri
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
@@ -30,6 +31,7 @@ MANY_ROWS, WIDE_ROWS = 2048, 256
 _MASKED = -1e30
 _FUSED_DTYPES = (ms.float16, ms.bfloat16)
 _NO_BIAS = Tensor(np.zeros((1, 1, 1, 1), np.float32))
+_NO_SHIFT = Tensor(0.0, ms.float32)
 _NO_MASK = Tensor(np.ones((1, 1, 1, 1), np.bool_))
 
 _linear, _attention, _blocked_attention = cpu.Linear(), cpu.Attention(), cpu.BlockedAttention()
@@ -41,12 +43,12 @@ _native_attention, _native_token_attention, _native_biased_attention, _native_bi
 _rotate_neighbour_tokens, _rotate_half_tokens = (
     native.Rotation(halves, tokens_first=True) if native.available() else None for halves in (False, True)
 )
-_native_quick_gelu = native.QuickGelu() if native.available() else None
+_native_gelu, _native_quick_gelu = (native.Gelu(), native.QuickGelu()) if native.available() else (None, None)
 _native_linear, _native_narrow_linear = (
     native.Linear(narrow) if native.available() else None for narrow in (False, True)
 )
 _forms = native if native.available() else cpu
-_gelu, _silu, _gated_sum = _forms.Gelu(), _forms.Silu(), _forms.GatedSum()
+_gelu, _silu, _gated_sum = cpu.Gelu(), _forms.Silu(), _forms.GatedSum()
 _rms_norm, _layer_norm, _channel_rms_norm = _forms.RmsNorm(), _forms.LayerNorm(), _forms.ChannelRmsNorm()
 _rotate_neighbours, _rotate_halves = _forms.Rotation(False), _forms.Rotation(True)
 
@@ -60,13 +62,25 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x W^T + b`` on the last axis: (..., in), (out, in), (out,) → (..., out)."""
     if runtime.kernels() == "Ascend" or x.dtype != ms.float32:
         return ops.dense(x, weight, bias)
-    rows, width = x.reshape(-1, x.shape[-1]), min(weight.shape)
-    if _native_linear is not None and (width >= LARGE_WEIGHT or (rows.shape[0] >= MANY_ROWS and width >= WIDE_ROWS)):
-        product = _native_linear if width >= LARGE_WEIGHT else _native_narrow_linear
+    rows = x.reshape(-1, x.shape[-1])
+    if _has_own_product(rows.shape[0], min(weight.shape)):
+        product = _native_linear if min(weight.shape) >= LARGE_WEIGHT else _native_narrow_linear
         y = product(rows, weight, cpu.full(weight.shape[:1], 0.0) if bias is None else bias)
     else:
         y = cpu.rows_times_transposed(rows, weight) if bias is None else _linear(rows, weight, bias)
     return y.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def activated_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: Callable[..., Tensor]) -> Tensor:
+    """``activation(x W^T + b)`` of `linear`, with one of `gelu_tanh`, `gelu` and `quick_gelu`."""
+    rows = math.prod(x.shape[:-1])
+    if _native_gelu is None or runtime.kernels() == "Ascend" or _has_own_product(rows, min(weight.shape)):
+        return activation(linear(x, weight, bias))
+    return activation(linear(x, weight), bias)
+
+
+def _has_own_product(rows: int, width: int) -> bool:
+    return _native_linear is not None and (width >= LARGE_WEIGHT or (rows >= MANY_ROWS and width >= WIDE_ROWS))
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -369,23 +383,36 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 # --- activations -----------------------------------------------------------------------------------------------------
 
 
-def gelu_tanh(x: Tensor) -> Tensor:
-    """``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``."""
+def gelu_tanh(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``, of (..., D) plus a bias (D,) if there is one."""
     if runtime.kernels() == "Ascend":
-        return ops.gelu(x, approximate="tanh")
-    return cast(_gelu(cast(x, ms.float32)), x.dtype)
+        return ops.gelu(_shifted(x, bias), approximate="tanh")
+    if _native_gelu is None:
+        return cast(_gelu(cast(_shifted(x, bias), ms.float32)), x.dtype)
+    return cast(_native_gelu(*_float_and_shift(x, bias)), x.dtype)
 
 
-def gelu(x: Tensor) -> Tensor:
+def gelu(x: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x Phi(x)`` with the error function."""
+    x = _shifted(x, bias)
     return x * (ops.erf(x * math.sqrt(0.5)) + 1) * 0.5
 
 
-def quick_gelu(x: Tensor) -> Tensor:
-    """``x * sigmoid(1.702 x)``."""
+def quick_gelu(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x * sigmoid(1.702 x)``, of (..., D) plus a bias (D,) if there is one."""
     if _native_quick_gelu is None or runtime.kernels() == "Ascend":
+        x = _shifted(x, bias)
         return x * ops.sigmoid(x * 1.702)
-    return cast(_native_quick_gelu(cast(x, ms.float32)), x.dtype)
+    return cast(_native_quick_gelu(*_float_and_shift(x, bias)), x.dtype)
+
+
+def _shifted(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias
+
+
+def _float_and_shift(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """For the compiled kernels, where a number is the same for all."""
+    return cast(x, ms.float32), _NO_SHIFT if bias is None else cast(bias, ms.float32)
 
 
 def silu(x: Tensor) -> Tensor:

@@ -32,6 +32,11 @@ class Linear(nn.Cell):
         bias = None if self.bias is None else F.cast(self.bias, dtype)
         return F.linear(F.cast(x, dtype), F.cast(self.weight, dtype), bias)
 
+    def activated(self, x: Tensor, activation: Callable[..., Tensor]) -> Tensor:
+        """``activation(x W^T + b)``, see `F.activated_linear`; for a layer with a bias."""
+        dtype = self.compute_dtype
+        return F.activated_linear(F.cast(x, dtype), F.cast(self.weight, dtype), F.cast(self.bias, dtype), activation)
+
 
 class Embedding(nn.Cell):
     """Rows of ``weight`` (count, width) by integer ids: (...) → (..., width) in `compute_dtype`."""
@@ -101,7 +106,7 @@ class Mlp(nn.Cell):
     """``fc2(act(fc1(x)))``; the activation is GELU in its tanh form unless another is given."""
 
     def __init__(
-        self, in_features: int, hidden: int, out_features: int, activation: Callable[[Tensor], Tensor] = F.gelu_tanh
+        self, in_features: int, hidden: int, out_features: int, activation: Callable[..., Tensor] = F.gelu_tanh
     ):
         super().__init__()
         self.fc1 = Linear(in_features, hidden)
@@ -109,4 +114,4 @@ class Mlp(nn.Cell):
         self.activation = activation
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activation(self.fc1(x)))
+        return self.fc2(self.fc1.activated(x, self.activation))

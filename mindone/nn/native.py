@@ -140,11 +140,13 @@ def _one(*_: Shape) -> Shape:
     return (1,)
 
 
-class _Activation(nn.Cell):
-    def __init__(self, name: str):
+class Silu(nn.Cell):
+    """``x sigmoid(x)``."""
+
+    def __init__(self):
         super().__init__()
-        self.forward = Operator(name, _first, _first)
-        self.backward = Operator(f"{name}_gradient", _first, _first)
+        self.forward = Operator("mindone_silu", _first, _first)
+        self.backward = Operator("mindone_silu_gradient", _first, _first)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.forward(x)
@@ -153,21 +155,29 @@ class _Activation(nn.Cell):
         return (self.backward(x, dout),)
 
 
-class Silu(_Activation):
-    """``x sigmoid(x)``."""
+class _BiasedActivation(nn.Cell):
+    """A function of ``x + bias``: (..., D), (D,); a bias that is a number, (), gets no gradient."""
 
-    def __init__(self):
-        super().__init__("mindone_silu")
+    def __init__(self, name: str):
+        super().__init__()
+        self.forward = Operator(name, _first, _first)
+        self.backward = Operator(f"{name}_gradient", lambda x, bias, _: (x, bias), _pair)
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self.forward(x, bias)
+
+    def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        return self.backward(x, bias, dout)
 
 
-class Gelu(_Activation):
+class Gelu(_BiasedActivation):
     """GELU in its tanh form."""
 
     def __init__(self):
         super().__init__("mindone_gelu")
 
 
-class QuickGelu(_Activation):
+class QuickGelu(_BiasedActivation):
     """``x sigmoid(1.702 x)``."""
 
     def __init__(self):

@@ -1,5 +1,7 @@
 """Attention, norms, activations and rotary embedding against plain numpy, values and gradients, in both modes."""
 
+import math
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -274,6 +276,31 @@ def test_gelu_is_the_tanh_form(mode):
         lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) * weight,
         [draw(4, 9) * 3],
     )
+
+
+ACTIVATIONS = {
+    F.gelu_tanh: lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    F.gelu: lambda x: x * np.vectorize(math.erf)(x / np.sqrt(2)) * 0.5 + x * 0.5,
+    F.quick_gelu: lambda x: x / (1 + np.exp(-1.702 * x)),
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("width", [1, 3, 21])
+def test_an_activation_behind_a_linear_layer_sees_the_bias_and_passes_its_gradient_on(mode, activation, width):
+    weight = draw(2, 4, width)
+    check(
+        Function(F.activated_linear, weight, activation),
+        lambda x, w, b: ACTIVATIONS[activation](x @ w.T + b) * weight,
+        [draw(2, 4, 5), draw(width, 5), draw(width)],
+    )
+
+
+def test_an_activation_behind_a_layer_with_many_rows_is_the_same(monkeypatch):
+    x, weight, bias = (Tensor(draw(*shape)) for shape in ((2, 4, 5), (3, 5), (3,)))
+    expected = F.activated_linear(x, weight, bias, F.gelu_tanh).asnumpy()
+    monkeypatch.setattr(F, "LARGE_WEIGHT", 1)
+    np.testing.assert_allclose(F.activated_linear(x, weight, bias, F.gelu_tanh).asnumpy(), expected, atol=1e-6)
 
 
 def test_gelu_of_large_values_stays_finite():

@@ -4,6 +4,7 @@ import importlib.machinery
 import platform
 import shutil
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -160,9 +161,26 @@ def test_activations_are_exact_at_every_length_and_size():
 def test_a_value_that_is_no_number_stays_none():
     golden.use_mode("pynative")
     x = np.array([np.nan, 1.0], np.float32)
-    for cell in (native.Silu(), native.Gelu()):
-        y = cell(Tensor(x)).asnumpy()
+    zero = Tensor(0.0, ms.float32)
+    for y in (native.Silu()(Tensor(x)), native.Gelu()(Tensor(x), zero), native.QuickGelu()(Tensor(x), zero)):
+        y = y.asnumpy()
         assert np.isnan(y[0]) and np.isfinite(y[1])
+
+
+@compiled
+@pytest.mark.parametrize("rows,width", [(1, 1), (7, 5), (300, 100), (3, 33000)])
+def test_a_bias_before_an_activation_is_the_same_as_one_added_before(rows, width):
+    golden.use_mode("pynative")
+    x, bias, dy = draw(rows, width), draw(width), draw(rows, width)
+    for cell in (native.Gelu(), native.QuickGelu()):
+        zero = Tensor(0.0, ms.float32)
+        shifted = Tensor(x + bias)
+        expected = cell(shifted, zero).asnumpy()
+        y = cell(Tensor(x), Tensor(bias))
+        np.testing.assert_array_equal(y.asnumpy(), expected)
+        dx, d_bias = cell.bprop(Tensor(x), Tensor(bias), y, Tensor(dy))
+        np.testing.assert_array_equal(dx.asnumpy(), cell.bprop(shifted, zero, y, Tensor(dy))[0].asnumpy())
+        np.testing.assert_allclose(d_bias.asnumpy(), dx.asnumpy().sum(0, dtype=np.float64), atol=1e-4)
 
 
 @compiled

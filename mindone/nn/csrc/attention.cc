@@ -92,8 +92,11 @@ void pack_keys(const Sizes& s, const float* from, Index width, float* to) {
 // Rows of `width`, `step` apart, as rows of whole vectors, times a factor; zeros beyond.
 void pad_rows(const float* from, Index step, Index rows, Index width, float factor, Index padded_rows, float* to) {
   const Index padded = round_up(width, kLanes);
-  for (Index r = 0; r < padded_rows; ++r)
-    for (Index i = 0; i < padded; ++i) to[r * padded + i] = r < rows && i < width ? from[r * step + i] * factor : 0.0f;
+  for (Index r = 0; r < rows; ++r, from += step, to += padded) {
+    for (Index i = 0; i < width; ++i) to[i] = from[i] * factor;
+    for (Index i = width; i < padded; ++i) to[i] = 0.0f;
+  }
+  std::memset(to, 0, (padded_rows - rows) * padded * sizeof(float));
 }
 
 // c (rows, columns) += a (rows, depth) b (depth, columns): whole vectors of columns, whole tiles of rows.
@@ -130,7 +133,10 @@ void complete(const Sizes& s, Index pair, Index query, float* row) {
   }
   if (s.mask) {
     const uint8_t* mask = s.mask + s.first_of(s.mask_spread, pair, query);
-    for (Index i = 0; i < s.keys; ++i) row[i] = mask[i * s.mask_spread.key] ? row[i] : -kInfinity;
+    if (s.mask_spread.key)
+      for (Index i = 0; i < s.keys; ++i) row[i] = mask[i] ? row[i] : -kInfinity;
+    else if (!*mask)
+      std::fill(row, row + s.keys, -kInfinity);
   }
 }
 

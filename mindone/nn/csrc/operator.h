@@ -21,6 +21,11 @@ inline Index values(const int* axes, int64_t* const* shapes, int tensor, int fir
   return count;
 }
 
+// The length of a vector, 0 of a number.
+inline Index length(const int* axes, int64_t* const* shapes, int tensor) {
+  return axes[tensor] ? shapes[tensor][0] : 0;
+}
+
 }  // namespace mindone
 
 // A function with MindSpore's signature: inputs, then outputs. What it returns other than 0 becomes MindSpore's error.

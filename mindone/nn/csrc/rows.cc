@@ -24,6 +24,19 @@ MINDONE_INLINE void for_each(Index n, Vectors vectors, Values values) {
   for (; i < n; ++i) values(i);
 }
 
+// `count` of a vector's values, the others zero.
+MINDONE_INLINE Vector load_part(const float* from, Index count) {
+  float part[kLanes] = {};
+  std::memcpy(part, from, count * sizeof(float));
+  return load(part);
+}
+
+MINDONE_INLINE void store_part(float* to, Index count, Vector x) {
+  float part[kLanes];
+  store(part, x);
+  std::memcpy(to, part, count * sizeof(float));
+}
+
 // --- activations ----------------------------------------------------------------------------------------------------
 
 // The same function for vectors and for what is left of them.
@@ -32,18 +45,45 @@ void map(Index n, const float* a, const float* b, float* y, Function function) {
   parallel_pieces(n, kPiece, [&](Index first, Index last) {
     Index i = first;
     for (; i + kLanes <= last; i += kLanes) store(y + i, function(load(a + i), load(b + i)));
-    if (i < last) {
-      float left[kLanes] = {}, right[kLanes] = {}, out[kLanes];
-      std::memcpy(left, a + i, (last - i) * sizeof(float));
-      std::memcpy(right, b + i, (last - i) * sizeof(float));
-      store(out, function(load(left), load(right)));
-      std::memcpy(y + i, out, (last - i) * sizeof(float));
+    if (i < last) store_part(y + i, last - i, function(load_part(a + i, last - i), load_part(b + i, last - i)));
+  });
+}
+
+// The same function of x + bias, where x (n) are rows as long as the bias; all of x if that has no length.
+template <class Function>
+void map_biased(Index n, Index width, const float* x, const float* bias, float* y, Function function) {
+  if (!width) {
+    map(n, x, x, y, [&](Vector v, Vector) { return function(v + *bias); });
+    return;
+  }
+  parallel_pieces(n / width, rows_together(width), [&](Index first, Index last) {
+    for (Index r = first; r < last; ++r) {
+      const float* from = x + r * width;
+      float* to = y + r * width;
+      Index i = 0;
+      for (; i + kLanes <= width; i += kLanes) store(to + i, function(load(from + i) + load(bias + i)));
+      if (i < width)
+        store_part(to + i, width - i, function(load_part(from + i, width - i) + load_part(bias + i, width - i)));
     }
   });
 }
 
 constexpr float kGeluSlope = 1.5957691216057308f;  // 2 sqrt(2 / pi)
 constexpr float kGeluCubic = 0.044715f;
+
+MINDONE_INLINE Vector gelu(Vector x) { return x * sigmoid(x * (kGeluSlope + kGeluSlope * kGeluCubic * x * x)); }
+
+MINDONE_INLINE Vector gelu_slope(Vector x) {
+  const Vector gate = sigmoid(x * (kGeluSlope + kGeluSlope * kGeluCubic * x * x));
+  return gate * (1.0f + x * (1.0f - gate) * (kGeluSlope + 3.0f * kGeluSlope * kGeluCubic * x * x));
+}
+
+MINDONE_INLINE Vector quick_gelu(Vector x) { return x * sigmoid(1.702f * x); }
+
+MINDONE_INLINE Vector quick_gelu_slope(Vector x) {
+  const Vector gate = sigmoid(1.702f * x);
+  return gate * (1.0f + 1.702f * x * (1.0f - gate));
+}
 
 // --- norms of rows --------------------------------------------------------------------------------------------------
 
@@ -128,6 +168,34 @@ void sum_over_rows(Index groups, Index rows, Index width, float* sums, Body body
       float total = 0.0f;
       for (Index p = 0; p < pieces; ++p) total += part[p * width];
       sums[i] = total;
+    }
+  });
+}
+
+// Gradients of map_biased for a function's slope; zero for a bias without a length.
+template <class Function>
+void map_biased_gradient(Index n, Index width, const float* x, const float* bias, const float* dy, float* dx,
+                         float* d_bias, Function slope) {
+  if (!width) {
+    map(n, x, dy, dx, [&](Vector v, Vector d) { return d * slope(v + *bias); });
+    *d_bias = 0.0f;
+    return;
+  }
+  sum_over_rows(1, n / width, width, d_bias, [&](Index first, Index last, float* part) {
+    for (Index r = first; r < last; ++r) {
+      const float *from = x + r * width, *d = dy + r * width;
+      float* to = dx + r * width;
+      Index i = 0;
+      for (; i + kLanes <= width; i += kLanes) {
+        const Vector y = load(d + i) * slope(load(from + i) + load(bias + i));
+        store(to + i, y);
+        store(part + i, load(part + i) + y);
+      }
+      if (const Index rest = width - i) {
+        const Vector y = load_part(d + i, rest) * slope(load_part(from + i, rest) + load_part(bias + i, rest));
+        store_part(to + i, rest, y);
+        store_part(part + i, rest, load_part(part + i, rest) + y);
+      }
     }
   });
 }
@@ -385,36 +453,32 @@ MINDONE_OPERATOR(mindone_silu_gradient) {
   return 0;
 }
 
-// x → GELU in its tanh form, x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))
+// x (..., D), bias (D) or a number → GELU in its tanh form of x + bias: x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))
 MINDONE_OPERATOR(mindone_gelu) {
-  map(values(axes, shapes, 0), floats(data[0]), floats(data[0]), results(data[1]),
-      [](Vector x, Vector) { return x * sigmoid(x * (kGeluSlope + kGeluSlope * kGeluCubic * x * x)); });
+  map_biased(values(axes, shapes, 0), length(axes, shapes, 1), floats(data[0]), floats(data[1]), results(data[2]),
+             [](Vector x) { return gelu(x); });
   return 0;
 }
 
-// x, dy → dx
+// x, bias, dy → dx, d_bias
 MINDONE_OPERATOR(mindone_gelu_gradient) {
-  map(values(axes, shapes, 0), floats(data[0]), floats(data[1]), results(data[2]), [](Vector x, Vector dy) {
-    const Vector gate = sigmoid(x * (kGeluSlope + kGeluSlope * kGeluCubic * x * x));
-    const Vector slope = kGeluSlope + 3.0f * kGeluSlope * kGeluCubic * x * x;
-    return dy * gate * (1.0f + x * (1.0f - gate) * slope);
-  });
+  map_biased_gradient(values(axes, shapes, 0), length(axes, shapes, 1), floats(data[0]), floats(data[1]),
+                      floats(data[2]), results(data[3]), results(data[4]), [](Vector x) { return gelu_slope(x); });
   return 0;
 }
 
-// x → x sigmoid(1.702 x)
+// x (..., D), bias (D) or a number → (x + bias) sigmoid(1.702 (x + bias))
 MINDONE_OPERATOR(mindone_quick_gelu) {
-  map(values(axes, shapes, 0), floats(data[0]), floats(data[0]), results(data[1]),
-      [](Vector x, Vector) { return x * sigmoid(1.702f * x); });
+  map_biased(values(axes, shapes, 0), length(axes, shapes, 1), floats(data[0]), floats(data[1]), results(data[2]),
+             [](Vector x) { return quick_gelu(x); });
   return 0;
 }
 
-// x, dy → dx
+// x, bias, dy → dx, d_bias
 MINDONE_OPERATOR(mindone_quick_gelu_gradient) {
-  map(values(axes, shapes, 0), floats(data[0]), floats(data[1]), results(data[2]), [](Vector x, Vector dy) {
-    const Vector gate = sigmoid(1.702f * x);
-    return dy * gate * (1.0f + 1.702f * x * (1.0f - gate));
-  });
+  map_biased_gradient(values(axes, shapes, 0), length(axes, shapes, 1), floats(data[0]), floats(data[1]),
+                      floats(data[2]), results(data[3]), results(data[4]),
+                      [](Vector x) { return quick_gelu_slope(x); });
   return 0;
 }
 
