@@ -9,6 +9,10 @@
 #include <memory>
 #include <new>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace mindone {
 
 #if defined(__AVX512F__)
@@ -37,9 +41,13 @@ MINDONE_INLINE float sum(Vector x) {
 
 // e^x with a relative error of 1e-7 (Cephes' polynomial); 0 below -87, infinite above 88.
 MINDONE_INLINE Vector exponential(Vector argument) {
-  typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
+#if defined(__AVX512F__)
+  // Of two numbers of which one is none these instructions give the second.
+  const Vector x = _mm512_min_ps(splat(89.0f), _mm512_max_ps(splat(-87.0f), argument));
+#else
   Vector x = argument < -87.0f ? splat(-87.0f) : argument;
   x = x > 88.0f ? splat(88.0f) : x;
+#endif
   const Vector shifted = x * 1.44269504088896341f + 12582912.0f;  // rounds: 1.5 * 2^23 has no bits behind the point
   const Vector n = shifted - 12582912.0f;
   const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -49,6 +57,11 @@ MINDONE_INLINE Vector exponential(Vector argument) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   const Vector power = p * r * r + r + 1.0f;
+#if defined(__AVX512F__)
+  const Vector y = _mm512_scalef_ps(power, n);
+  return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(argument, splat(-87.0f), _CMP_LT_OQ), Vector{});
+#else
+  typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
   Integers bits;
   std::memcpy(&bits, &shifted, sizeof bits);
   bits = (bits - 0x4B400000 + 127) << 23;
@@ -56,6 +69,7 @@ MINDONE_INLINE Vector exponential(Vector argument) {
   std::memcpy(&scale, &bits, sizeof scale);
   const Vector y = argument < -87.0f ? Vector{} : power * scale;
   return argument > 88.0f ? splat(std::numeric_limits<float>::infinity()) : y;
+#endif
 }
 
 MINDONE_INLINE Vector sigmoid(Vector x) { return 1.0f / (1.0f + exponential(-x)); }
