@@ -71,7 +71,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def activated_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: Callable[..., Tensor]) -> Tensor:
+def activated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Callable[..., Tensor]) -> Tensor:
     """``activation(x W^T + b)`` of `linear`, with one of `gelu_tanh`, `gelu` and `quick_gelu`."""
     rows = math.prod(x.shape[:-1])
     if _native_gelu is None or runtime.kernels() == "Ascend" or _has_own_product(rows, min(weight.shape)):
@@ -112,12 +112,10 @@ def attention(
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     if runtime.kernels() == "Ascend" and q.dtype in _FUSED_DTYPES and bias is None:
         return _flash_attention(q, k, v, mask, scale)
-    dtype = q.dtype
-    q, k, v = cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32)
     if _fits_native_attention(q.shape[2], k.shape[2]):
-        attend = _native_attention if bias is None else _native_biased_attention
-        return cast(attend(q, k, v, *_bias_and_mask(bias, mask), scale)[0], dtype)
-    q = q * scale
+        return _attended(_native_attention if bias is None else _native_biased_attention, q, k, v, mask, scale, bias)
+    dtype = q.dtype
+    q, k, v = cast(q, ms.float32) * scale, cast(k, ms.float32), cast(v, ms.float32)
     if mask is not None and mask.shape[-2] > 1:
         bias = _with_mask(bias, mask)
         out = _biased_attention(q, k, v, bias, max_scores) * cast(mask.any(-1, keep_dims=True), ms.float32)
@@ -143,8 +141,7 @@ def token_attention(
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     if _fits_native_attention(q.shape[1], k.shape[1]):
         attend = _native_token_attention if bias is None else _native_biased_token_attention
-        dtype, q, k, v = q.dtype, cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32)
-        return cast(attend(q, k, v, *_bias_and_mask(bias, mask), scale)[0], dtype)
+        return _attended(attend, q, k, v, mask, scale, bias)
     q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     return attention(q, k, v, mask, scale, bias).transpose(0, 2, 1, 3)
 
@@ -154,7 +151,7 @@ def rotary_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, 
     if _fits_native_attention(q.shape[1], k.shape[1]):
         rotate = _rotate_half_tokens if halves else _rotate_neighbour_tokens
         q, k = rotate(cast(q, ms.float32), cos, sin), rotate(cast(k, ms.float32), cos, sin)
-        return cast(token_attention(q, k, cast(v, ms.float32)), v.dtype)
+        return cast(token_attention(q, k, v), v.dtype)
     q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     rotate = apply_rope_half if halves else apply_rope_interleaved
     return attention(rotate(q, cos, sin), rotate(k, cos, sin), v).transpose(0, 2, 1, 3)
@@ -164,9 +161,13 @@ def _fits_native_attention(queries: int, keys: int) -> bool:
     return _native_attention is not None and runtime.kernels() == "CPU" and min(queries, keys) >= LONG_SEQUENCE
 
 
-def _bias_and_mask(bias: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """For the compiled kernel, where a single value stands for none."""
-    return _NO_BIAS if bias is None else cast(bias, ms.float32), _NO_MASK if mask is None else mask
+def _attended(
+    attend: native.Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, bias: Tensor | None
+) -> Tensor:
+    """What a compiled kernel gives, in the dtype of ``q``; a single value of bias or mask stands for none."""
+    bias, mask = _NO_BIAS if bias is None else cast(bias, ms.float32), _NO_MASK if mask is None else mask
+    out = attend(cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32), bias, mask, scale)[0]
+    return cast(out, q.dtype)
 
 
 def frame_causal_attention(q: Tensor, k: Tensor, v: Tensor, frames: int) -> Tensor:

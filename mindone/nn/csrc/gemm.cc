@@ -7,6 +7,7 @@
 #include "operator.h"
 #include "parallel.h"
 #include "simd.h"
+#include "sums.h"
 #include "tile.h"
 
 namespace mindone {
@@ -102,23 +103,6 @@ void product(Index m, Index n, Index k, Matrix a, Matrix b, const float* bias, f
   }
 }
 
-// sums (n) of the rows of x (m, n): each thread takes whole rows, for they are neighbours in memory.
-void sum_rows(Index m, Index n, const float* x, float* sums) {
-  const Index parts = std::min<Index>(m, 2 * Pool::instance().threads());
-  thread_local Scratch scratch;
-  float* totals = scratch.get(parts * n);
-  std::memset(totals, 0, parts * n * sizeof(float));
-  parallel_for(parts, [&](Index part) {
-    float* total = totals + part * n;
-    for (Index row = m * part / parts; row < m * (part + 1) / parts; ++row)
-      for (Index i = 0; i < n; ++i) total[i] += x[row * n + i];
-  });
-  for (Index i = 0; i < n; ++i) {
-    sums[i] = 0.0f;
-    for (Index part = 0; part < parts; ++part) sums[i] += totals[part * n + i];
-  }
-}
-
 }  // namespace
 }  // namespace mindone
 
@@ -142,6 +126,10 @@ MINDONE_OPERATOR(mindone_linear_input_gradient) {
 MINDONE_OPERATOR(mindone_linear_weight_gradient) {
   const Index m = shapes[0][0], k = shapes[0][1], n = shapes[1][1];
   product(n, k, m, {floats(data[1]), 1, n}, {floats(data[0]), k, 1}, nullptr, results(data[2]));
-  sum_rows(m, n, floats(data[1]), results(data[3]));
+  const float* dy = floats(data[1]);
+  sum_over_rows(1, m, n, results(data[3]), [&](Index first, Index last, float* part) {
+    for (Index row = first; row < last; ++row)
+      for (Index i = 0; i < n; ++i) part[i] += dy[row * n + i];
+  });
   return 0;
 }

@@ -7,6 +7,7 @@
 #include "operator.h"
 #include "parallel.h"
 #include "simd.h"
+#include "sums.h"
 
 namespace mindone {
 namespace {
@@ -146,28 +147,6 @@ void norm_rows(Index groups, Index rows, Index width, const float* x, const floa
             width, [&](Index i) { store(to + i, (load(from + i) - s.mean) * s.factor * load(scale + i)); },
             [&](Index i) { to[i] = (from[i] - s.mean) * s.factor * scale[i]; });
       }
-    }
-  });
-}
-
-// Pieces of the rows of each group, with `width` sums for each that are added up at the end: (G, width).
-template <class Body>
-void sum_over_rows(Index groups, Index rows, Index width, float* sums, Body body) {
-  const Index pieces = std::min(rows, std::max<Index>(1, 4 * Pool::instance().threads() / groups));
-  thread_local Scratch scratch;
-  float* parts = scratch.get(groups * pieces * width);
-  parallel_for(groups * pieces, [&](Index item) {
-    const Index group = item / pieces, piece = item % pieces;
-    float* part = parts + item * width;
-    std::memset(part, 0, width * sizeof(float));
-    body(group * rows + rows * piece / pieces, group * rows + rows * (piece + 1) / pieces, part);
-  });
-  parallel_pieces(groups * width, kPiece, [&](Index first, Index last) {
-    for (Index i = first; i < last; ++i) {
-      const float* part = parts + i / width * pieces * width + i % width;
-      float total = 0.0f;
-      for (Index p = 0; p < pieces; ++p) total += part[p * width];
-      sums[i] = total;
     }
   });
 }

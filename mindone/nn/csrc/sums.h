@@ -1,0 +1,36 @@
+// Sums over the rows of a matrix, by several threads.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "operator.h"
+#include "parallel.h"
+#include "simd.h"
+
+namespace mindone {
+
+// Pieces of the rows of each group, with `width` sums for each that are added up at the end: (G, width).
+template <class Body>
+void sum_over_rows(Index groups, Index rows, Index width, float* sums, Body body) {
+  const Index pieces = std::min(rows, std::max<Index>(1, 4 * Pool::instance().threads() / groups));
+  thread_local Scratch scratch;
+  float* parts = scratch.get(groups * pieces * width);
+  parallel_for(groups * pieces, [&](Index item) {
+    const Index group = item / pieces, piece = item % pieces;
+    float* part = parts + item * width;
+    std::memset(part, 0, width * sizeof(float));
+    body(group * rows + rows * piece / pieces, group * rows + rows * (piece + 1) / pieces, part);
+  });
+  constexpr Index kTogether = 16384;  // sums that a thread adds up at a time
+  parallel_pieces(groups * width, kTogether, [&](Index first, Index last) {
+    for (Index i = first; i < last; ++i) {
+      const float* part = parts + i / width * pieces * width + i % width;
+      float total = 0.0f;
+      for (Index p = 0; p < pieces; ++p) total += part[p * width];
+      sums[i] = total;
+    }
+  });
+}
+
+}  // namespace mindone
