@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from mindone.config import require_at_least
+from mindone.config import leaves, require_at_least
 from mindone.errors import UserError
 
 Dtype = Literal["fp32", "fp16", "bf16"]
@@ -50,8 +51,8 @@ class Autoencoder:
 
     vae_checkpoint: str | None = None
     """folder or file of the autoencoder's weights"""
-    vae_type: VaeType = "OpenSora-VAE-v1.2"
-    """which autoencoder it is; OpenSoraVAE_V1_2 is the same as OpenSora-VAE-v1.2"""
+    vae_type: VaeType | None = None
+    """which autoencoder it is, the model version's own if not given; OpenSoraVAE_V1_2 is OpenSora-VAE-v1.2"""
     vae_dtype: Dtype = "fp32"
     """precision of the autoencoder"""
     vae_micro_batch_size: int | None = None
@@ -88,8 +89,9 @@ class Shape:
     """named size: 144p, 240p, 360p, 480p, 720p, 1080p, 2k, 4k, 256, 512, 1024, 2048 or 2880"""
     aspect_ratio: str | None = None
     """height:width of a named size, such as 9:16 for landscape"""
-    num_frames: int | str = 51
-    """frames, as a number or a length: 2s (51 frames), 4s, 8s, 16s, 32s, or 1x (51), 2x, 4x, 8x, 16x"""
+    num_frames: int | str | None = None
+    """frames, as a number or a length: 2s (51 frames), 4s, 8s, 16s, 32s, or 1x (51), 2x, 4x, 8x, 16x; the model
+    version's own (1.2: 51) if not given"""
 
     @property
     def is_fixed(self) -> bool:
@@ -97,17 +99,34 @@ class Shape:
         return self.image_size is not None or bool(self.resolution and self.aspect_ratio)
 
     def check(self) -> None:
-        from opensora.data.aspect import named_size, parse_num_frames
-
-        if self.num_frames is not None:
-            parse_num_frames(self.num_frames)
         sides = [self.image_size] if isinstance(self.image_size, int) else self.image_size
         if sides is not None and (len(sides) not in (1, 2) or min(sides) < 1):
             raise UserError(f"image_size={self.image_size} has to be one positive number or two: height width")
         if bool(self.resolution) != bool(self.aspect_ratio):
             raise UserError("resolution and aspect_ratio belong together; give both, or image_size instead")
-        if self.resolution and self.image_size is None:
-            named_size(self.resolution, self.aspect_ratio)
+
+
+Refusals = Mapping[str, tuple[Callable[[Any], bool], str]]
+"""setting -> (whether its value is refused, what to use instead)"""
+
+
+def refuse(config: Any, refusals: Refusals, what: str) -> None:
+    """Raises a `UserError` for the first setting of ``config`` whose value is refused.
+
+    Args:
+        what: who refuses it, for the message: "model_version v1.2".
+    """
+    for leaf in leaves(type(config)).values():
+        is_refused, instead = refusals.get(leaf.name, (None, ""))
+        value = getattr(_group(config, leaf.groups), leaf.name)
+        if is_refused and is_refused(value):
+            raise UserError(f"{leaf.name}={value} is not supported by {what}; {instead}")
+
+
+def _group(config: Any, groups: tuple[str, ...]) -> Any:
+    for name in groups:
+        config = getattr(config, name)
+    return config
 
 
 ALWAYS_FLOAT32 = "norms, softmax and timestep tables always run in float32, matrix products in dtype"

@@ -17,7 +17,6 @@ from opensora.config.common import (
     Text,
     VideoBackend,
 )
-from opensora.config.not_yet import refuse_not_yet
 
 UNUSED = {
     **UNUSED_EVERYWHERE,
@@ -85,9 +84,6 @@ class EmbedTextConfig(Settings):
 
     aliases: ClassVar[dict[str, str]] = {"prompt": "captions", "dtype": "t5_dtype"}
     accepted_but_unused: ClassVar[dict[str, str]] = UNUSED
-
-    def check(self) -> None:
-        refuse_not_yet(self)
 
 
 @dataclass
@@ -162,9 +158,6 @@ class EmbedVideoConfig(Settings):
         "transform_name": "videos are resized to cover the size and cropped in the centre",
     }
 
-    def check(self) -> None:
-        refuse_not_yet(self)
-
 
 @dataclass
 class Latents:
@@ -198,6 +191,3 @@ class DecodeConfig(Settings):
 
     aliases: ClassVar[dict[str, str]] = {"dtype": "vae_dtype"}
     accepted_but_unused: ClassVar[dict[str, str]] = {**UNUSED, "use_fp16": "dtype says it"}
-
-    def check(self) -> None:
-        refuse_not_yet(self)

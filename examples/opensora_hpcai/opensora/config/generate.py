@@ -17,7 +17,6 @@ from opensora.config.common import (
     Shape,
     Text,
 )
-from opensora.config.not_yet import refuse_not_yet
 from opensora.text.prompts import CAMERA_MOTIONS
 
 
@@ -67,16 +66,17 @@ class Denoiser:
 class Sampler:
     """From noise to latents."""
 
-    sampling: Literal["rflow", "ddpm", "ddim"] = "rflow"
-    """sampler; Open-Sora 1.2 uses rflow"""
-    sampling_steps: int = 30
-    """denoising steps"""
-    guidance_scale: float = 7.0
-    """strength of the prompt; 1 turns guidance off"""
+    sampling: Literal["rflow", "ddpm", "ddim"] | None = None
+    """sampler; the model version's own (1.2: rflow) if not given"""
+    sampling_steps: int | None = None
+    """denoising steps; the model version's own (1.2: 30) if not given"""
+    guidance_scale: float | None = None
+    """strength of the prompt, 1 turns guidance off; the model version's own (1.2: 7) if not given"""
     guidance_channels: int | None = None
     """latent channels that are guided (1.0 and 1.1)"""
-    use_timestep_transform: bool = True
-    """more steps near noise for large or long videos, fewer for small ones; as the model was trained"""
+    use_timestep_transform: bool | None = None
+    """more steps near noise for large or long videos, fewer for small ones; as the model was trained, the model
+    version's own (1.2: True) if not given"""
     num_samples: int = 1
     """videos per prompt, each with its own seed"""
     batch_size: int = 4
@@ -152,8 +152,7 @@ class GenerateConfig(Settings):
     accepted_but_unused: ClassVar[dict[str, str]] = UNUSED_EVERYWHERE
 
     def check(self) -> None:
-        refuse_not_yet(self)
-        if not self.use_vae_decode and not self.save_latent:
+        if not self.output.use_vae_decode and not self.output.save_latent:
             raise UserError("use_vae_decode=False without save_latent=True would write nothing; set save_latent=True")
         if not self.shape.is_fixed:
             raise UserError("the video has no size; give image_size (height width), or resolution and aspect_ratio")

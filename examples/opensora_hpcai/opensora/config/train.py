@@ -18,7 +18,6 @@ from opensora.config.common import (
     Text,
     VideoBackend,
 )
-from opensora.config.not_yet import refuse_not_yet
 
 logger = logging.getLogger(__name__)
 
@@ -106,20 +105,14 @@ class Denoiser:
 class Flow:
     """Noise, timesteps and masks of training."""
 
-    noise_scheduler: Literal["rflow", "ddpm"] = "rflow"
-    """rectified flow (1.2) or IDDPM (1.0, 1.1)"""
+    noise_scheduler: Literal["rflow", "ddpm"] | None = None
+    """rectified flow (1.2) or IDDPM (1.0, 1.1); the model version's own if not given"""
     sample_method: Literal["uniform", "discrete-uniform", "logit-normal"] = "uniform"
     """distribution of the training timesteps"""
-    use_timestep_transform: bool = True
-    """move timesteps towards noise for large or long videos"""
+    use_timestep_transform: bool | None = None
+    """move timesteps towards noise for large or long videos; the model version's own (1.2: True) if not given"""
     mask_ratios: dict[str, float] | None = None
     """share of samples per kind of frames that are given instead of generated; identity: none given"""
-
-    def check(self) -> None:
-        from opensora.data.masks import MaskGenerator
-
-        if self.mask_ratios:
-            MaskGenerator(self.mask_ratios)
 
 
 @dataclass
@@ -309,14 +302,13 @@ class TrainConfig(Settings):
     accepted_but_unused: ClassVar[dict[str, str]] = TRAINING_UNUSED
 
     def check(self) -> None:
-        refuse_not_yet(self)
-        if not self.csv_path:
+        if not self.data.csv_path:
             raise UserError("csv_path is not set; give the table of the training videos as --csv_path FILE.csv")
-        if not self.video_folder and not self.vae_latent_folder:
+        if not self.data.video_folder and not self.data.vae_latent_folder:
             raise UserError("video_folder is not set; give --video_folder, or --vae_latent_folder with cached latents")
         if not self.shape.is_fixed:
-            if self.bucket_config:
+            if self.shape.bucket_config:
                 raise UserError("bucket_config is not supported yet; give image_size, or resolution and aspect_ratio")
             raise UserError("the videos have no size; give image_size (height width), or resolution and aspect_ratio")
-        if self.bucket_config:
+        if self.shape.bucket_config:
             logger.warning("bucket_config has no effect: a fixed size is given")

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 from mindone.config import Settings, require_at_least
 from mindone.errors import UserError
 from opensora.config.common import UNUSED_EVERYWHERE, Autoencoder, Device, Dtype, VaeType, VideoBackend
-from opensora.config.not_yet import refuse_not_yet
 from opensora.config.train import TRAINING_UNUSED, Loop, Optim, Optimizer, Parallel, TrainRuntime
 
 Mixed = Literal["mixed_video_image", "mixed_video_random", "image_only"]
@@ -161,8 +160,7 @@ class TrainVaeConfig(Settings):
     }
 
     def check(self) -> None:
-        refuse_not_yet(self)
-        if not (self.use_real_rec_loss or self.use_z_rec_loss):
+        if not (self.loss.use_real_rec_loss or self.loss.use_z_rec_loss):
             raise UserError("there is no reconstruction loss; set use_real_rec_loss or use_z_rec_loss")
 
 
@@ -232,5 +230,4 @@ class EvaluateVaeConfig(Settings):
     }
 
     def check(self) -> None:
-        refuse_not_yet(self)
         raise UserError("inference_vae.py is not supported yet; train_vae.py logs the reconstruction loss")

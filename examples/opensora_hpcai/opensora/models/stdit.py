@@ -82,6 +82,7 @@ class STDiT(STDiTBase):
     zero_at_start = ("blocks.*.cross_attn.proj.weight", "blocks.*.attn_temp.proj.weight", "final_layer.linear.weight")
     small_at_start = ("t_embedder.mlp.*.weight", "t_block.1.weight", "y_embedder.y_proj.*.weight")
     new_layers = ("blocks.*.attn_temp.*",)
+    takes_frames_mask = False
 
     def __init__(
         self,

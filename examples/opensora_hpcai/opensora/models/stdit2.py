@@ -56,6 +56,8 @@ class STDiT2(STDiTBase):
 
     zero_at_start = STDiT.zero_at_start
     small_at_start = (*STDiT.small_at_start, "t_block_temp.1.weight")
+    takes_frames_mask = True
+    condition_names = ("num_frames", "height", "width", "ar", "fps")
     new_layers = (
         *STDiT.new_layers,
         "blocks.*.scale_shift_table_temporal",

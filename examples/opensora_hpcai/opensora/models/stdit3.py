@@ -72,6 +72,7 @@ class STDiT3(STDiTBase):
         "temporal_blocks.*.mlp.fc2.weight",
     )
     small_at_start = ("fps_embedder.mlp.0.weight",)
+    condition_names = ("fps", "height", "width")
     new_layers = ("temporal_blocks.*", "fps_embedder.*", "rope.freqs", "*.q_norm.weight", "*.k_norm.weight")
 
     def __init__(

@@ -88,6 +88,9 @@ class STDiTBase(nn.Cell):
     zero_at_start: tuple[str, ...] = ()
     small_at_start: tuple[str, ...] = ()
     new_layers: tuple[str, ...] = ()
+    condition_names: tuple[str, ...] = ()
+    """what the network is told beside time and text, in the order of its arguments"""
+    takes_frames_mask: bool = True
 
     def __init__(self, config: STDiTBaseConfig, parallel: nn.Cell | None = None):
         super().__init__()

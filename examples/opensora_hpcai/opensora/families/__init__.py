@@ -1,0 +1,59 @@
+"""Versions of Open-Sora, each a room of its own: ``families/v1_2.py`` is all that says what 1.2 is."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import TypeVar
+
+from mindone.config import leaves
+from mindone.errors import UserError
+from opensora.families.base import Family
+
+Config = TypeVar("Config")
+
+MODULES: dict[str, str] = {"v1.2": "opensora.families.v1_2"}
+
+
+def get_family(name: str) -> Family:
+    """The family called ``name``, with or without the ``v``.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    key = name if name.startswith("v") else f"v{name}"
+    if key not in MODULES:
+        raise UserError(f"model_version={name} is not known; use one of {', '.join(MODULES)}")
+    return importlib.import_module(MODULES[key]).FAMILY
+
+
+def settle(config: Config, version: str, denoiser_preset: str | None = None) -> tuple[Family, Config]:
+    """The family of a command and its settings, in which those left at None have the family's values.
+
+    Args:
+        denoiser_preset: another size of the family's denoiser than its own.
+    Raises:
+        UserError: no such version, or the version cannot do what the settings ask for.
+    """
+    family = get_family(version)
+    if denoiser_preset:
+        family = dataclasses.replace(family, denoiser_preset=denoiser_preset)
+    known = {leaf.name for leaf in leaves(type(config)).values()}
+    config = resolve(config, {name: value for name, value in family.defaults().items() if name in known})
+    family.check(config)
+    return family, config
+
+
+def resolve(config: Config, defaults: dict) -> Config:
+    """A copy whose leaves that are None have the given values."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = resolve(value, defaults)
+        elif value is None and field.name in defaults:
+            changes[field.name] = defaults[field.name]
+    return dataclasses.replace(config, **changes)
+
+
+__all__ = ["MODULES", "Family", "get_family", "settle"]

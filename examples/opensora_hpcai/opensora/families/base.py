@@ -1,0 +1,188 @@
+"""What a version of Open-Sora is: the protocol of a family, and what training and generation hand over to it.
+
+A family owns the values of settings that are left open (`Family.defaults`), what its networks cannot do
+(`Family.check`), how names become sizes (`Family.size`), its text (`Family.conditioner`), its training loss
+(`Family.objective`) and its way from noise to latents (`Family.sampler`). Nothing else branches on the version.
+
+Legend: `B` batch, `C` channels, `T` latent frames, `H`/`W` latent height and width, `L` text tokens, `D` their width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from opensora.config.common import Refusals, Shape, Text, refuse
+from opensora.sizes import VideoSize, video_size
+
+if TYPE_CHECKING:
+    from mindspore import Tensor, nn
+
+    from mindone.train.loop import Place
+    from opensora.config.generate import Sampler as SamplerSettings
+    from opensora.config.train import Flow
+    from opensora.text.conditioner import Conditioner
+
+# Text conditioning of a batch by name, one row per sample: what a `Conditioner` gives.
+Arrays = Mapping[str, np.ndarray]
+
+
+def is_on(value: Any) -> bool:
+    """Whether a setting asks for something: a switch that is on, or a list with a text in it."""
+    return any(value) if isinstance(value, list) else bool(value)
+
+
+# What no version can do yet.
+REFUSED: Refusals = {
+    "enable_sequence_parallelism": (is_on, "leave it out; --use_parallel True shares the work by samples"),
+    "dsp": (is_on, "leave it out; --use_parallel True shares the work by samples"),
+    "sequence_parallel_shards": (lambda value: value > 1, "use 1"),
+    "zero_stage": (is_on, "use 0"),
+    "parallel_mode": (lambda value: value != "data", "use data"),
+    "pre_patchify": (is_on, "leave it out"),
+    "resize_by_max_value": (is_on, "leave it out"),
+    "validate": (is_on, "leave it out"),
+    "profile": (is_on, "leave it out"),
+    "loop": (lambda value: value > 1, "use 1"),
+    "reference_path": (is_on, "leave it out"),
+    "mask_strategy": (is_on, "leave it out"),
+    "optim": (lambda value: not value.startswith("adamw"), "use adamw"),
+    "group_strategy": (lambda value: value not in (None, "not_grouping"), "leave it out"),
+}
+
+
+@dataclass(frozen=True)
+class PromptRules:
+    """What is added to a prompt and how it is cleaned; None leaves a suffix out."""
+
+    aesthetic_score: float | None = None
+    motion_score: float | None = None
+    camera_motion: str | None = None
+    cleaning: str = "basic"
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """A training batch as every family takes it: encoded, normalised, and not yet noised."""
+
+    latents: Tensor
+    """(B, C, T, H, W) float32, normalised"""
+    text: Arrays
+    fps: np.ndarray
+    """(B,) float32, frames per second; 120 for images"""
+    num_frames: np.ndarray
+    """(B,) float32, frames in pixel space"""
+    height: np.ndarray
+    """(B,) float32, pixels"""
+    width: np.ndarray
+    """(B,) float32, pixels"""
+    frames_mask: np.ndarray | None = None
+    """(B, T) bool, True = to be generated, False = given; None: all are generated"""
+
+
+class Objective(ABC):
+    """The training loss of one denoiser: a differentiable cell, and the inputs of that cell for a batch."""
+
+    part_names: tuple[str, ...] = ()
+    """names of the scalars that the cell returns beside the loss"""
+
+    @abstractmethod
+    def loss_cell(self, denoiser: nn.Cell) -> nn.Cell:
+        """A cell ``(*inputs) -> loss`` or ``-> (loss, parts)``, deterministic in its inputs."""
+
+    @abstractmethod
+    def loss_inputs(self, batch: LatentBatch, place: Place) -> tuple[Tensor | None, ...]:
+        """The inputs of `loss_cell`; every random number belongs to one sample's place."""
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """A batch of latents to sample.
+
+    ``noise`` holds, in frames that ``edit_mask`` keeps, the given latents instead of noise.
+    """
+
+    noise: np.ndarray
+    """(B, C, T, H, W) float32"""
+    text: Arrays
+    size: VideoSize
+    """frames, height and width in pixels"""
+    fps: float
+    negative: Arrays | None = None
+    """text to move away from; None: the family's empty caption"""
+    edit_mask: np.ndarray | None = None
+    """(B, T) in [0, 1]: 0 keeps a frame as given, 1 generates it, in between it is edited from that noise level on"""
+    step_noise: Callable[[int], np.ndarray] | None = None
+    """(B, C, T, H, W) noise of step i, for samplers that draw and for frames that join"""
+
+
+class Sampler(Protocol):
+    """Denoises batch after batch with one network, which is compiled once per shape."""
+
+    num_steps: int
+
+    def steps(self, request: SampleRequest) -> Iterator[np.ndarray]:
+        """Yields the latents (B, C, T, H, W) float32 after every step; the last ones are the result."""
+        ...
+
+
+@dataclass(frozen=True)
+class Family(ABC):
+    """One version of Open-Sora."""
+
+    name: str
+    denoiser_preset: str
+    autoencoder_preset: str
+
+    refused: ClassVar[Refusals] = {}
+    """what this version cannot do, beside what none can"""
+
+    @abstractmethod
+    def defaults(self) -> dict[str, Any]:
+        """The values of settings that are left at None, by their names."""
+
+    def check(self, config: Any) -> None:
+        """Refuses what this version cannot do; ``config`` is a whole command's settings, with `defaults` filled in.
+
+        Raises:
+            UserError: one sentence that names the setting, the value and what to use instead.
+        """
+        refuse(config, {**REFUSED, **self.refused}, f"model_version {self.name}")
+
+    def size(self, shape: Shape, compression: int = 8) -> VideoSize:
+        """(frames, height, width) in pixels of what the user asks for by numbers or by names.
+
+        Raises:
+            UserError: no size, unknown names, or an explicit size that ``compression`` does not divide.
+        """
+        return video_size(shape.num_frames, shape.image_size, shape.resolution, shape.aspect_ratio, compression)
+
+    @abstractmethod
+    def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:
+        """The text that is encoded for a prompt."""
+
+    @abstractmethod
+    def conditioner(self, text: Text, denoiser_config: Any = None, batch_size: int = 1) -> Conditioner:
+        """What turns texts, or their cache files, into the arrays that the denoiser takes.
+
+        ``denoiser_config`` gives their length and width; without it, those of the settings and of the encoder.
+        """
+
+    @abstractmethod
+    def objective(self, flow: Flow, denoiser_config: Any) -> Objective:
+        """The training loss as the settings say."""
+
+    @abstractmethod
+    def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> Sampler:
+        """What makes latents of noise with this denoiser."""
+
+
+def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """(B, *shape) float32 noise; that of a sample depends on its own seed alone, not on the batch it sits in."""
+    from mindone import runtime
+
+    return np.stack([runtime.stream(seed, "sample").standard_normal(tuple(shape), np.float32) for seed in seeds])

@@ -1,0 +1,59 @@
+"""Open-Sora 1.2: STDiT3, rectified flow, the 3D autoencoder with chunks of 17 frames, T5 with 300 tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from mindspore import nn
+
+from mindone.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig
+from opensora.config.common import Refusals
+from opensora.config.generate import Sampler as SamplerSettings
+from opensora.config.train import Flow
+from opensora.families.stdit import FlowObjective, FlowSampler, STDiTFamily
+from opensora.models.stdit3 import STDiT3
+
+
+@dataclass(frozen=True)
+class OpenSora12(STDiTFamily):
+    """Open-Sora 1.2."""
+
+    name: str = "v1.2"
+    denoiser_preset: str = "STDiT3-XL/2"
+    autoencoder_preset: str = "OpenSora-VAE-v1.2"
+
+    refused: ClassVar[Refusals] = {
+        "vae_type": (lambda value: value == "VideoAutoencoderKL", "use OpenSora-VAE-v1.2"),
+        "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
+        "sampling": (lambda value: value != "rflow", "use rflow"),
+    }
+
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "model_max_length": 300,
+            "num_frames": 51,
+            "vae_type": "OpenSora-VAE-v1.2",
+            "noise_scheduler": "rflow",
+            "sampling": "rflow",
+            "sampling_steps": 30,
+            "guidance_scale": 7.0,
+            "use_timestep_transform": True,
+        }
+
+    def objective(self, flow: Flow, denoiser_config: Any) -> FlowObjective:
+        settings = RectifiedFlowConfig(
+            sample_method=flow.sample_method, use_timestep_transform=flow.use_timestep_transform
+        )
+        return FlowObjective(RectifiedFlow(settings), STDiT3.condition_names, denoiser_config.class_dropout_prob)
+
+    def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> FlowSampler:
+        flow = RectifiedFlowConfig(
+            num_sampling_steps=settings.sampling_steps,
+            cfg_scale=settings.guidance_scale,
+            use_timestep_transform=settings.use_timestep_transform,
+        )
+        return FlowSampler(denoiser, RectifiedFlow(flow))
+
+
+FAMILY = OpenSora12()

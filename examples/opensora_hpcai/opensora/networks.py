@@ -1,0 +1,221 @@
+"""Denoisers and autoencoders by name or from a model folder: the one way to build, load and place a network.
+
+A model folder has the hub's layout: ``config.json`` beside the weights. Autoencoders have the interface of
+`opensora.models.autoencoder.Autoencoder`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mindone import runtime
+from mindone.errors import UserError
+from opensora.model_folder import config_from, read_config, require_path
+
+logger = logging.getLogger(__name__)
+
+# --- denoisers -------------------------------------------------------------------------------------------------------
+
+# module → network, config and presets
+DENOISERS = {
+    "stdit": ("STDiT", "STDiTConfig", "STDiT_PRESETS"),
+    "stdit2": ("STDiT2", "STDiT2Config", "STDiT2_PRESETS"),
+    "stdit3": ("STDiT3", "STDiT3Config", "STDiT3_PRESETS"),
+    "mmdit": ("MMDiT", "MMDiTConfig", "MMDIT_PRESETS"),
+}
+
+
+def denoiser_presets() -> dict[str, Any]:
+    """The configs of all published sizes, by name."""
+    return {name: config for module in DENOISERS for name, config in _denoiser_part(module, 2).items()}
+
+
+def denoiser_config(preset: str, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Any:
+    """The config of a preset, replaced by the ``config.json`` at ``path``, then by overrides that are not None.
+
+    Raises:
+        UserError: an unknown preset, or an override that its network does not have.
+    """
+    presets = denoiser_presets()
+    if preset not in presets:
+        raise UserError(f"the denoiser {preset} is not known; use one of {', '.join(presets)}")
+    config = presets[preset]
+    changes = {name: value for name, value in (overrides or {}).items() if value is not None}
+    unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(config)})
+    if unknown:
+        raise UserError(f"{', '.join(unknown)} is not a setting of the denoiser {preset}")
+    return config_from(type(config), {**dataclasses.asdict(config), **read_config(path), **changes})
+
+
+def build_denoiser(config: Any, dtype: str = "fp32", recompute: bool | int = False, parallel: Any = None) -> Any:
+    """The network of a config with fresh weights; ``recompute`` says for how many of its blocks, True for all."""
+    from mindone.nn import set_compute_dtype
+
+    module = next(module for module in DENOISERS if isinstance(config, _denoiser_part(module, 1)))
+    denoiser = _denoiser_part(module, 0)(config, parallel)
+    set_compute_dtype(denoiser, runtime.compute_dtype(dtype))
+    if recompute:
+        denoiser.recompute_blocks(None if recompute is True else recompute)
+    return denoiser
+
+
+def load_denoiser(
+    path: str | Path | None,
+    config: Any,
+    dtype: str = "fp32",
+    recompute: bool | int = False,
+    allow_random: bool = False,
+    parallel: Any = None,
+    option: str = "ckpt_path",
+    trained: bool = False,
+) -> Any:
+    """The denoiser with the weights at ``path``, a folder or file.
+
+    Args:
+        config: see `denoiser_config`.
+        recompute: as in `build_denoiser`.
+        allow_random: without a path, keep random weights instead of refusing.
+        option: the setting that gave the path, for messages.
+        trained: keep all parameters in float32; otherwise matrices are held in ``dtype``.
+    Raises:
+        UserError: no weights, or they do not fit the network.
+    """
+    from mindone.checkpoint import load_into, read_tensors
+    from mindone.nn import set_compute_dtype
+
+    if not path and allow_random:
+        logger.warning("the denoiser has random weights")
+        return build_denoiser(config, dtype, recompute, parallel)
+    source = require_path(path, "the denoiser's weights", option)
+    with runtime.lazy_parameters():
+        denoiser = build_denoiser(config, dtype, recompute, parallel)
+        if not trained:
+            set_compute_dtype(denoiser, runtime.compute_dtype(dtype), store=True)
+    load_into(denoiser, read_tensors(source))
+    return denoiser.set_train(False)
+
+
+def _denoiser_part(module: str, index: int) -> Any:
+    return getattr(importlib.import_module(f"opensora.models.{module}"), DENOISERS[module][index])
+
+
+# --- autoencoders ----------------------------------------------------------------------------------------------------
+
+# kind → module, config and network
+KINDS = {
+    "2d": ("vae_frames", "FrameAutoencoderConfig", "VideoAutoencoderKL"),
+    "pipeline": ("vae_v1_2", "VideoAutoencoderConfig", "VideoAutoencoder"),
+    "flux": ("vae_flux", "FluxAutoencoderConfig", "FluxAutoencoder"),
+    "hunyuan": ("vae_hunyuan", "HunyuanAutoencoderConfig", "AutoencoderKLCausal3D"),
+    "dc-ae": ("vae_dc_ae", "DCAEConfig", "DCAE"),
+}
+# Kinds by the class that published config files name.
+CLASSES = {
+    "AutoencoderKL": "2d",
+    "VideoAutoencoderKL": "2d",
+    "VideoAutoencoderPipeline": "pipeline",
+    "AutoencoderKLCausal3D": "hunyuan",
+    "DCAE": "dc-ae",
+}
+# name → kind and the settings that differ from the defaults of its config
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "SD-VAE": ("2d", {}),
+    "SDXL-VAE": ("2d", {"scale_factor": 0.13025}),
+    "OpenSora-VAE-v1.2": ("pipeline", {}),
+    "Flux-AE": ("flux", {}),
+    "Hunyuan-VAE": ("hunyuan", {}),
+    "Video-DC-AE": ("dc-ae", {}),
+}
+
+
+def autoencoder_config(name: str | None = None, path: str | Path | None = None, **changes: Any) -> Any:
+    """The config of an autoencoder: its preset, replaced by the ``config.json`` at ``path``, then by ``changes``.
+
+    Args:
+        name: one of `PRESETS`; not needed if the ``config.json`` says its ``kind`` or class.
+        path: a model folder or weights file; its ``config.json`` may be absent if a name is given.
+        changes: fields to replace; None leaves one as it is.
+    Raises:
+        UserError: the name is not known, or nothing says what the folder holds.
+    """
+    if name is not None and name not in PRESETS:
+        raise UserError(f"there is no autoencoder {name}; use one of {', '.join(PRESETS)}")
+    values = read_config(path)
+    preset = PRESETS[name] if name else (_kind(values, path), {})
+    kind, settings = preset
+    if values and name and _kind(values, path, kind) != kind:
+        raise UserError(f"{path} holds an autoencoder of kind {_kind(values, path)}, not {name}")
+    config = _part(kind, 1).from_dict({**settings, **values})
+    return dataclasses.replace(config, **{field: value for field, value in changes.items() if value is not None})
+
+
+def build_autoencoder(config: Any, dtype: str = "fp32") -> Any:
+    """The autoencoder of a config with fresh weights; its products run in ``dtype``."""
+    from mindone.nn import set_compute_dtype
+
+    autoencoder = _part(config.kind, 2)(config)
+    set_compute_dtype(autoencoder, runtime.compute_dtype(dtype))
+    return autoencoder.set_train(False)
+
+
+def load_autoencoder(
+    path: str | Path | None,
+    name: str | None = None,
+    dtype: str = "fp32",
+    option: str = "vae_checkpoint",
+    allow_random: bool = False,
+    **changes: Any,
+) -> Any:
+    """The autoencoder whose weights are at ``path``; the other arguments are those of `autoencoder_config`.
+
+    The names in the file may be those of either generation of AutoencoderKL, or of latent diffusion.
+    ``allow_random`` keeps random weights if there is no path.
+
+    Raises:
+        UserError: no weights, or they do not fit the network.
+    """
+    from mindone.checkpoint import load_into, read_tensors
+    from mindone.checkpoint.naming import DEFAULT_ADAPTERS
+    from mindone.nn import set_compute_dtype
+
+    if not path and allow_random:
+        logger.warning("the autoencoder has random weights")
+        return build_autoencoder(autoencoder_config(name, **changes), dtype)
+    source = require_path(path, "the autoencoder's weights", option)
+    config = autoencoder_config(name, source, **changes)
+    with runtime.lazy_parameters():
+        autoencoder = build_autoencoder(config, dtype)
+        set_compute_dtype(autoencoder, runtime.compute_dtype(dtype), store=True)
+    adapters = (*DEFAULT_ADAPTERS, into_module) if config.kind == "2d" else DEFAULT_ADAPTERS
+    load_into(autoencoder, read_tensors(source), adapters)
+    return autoencoder
+
+
+def autoencoder_skeleton(name: str | None = None, path: str | Path | None = None, **changes: Any) -> Any:
+    """The autoencoder without weights or memory, to ask it for sizes."""
+    with runtime.lazy_parameters():
+        return build_autoencoder(autoencoder_config(name, path, **changes))
+
+
+def into_module(name: str) -> str:
+    """A name of an image autoencoder's file → its place in the autoencoder of frames."""
+    return f"module.{name}"
+
+
+def _kind(values: Mapping[str, Any], path: str | Path | None, default: str | None = None) -> str:
+    named = [values.get("_class_name"), *values.get("architectures", ())]
+    kinds = [values.get("kind"), *(CLASSES.get(name) for name in named), default]
+    known = [kind for kind in kinds if kind in KINDS]
+    if not known:
+        raise UserError(f"nothing says which autoencoder {path} holds; give its name: {', '.join(PRESETS)}")
+    return known[0]
+
+
+def _part(kind: str, index: int) -> Any:
+    entry = KINDS[kind]
+    return getattr(importlib.import_module(f"opensora.models.{entry[0]}"), entry[index])

@@ -1,0 +1,109 @@
+"""Texts to what a denoiser is told: named arrays, one row per text, from text encoders or from cache files.
+
+A conditioner loads its encoders when they are first needed and forgets them with `release`.
+
+Legend: `N` texts, `L` tokens, `D` width of the embeddings.
+"""
+
+from __future__ import annotations
+
+import gc
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mindone.errors import UserError
+from opensora.data.cache import read_text
+from opensora.text.encoder import TextEmbeddings, TextEncoder
+
+Arrays = dict[str, np.ndarray]
+
+
+class Conditioner(ABC):
+    """Text conditioning of one family."""
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> Arrays:
+        """Arrays of prepared texts, N rows each; a notice names texts that had to be cut."""
+
+    @abstractmethod
+    def fit(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """Arrays from a cache, as `encode` would have made them: padded or cut to the denoiser's tokens.
+
+        Raises:
+            UserError: they belong to another denoiser.
+        """
+
+    @abstractmethod
+    def read(self, path: Path) -> Arrays:
+        """Arrays of one cache file, with one row, fitted."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Frees the memory of the encoders."""
+
+
+class T5Conditioner(Conditioner):
+    """T5 embeddings: ``text`` (N, L, D) float32 and ``text_mask`` (N, L) int32, 1 = valid.
+
+    Args:
+        folder: of the encoder, needed by `encode` only.
+        length: L.
+        width: D; 0 takes the encoder's.
+        dtype: precision of the encoder.
+        batch_size: texts that are encoded at once.
+    """
+
+    def __init__(self, folder: str | None, length: int, width: int = 0, dtype: str = "fp32", batch_size: int = 1):
+        self.folder, self.length, self.width, self.dtype, self.batch_size = folder, length, width, dtype, batch_size
+        self._encoder: TextEncoder | None = None
+
+    def encode(self, texts: Sequence[str]) -> Arrays:
+        found = self.embed(texts)
+        return {"text": found.embeddings, "text_mask": found.mask.astype(np.int32)}
+
+    def embed(self, texts: Sequence[str]) -> TextEmbeddings:
+        """All that the encoder gives, for caches."""
+        if self._encoder is None:
+            self._encoder = TextEncoder.from_folder(self.folder, self.length, self.dtype, self.batch_size, self.width)
+        return self._encoder.encode(texts)
+
+    def fit(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        text, mask = arrays["text"], arrays["text_mask"]
+        if self.width and text.shape[2] != self.width:
+            raise UserError(
+                f"the text embeddings have width {text.shape[2]}, but the denoiser takes caption_channels="
+                f"{self.width}; use the text encoder that belongs to it"
+            )
+        if mask[:, self.length :].any():
+            raise UserError(
+                f"the text embeddings have up to {int(mask.sum(1).max())} tokens, but the denoiser takes "
+                f"model_max_length={self.length}; encode the captions with that length"
+            )
+        missing = max(0, self.length - mask.shape[1])
+        text = np.pad(text[:, : self.length], ((0, 0), (0, missing), (0, 0)))
+        mask = np.pad(mask[:, : self.length], ((0, 0), (0, missing)))
+        return {"text": np.asarray(text, np.float32), "text_mask": mask.astype(np.int32)}
+
+    def read(self, path: Path) -> Arrays:
+        entry = read_text(path)
+        try:
+            return self.fit({"text": entry.text_emb[None], "text_mask": entry.mask[None]})
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def release(self) -> None:
+        self._encoder = None
+        gc.collect()
+
+
+def stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
+    """Several arrays of one conditioner, one after the other."""
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def picked(arrays: Mapping[str, np.ndarray], rows: Sequence[int]) -> Arrays:
+    """Some rows of a conditioner's arrays."""
+    return {name: values[list(rows)] for name, values in arrays.items()}
