@@ -33,9 +33,8 @@ from mindone.train.ema import Ema
 from mindone.train.optim import AdamW
 from mindone.train.step import TrainStep
 from opensora.data.dataset import VideoTextDataset
-from opensora.data.toy import write_dataset
+from opensora.families.stdit import GuidedPrediction
 from opensora.models.autoencoder import Autoencoder
-from opensora.models.denoisers import build_denoiser
 from opensora.models.mmdit import MMDiT, MMDiTConfig
 from opensora.models.stdit import STDiTConfig
 from opensora.models.stdit2 import STDiT2Config
@@ -46,7 +45,8 @@ from opensora.models.vae_flux import FluxAutoencoder, FluxAutoencoderConfig
 from opensora.models.vae_hunyuan import AutoencoderKLCausal3D, HunyuanAutoencoderConfig
 from opensora.models.vae_temporal import TemporalAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
-from opensora.models.velocity import STDiTVelocity
+from opensora.networks import build_denoiser
+from opensora.toy.world import write_dataset
 
 LEARNING_RATE, BETAS, EPS, CLIP, EMA_DECAY, GUIDANCE = 1e-4, (0.9, 0.999), 1e-8, 1.0, 0.99, 4.0
 TORCH = "PyTorch eager"
@@ -223,7 +223,7 @@ def stdit3_sample(config: STDiT3Config, batch: int, latent: tuple[int, int, int]
     ours, theirs = denoiser_pair(config)
     ours.set_train(False)
     inputs = StepInputs(config, batch, latent, tokens)
-    velocity = STDiTVelocity(ours, True)
+    velocity = GuidedPrediction(ours, True)
     scale = Tensor(GUIDANCE, ms.float32)
     z, t, y, mask, frames_mask, *conditions = inputs.mindspore()
     arguments = inputs.torch()
@@ -237,7 +237,7 @@ def stdit3_sample(config: STDiT3Config, batch: int, latent: tuple[int, int, int]
         return unconditional + GUIDANCE * (conditional - unconditional)
 
     def our_step() -> np.ndarray:
-        return velocity(z, t, y, mask, frames_mask, scale, *conditions).asnumpy()
+        return velocity(z, t, y, mask, None, None, frames_mask, scale, *conditions).asnumpy()
 
     agree(our_step(), torch_step())
     yield Case(_denoiser_shapes(config, 2 * batch, latent), TORCH, our_step, torch_step)

@@ -32,11 +32,10 @@ def write_checkpoint(path: Path) -> None:
     from mindone import runtime
     from mindone.checkpoint.safetensors_file import save_safetensors
     from mindone.checkpoint.tensors import Entry, TensorFile
-    from opensora.families import get_family
+    from opensora.networks import build_denoiser, denoiser_config
 
-    family = get_family("v1.2")
     with runtime.lazy_parameters():
-        network = family.build_denoiser(family.denoiser_config())
+        network = build_denoiser(denoiser_config("STDiT3-XL/2"))
     rng = np.random.default_rng(0)
 
     def entry(shape: tuple[int, ...]) -> Entry:
@@ -50,13 +49,12 @@ def load(path: Path, dtype: str) -> tuple[float, float]:
     """Peak growth and limit, bytes, of loading the network for sampling."""
     from mindone import runtime
     from mindone.checkpoint import read_tensors
-    from opensora.families import get_family
+    from opensora.networks import build_denoiser, denoiser_config, load_denoiser
 
     runtime.setup("CPU")
-    family = get_family("v1.2")
-    family.build_denoiser(family.denoiser_config(None, {"depth": 1, "hidden_size": 72, "num_heads": 1}))
+    build_denoiser(denoiser_config("STDiT3-XL/2", None, {"depth": 1, "hidden_size": 72, "num_heads": 1}))
     before = peak()
-    network = family.load_denoiser(path, dtype=dtype)
+    network = load_denoiser(path, denoiser_config("STDiT3-XL/2"), dtype)
     parameters = sum(parameter.nbytes for parameter in network.get_parameters())
     return peak() - before, parameters + max(entry.nbytes for entry in read_tensors(path).entries.values())
 

@@ -56,29 +56,38 @@ def _stdit3(train: bool):
 
 def _stdit3_forward() -> tuple:
     """Guided velocity of 102 frames of 720x1280."""
-    from opensora.models.velocity import STDiTVelocity
+    from opensora.families.stdit import GuidedPrediction
 
-    cell = STDiTVelocity(_stdit3(train=False))
+    cell = GuidedPrediction(_stdit3(train=False))
     text = (_zeros(1, 1, 300, 4096), _zeros(1, 300))
-    return cell.set_train(False), (_zeros(1, 4, 30, 90, 160), _zeros(1), *text, None, _zeros(1), *[_zeros(1)] * 3)
+    return cell.set_train(False), (
+        _zeros(1, 4, 30, 90, 160),
+        _zeros(1),
+        *text,
+        None,
+        None,
+        None,
+        _zeros(1),
+        *[_zeros(1)] * 3,
+    )
 
 
 def _stdit3_train() -> tuple:
     """A whole update at 51 frames of 720x1280: loss, gradients, clipping, AdamW, EMA."""
     from mindspore import int32, ops
 
-    from opensora.models.denoiser_loss import DenoiserLoss
+    from opensora.families.stdit import FlowLoss
 
     latents = _zeros(1, 4, 15, 90, 160)
     text, text_mask = _zeros(1, 1, 300, 4096), ops.zeros((1, 300), int32)
     conditions = [_zeros(1)] * 3
     inputs = (latents, latents, _zeros(1), text, text_mask, ops.zeros((1,), int32), None, *conditions)
-    return _training(DenoiserLoss(_stdit3(train=True))), (*_update_scalars(), *inputs)
+    return _training(FlowLoss(_stdit3(train=True))), (*_update_scalars(), *inputs)
 
 
 def _factorized(preset: str, train: bool):
     """STDiT or STDiT2."""
-    from opensora.models.denoisers import build_denoiser, denoiser_config
+    from opensora.networks import build_denoiser, denoiser_config
 
     return _bfloat16(build_denoiser(denoiser_config(preset), recompute=train))
 
@@ -211,7 +220,7 @@ def _clip_forward() -> tuple:
 
 
 def _named_autoencoder(name: str):
-    from opensora.autoencoders import autoencoder_config, build_autoencoder
+    from opensora.networks import autoencoder_config, build_autoencoder
 
     return _bfloat16(build_autoencoder(autoencoder_config(name)))
 

@@ -1,35 +1,101 @@
-"""The console command ``opensora``: the doors of ``scripts/`` under one name."""
+"""The table of doors: every script, tool and console verb names one of them, and nothing else.
+
+A door is a schema and a function of the settings. Settings are read and checked, and ``--help`` answers, before
+MindSpore is loaded.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import mindone
+from mindone.config import parse
 from mindone.errors import UserError, guarded
 
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "generate": ("opensora.pipelines.generate", "main", "videos from prompts"),
-    "train": ("opensora.pipelines.doors", "train_main", "train a denoiser"),
-    "train-vae": ("opensora.pipelines.doors", "train_vae_main", "train an autoencoder"),
-    "embed-text": ("opensora.pipelines.embed", "text_main", "cache text embeddings of captions or prompts"),
-    "embed-video": ("opensora.pipelines.embed", "video_main", "cache latents of videos"),
-    "decode": ("opensora.pipelines.decode", "main", "videos from cached latents"),
-    "convert": ("opensora.cli", "convert_main", "a checkpoint in another format or with other names"),
+
+@dataclass(frozen=True)
+class Door:
+    """One command: ``module:name`` of its schema and of the function that takes the settings.
+
+    Without a schema the function takes the command line itself.
+    """
+
+    function: str
+    schema: str | None
+    help: str
+
+
+DOORS: dict[str, Door] = {
+    "generate": Door("opensora.generate.run:generate", "opensora.config:GenerateConfig", "videos from prompts"),
+    "train": Door(
+        "opensora.training.denoiser:train",
+        "opensora.config:TrainConfig",
+        "train a denoiser on videos and captions, or on their caches",
+    ),
+    "train-vae": Door(
+        "opensora.training.autoencoder:train", "opensora.config:TrainVaeConfig", "train an autoencoder on videos"
+    ),
+    "evaluate-vae": Door(
+        "opensora.evaluation.reconstruction:evaluate",
+        "opensora.config:EvaluateVaeConfig",
+        "how well an autoencoder reconstructs videos",
+    ),
+    "embed-text": Door(
+        "opensora.embed.texts:embed_texts",
+        "opensora.config:EmbedTextConfig",
+        "cache text embeddings of captions or prompts",
+    ),
+    "embed-video": Door(
+        "opensora.embed.videos:embed_videos", "opensora.config:EmbedVideoConfig", "cache latents of videos"
+    ),
+    "decode": Door("opensora.embed.decode:decode_files", "opensora.config:DecodeConfig", "videos from cached latents"),
+    "convert": Door(
+        "opensora.weights:convert_any",
+        "opensora.config:ConvertConfig",
+        "a checkpoint in another format or with other names",
+    ),
+    "convert-image-vae": Door(
+        "opensora.weights:convert_image_vae",
+        "opensora.config:ConvertImageVaeConfig",
+        "an image autoencoder (SD-VAE, SDXL-VAE) with its published names",
+    ),
+    "convert-video-vae": Door(
+        "opensora.weights:convert_video_vae",
+        "opensora.config:ConvertVideoVaeConfig",
+        "the video autoencoder of Open-Sora 1.2 with its published names",
+    ),
+    "convert-flux": Door(
+        "opensora.weights:convert_flux_weights",
+        "opensora.config:ConvertFluxConfig",
+        "MMDiT weights between the layouts of Flux and of Open-Sora 2.0",
+    ),
+    "download": Door("opensora.weights:download", None, "a model of a hub, as safetensors"),
+    "toy-data": Door("opensora.toy.world:make_dataset", "opensora.config:ToyDataConfig", "clips of the toy world"),
+    "toy-t5": Door(
+        "opensora.toy.tiny_t5:make_tiny_t5", "opensora.config:TinyT5Config", "the text encoder of the toy world"
+    ),
+    "score-toy": Door(
+        "opensora.toy.score:score_videos", "opensora.config.toy:ScoreConfig", "do videos of the toy world obey?"
+    ),
 }
 
 
 def usage() -> str:
     """What ``opensora --help`` prints."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, _, text) in COMMANDS.items()]
+    width = max(map(len, DOORS))
+    lines = [f"  {name:<{width}}  {door.help}" for name, door in DOORS.items()]
     return "\n".join(["usage: opensora COMMAND [--help] [-c RECIPE.yaml ...] [--NAME VALUE ...]", "", *lines])
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """The console command ``opensora``.
 
     Raises:
         UserError: no such command, or what the command refuses.
@@ -38,23 +104,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
+    if argv[0] == "--version":
+        print(f"opensora (mindone {mindone.__version__})")
+        return 0
     name, *rest = argv
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(COMMANDS)}"
+    if name not in DOORS:
+        near = difflib.get_close_matches(name, DOORS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(DOORS)}"
         raise UserError(f"unknown command '{name}'; {hint}")
-    module, function, _ = COMMANDS[name]
-    getattr(importlib.import_module(module), function)(rest)
+    open_door(name, rest, f"opensora {name}")
     return 0
 
 
 @guarded
-def convert_main(argv: Sequence[str] | None = None) -> None:
-    """Entry of ``opensora convert``."""
-    from mindone.checkpoint.convert import convert
-    from mindone.config import parse
-    from opensora.config import ConvertConfig
+def enter(name: str, argv: Sequence[str] | None = None) -> Any:
+    """What a script or tool does: `open_door` with its own command line and name."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return open_door(name, argv, os.path.basename(sys.argv[0]))
 
-    config = parse(ConvertConfig, argv)
-    written = convert(config.src, config.target, config.names, config.dtype)
-    print(f"{config.target}: {len(written)} tensors, {written.nbytes:,} bytes")
+
+def open_door(name: str, argv: Sequence[str], prog: str) -> Any:
+    """Reads the settings of a door from a command line, calls its function and returns what that gives.
+
+    The result's type is the function's own: a list of results, a folder, counts.
+    """
+    door = DOORS[name]
+    if door.schema is None:
+        return load(door.function)(argv, prog)
+    config = parse(load(door.schema), argv, prog, f"{door.help[:1].upper()}{door.help[1:]}.")
+    return load(door.function)(config)
+
+
+def load(name: str) -> Any:
+    """The object called ``module:name``."""
+    module, attribute = name.split(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -52,12 +52,16 @@ def denoiser_config(preset: str, path: str | Path | None = None, overrides: Mapp
     return config_from(type(config), {**dataclasses.asdict(config), **read_config(path), **changes})
 
 
+def denoiser_class(config: Any) -> type:
+    """The network that a config dataclass belongs to."""
+    return next(_denoiser_part(module, 0) for module in DENOISERS if type(config) is _denoiser_part(module, 1))
+
+
 def build_denoiser(config: Any, dtype: str = "fp32", recompute: bool | int = False, parallel: Any = None) -> Any:
     """The network of a config with fresh weights; ``recompute`` says for how many of its blocks, True for all."""
     from mindone.nn import set_compute_dtype
 
-    module = next(module for module in DENOISERS if isinstance(config, _denoiser_part(module, 1)))
-    denoiser = _denoiser_part(module, 0)(config, parallel)
+    denoiser = denoiser_class(config)(config, parallel)
     set_compute_dtype(denoiser, runtime.compute_dtype(dtype))
     if recompute:
         denoiser.recompute_blocks(None if recompute is True else recompute)
@@ -107,7 +111,7 @@ def _denoiser_part(module: str, index: int) -> Any:
 # --- autoencoders ----------------------------------------------------------------------------------------------------
 
 # kind → module, config and network
-KINDS = {
+AUTOENCODER_KINDS = {
     "2d": ("vae_frames", "FrameAutoencoderConfig", "VideoAutoencoderKL"),
     "pipeline": ("vae_v1_2", "VideoAutoencoderConfig", "VideoAutoencoder"),
     "flux": ("vae_flux", "FluxAutoencoderConfig", "FluxAutoencoder"),
@@ -115,7 +119,7 @@ KINDS = {
     "dc-ae": ("vae_dc_ae", "DCAEConfig", "DCAE"),
 }
 # Kinds by the class that published config files name.
-CLASSES = {
+AUTOENCODER_CLASSES = {
     "AutoencoderKL": "2d",
     "VideoAutoencoderKL": "2d",
     "VideoAutoencoderPipeline": "pipeline",
@@ -123,7 +127,7 @@ CLASSES = {
     "DCAE": "dc-ae",
 }
 # name → kind and the settings that differ from the defaults of its config
-PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+AUTOENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "SD-VAE": ("2d", {}),
     "SDXL-VAE": ("2d", {"scale_factor": 0.13025}),
     "OpenSora-VAE-v1.2": ("pipeline", {}),
@@ -137,16 +141,16 @@ def autoencoder_config(name: str | None = None, path: str | Path | None = None, 
     """The config of an autoencoder: its preset, replaced by the ``config.json`` at ``path``, then by ``changes``.
 
     Args:
-        name: one of `PRESETS`; not needed if the ``config.json`` says its ``kind`` or class.
+        name: one of `AUTOENCODERS`; not needed if the ``config.json`` says its ``kind`` or class.
         path: a model folder or weights file; its ``config.json`` may be absent if a name is given.
         changes: fields to replace; None leaves one as it is.
     Raises:
         UserError: the name is not known, or nothing says what the folder holds.
     """
-    if name is not None and name not in PRESETS:
-        raise UserError(f"there is no autoencoder {name}; use one of {', '.join(PRESETS)}")
+    if name is not None and name not in AUTOENCODERS:
+        raise UserError(f"there is no autoencoder {name}; use one of {', '.join(AUTOENCODERS)}")
     values = read_config(path)
-    preset = PRESETS[name] if name else (_kind(values, path), {})
+    preset = AUTOENCODERS[name] if name else (_kind(values, path), {})
     kind, settings = preset
     if values and name and _kind(values, path, kind) != kind:
         raise UserError(f"{path} holds an autoencoder of kind {_kind(values, path)}, not {name}")
@@ -209,13 +213,13 @@ def into_module(name: str) -> str:
 
 def _kind(values: Mapping[str, Any], path: str | Path | None, default: str | None = None) -> str:
     named = [values.get("_class_name"), *values.get("architectures", ())]
-    kinds = [values.get("kind"), *(CLASSES.get(name) for name in named), default]
-    known = [kind for kind in kinds if kind in KINDS]
+    kinds = [values.get("kind"), *(AUTOENCODER_CLASSES.get(name) for name in named), default]
+    known = [kind for kind in kinds if kind in AUTOENCODER_KINDS]
     if not known:
-        raise UserError(f"nothing says which autoencoder {path} holds; give its name: {', '.join(PRESETS)}")
+        raise UserError(f"nothing says which autoencoder {path} holds; give its name: {', '.join(AUTOENCODERS)}")
     return known[0]
 
 
 def _part(kind: str, index: int) -> Any:
-    entry = KINDS[kind]
+    entry = AUTOENCODER_KINDS[kind]
     return getattr(importlib.import_module(f"opensora.models.{entry[0]}"), entry[index])

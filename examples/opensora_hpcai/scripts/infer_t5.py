@@ -1,7 +1,6 @@
 """Caches text embeddings of captions or prompts; `--help` lists all settings."""
 
-from mindone.errors import guarded
-from opensora.pipelines.embed import text_main
+from opensora.cli import enter
 
 if __name__ == "__main__":
-    guarded(text_main)()
+    enter("embed-text")

@@ -1,7 +1,6 @@
 """Caches latents of videos; `--help` lists all settings."""
 
-from mindone.errors import guarded
-from opensora.pipelines.embed import video_main
+from opensora.cli import enter
 
 if __name__ == "__main__":
-    guarded(video_main)()
+    enter("embed-video")

@@ -1,7 +1,6 @@
 """Makes videos from cached latents; `--help` lists all settings."""
 
-from mindone.errors import guarded
-from opensora.pipelines.decode import main
+from opensora.cli import enter
 
 if __name__ == "__main__":
-    guarded(main)()
+    enter("decode")

@@ -1,7 +1,6 @@
 """Makes videos from prompts; `--help` lists all settings."""
 
-from mindone.errors import guarded
-from opensora.pipelines.generate import main
+from opensora.cli import enter
 
 if __name__ == "__main__":
-    guarded(main)()
+    enter("generate")

@@ -1,8 +1,6 @@
-"""Measures how well an autoencoder reconstructs videos; `--help` lists all settings. Refused until there is a way."""
+"""Measures how well an autoencoder reconstructs videos; `--help` lists all settings."""
 
-from mindone.config import parse
-from mindone.errors import guarded
-from opensora.config import EvaluateVaeConfig
+from opensora.cli import enter
 
 if __name__ == "__main__":
-    guarded(parse)(EvaluateVaeConfig)
+    enter("evaluate-vae")

@@ -1,7 +1,6 @@
 """Trains a denoiser; `--help` lists all settings."""
 
-from mindone.errors import guarded
-from opensora.pipelines.doors import train_main
+from opensora.cli import enter
 
 if __name__ == "__main__":
-    guarded(train_main)()
+    enter("train")

@@ -1,4 +1,4 @@
-import importlib.util
+import runpy
 import sys
 from pathlib import Path
 
@@ -9,13 +9,13 @@ TOOLS = Path(__file__).parents[1] / "tools"
 
 @pytest.fixture
 def tool(monkeypatch):
-    """The main function of a script in ``tools``, by the script's name; it takes arguments as a command line does."""
+    """Runs a script of ``tools``, by its name, with arguments as a command line gives them."""
 
     def load(name):
-        spec = importlib.util.spec_from_file_location(f"opensora_tools_{name.replace('.', '_')}", TOOLS / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        return lambda *arguments: module.main([str(argument) for argument in arguments])
+        def run(*arguments):
+            monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+            runpy.run_path(str(TOOLS / f"{name}.py"), run_name="__main__")
+
+        return run
 
     return load

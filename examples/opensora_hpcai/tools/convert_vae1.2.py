@@ -1,9 +1,6 @@
-"""The name that documents of the earlier MindSpore port use for convert_vae_3d.py, with the same flags."""
+"""Converts the video autoencoder of 1.2; `--help` lists all settings."""
 
-from __future__ import annotations
-
-import runpy
-from pathlib import Path
+from opensora.cli import enter
 
 if __name__ == "__main__":
-    runpy.run_path(str(Path(__file__).with_name("convert_vae_3d.py")), run_name="__main__")
+    enter("convert-video-vae")

@@ -1,10 +1,6 @@
-"""Scores clips of the toy world: existing ones, or what a model makes of seen and unseen prompts.
+"""Scores clips of the toy world; `--help` lists all settings."""
 
-python tools/score_toy.py --config configs/tiny/opensora_v1_2_sample.yaml
-python tools/score_toy.py --videos datasets/toy [--shuffle_captions True]
-"""
-
-from opensora.pipelines.score import main
+from opensora.cli import enter
 
 if __name__ == "__main__":
-    main()
+    enter("score-toy")

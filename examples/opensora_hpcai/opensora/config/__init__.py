@@ -1,18 +1,25 @@
 """The settings of every command, one dataclass tree each. Importing them does not import MindSpore."""
 
-from opensora.config.convert import ConvertConfig
+from opensora.config.convert import ConvertConfig, ConvertFluxConfig, ConvertImageVaeConfig, ConvertVideoVaeConfig
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
 from opensora.config.generate import GenerateConfig
+from opensora.config.toy import ScoreConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
 from opensora.config.vae import EvaluateVaeConfig, TrainVaeConfig
 
 __all__ = [
     "ConvertConfig",
+    "ConvertFluxConfig",
+    "ConvertImageVaeConfig",
+    "ConvertVideoVaeConfig",
     "DecodeConfig",
     "EmbedTextConfig",
     "EmbedVideoConfig",
     "EvaluateVaeConfig",
     "GenerateConfig",
+    "ScoreConfig",
+    "TinyT5Config",
+    "ToyDataConfig",
     "TrainConfig",
     "TrainVaeConfig",
 ]

@@ -1,4 +1,4 @@
-"""Settings of ``opensora convert``."""
+"""Settings of ``opensora convert`` and its kin."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from mindone.config import Settings
 from mindone.errors import UserError
 from opensora.config.common import Dtype
 
+FluxLayout = Literal["flux", "open-sora"]
+
 
 @dataclass
-class ConvertConfig(Settings):
-    """A checkpoint in another format, with other names or another dtype."""
+class Files(Settings):
+    """A checkpoint to read and one to write."""
 
     src: str | None = None
     """.safetensors, .bin, .pt, .pth, .ckpt, *.index.json, or a folder with one"""
     target: str | None = None
     """the file to write: .safetensors or .ckpt"""
-    names: Literal["keep", "published", "mindspore"] = "keep"
-    """published: undo what MindSpore and wrappers do to names; mindspore: gamma and beta for norms"""
-    dtype: Dtype | None = None
-    """of floating tensors; as they are if not given"""
 
     aliases: ClassVar[dict[str, str]] = {"source": "src", "dst": "target"}
     accepted_but_unused: ClassVar[dict[str, str]] = {}
@@ -30,3 +28,41 @@ class ConvertConfig(Settings):
         for name in ("src", "target"):
             if not getattr(self, name):
                 raise UserError(f"{name} is not set; give it as --{name} PATH")
+
+
+@dataclass
+class ConvertConfig(Files):
+    """A checkpoint in another format, with other names or another dtype.
+
+    Networks here load published files as they are; a conversion is needed only for other MindSpore code.
+    """
+
+    names: Literal["keep", "published", "mindspore"] = "keep"
+    """published: undo what MindSpore and wrappers do to names; mindspore: gamma and beta for norms"""
+    dtype: Dtype | None = None
+    """of floating tensors; as they are if not given"""
+
+
+@dataclass
+class ConvertImageVaeConfig(Files):
+    """An image autoencoder with its published names, from PyTorch or from older MindSpore names."""
+
+
+@dataclass
+class ConvertVideoVaeConfig(Files):
+    """The video autoencoder of Open-Sora 1.2 with its published names."""
+
+    from_vae2d: bool = False
+    """the source is a 2D autoencoder: it becomes spatial_vae.module.*"""
+
+
+@dataclass
+class ConvertFluxConfig(Files):
+    """MMDiT weights between the layouts of Flux and of Open-Sora 2.0."""
+
+    src_layout: FluxLayout = "flux"
+    """what the source is"""
+    layout: FluxLayout = "open-sora"
+    """what to write"""
+    dtype: Dtype | None = None
+    """of floating tensors; as they are if not given"""

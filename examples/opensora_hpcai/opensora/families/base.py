@@ -135,6 +135,8 @@ class Family(ABC):
     """One version of Open-Sora."""
 
     name: str
+    model_max_length: int
+    """text tokens; a model folder's config.json may say otherwise"""
     denoiser_preset: str
     autoencoder_preset: str
 

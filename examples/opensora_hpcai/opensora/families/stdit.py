@@ -228,7 +228,7 @@ class STDiTFamily(Family):
         return cleaner(rules.cleaning)(scored)
 
     def conditioner(self, text: Text, denoiser_config: Any = None, batch_size: int = 1) -> T5Conditioner:
-        length = denoiser_config.model_max_length if denoiser_config else text.model_max_length
+        length = denoiser_config.model_max_length if denoiser_config else text.model_max_length or self.model_max_length
         width = denoiser_config.caption_channels if denoiser_config else 0
         return T5Conditioner(text.t5_model_name_or_path, length, width, text.t5_dtype, batch_size)
 

@@ -20,6 +20,7 @@ class OpenSora12(STDiTFamily):
     """Open-Sora 1.2."""
 
     name: str = "v1.2"
+    model_max_length: int = 300
     denoiser_preset: str = "STDiT3-XL/2"
     autoencoder_preset: str = "OpenSora-VAE-v1.2"
 
@@ -31,7 +32,6 @@ class OpenSora12(STDiTFamily):
 
     def defaults(self) -> dict[str, Any]:
         return {
-            "model_max_length": 300,
             "num_frames": 51,
             "vae_type": "OpenSora-VAE-v1.2",
             "noise_scheduler": "rflow",

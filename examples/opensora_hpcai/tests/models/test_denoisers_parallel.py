@@ -7,10 +7,10 @@ from mindspore import Tensor
 
 from mindone.parallel.sequence import NoParallel
 from mindone.testing import golden
-from opensora.models.denoisers import NETWORKS
 from opensora.models.stdit import STDiTConfig
 from opensora.models.stdit2 import STDiT2Config
 from opensora.models.stdit3 import STDiT3Config
+from opensora.networks import denoiser_class
 
 SMALL = {"hidden_size": 24, "depth": 2, "num_heads": 2, "caption_channels": 8, "model_max_length": 4}
 SPATIAL = ["frames space", "before_attention space", "after_attention space"]
@@ -53,5 +53,5 @@ def test_tokens_are_handed_to_the_strategy_around_blocks_and_attentions(config, 
     x, y = (Tensor(rng.standard_normal(shape), ms.float32) for shape in ((1, 4, 2, 4, 4), (1, 1, 4, 8)))
     count = CONDITIONS[type(config)]
     conditions = [None] * bool(count) + [Tensor([32.0], ms.float32)] * count
-    NETWORKS[type(config)](config, recorder)(x, Tensor([5.0], ms.float32), y, None, *conditions)
+    denoiser_class(config)(config, recorder)(x, Tensor([5.0], ms.float32), y, None, *conditions)
     assert recorder.calls == ["split", *blocks, "gather"]

@@ -5,11 +5,11 @@ import pytest
 
 from mindone.checkpoint import load_into, network_tensors, save_ckpt, save_safetensors
 from mindone.errors import UserError
-from opensora.models.denoisers import NETWORKS
 from opensora.models.pretrained import initialize_from_image_model
 from opensora.models.stdit import STDiTConfig
 from opensora.models.stdit2 import STDiT2, STDiT2Config
 from opensora.models.stdit3 import STDiT3, STDiT3Config
+from opensora.networks import denoiser_class
 
 WIDTH, TOKENS, CAPTION = 24, 5, 8
 SMALL = {"hidden_size": WIDTH, "depth": 2, "num_heads": 2, "caption_channels": CAPTION, "model_max_length": TOKENS}
@@ -82,7 +82,7 @@ def dit():
 
 
 def build(config):
-    return NETWORKS[type(config)](config)
+    return denoiser_class(config)(config)
 
 
 def values_of(network):

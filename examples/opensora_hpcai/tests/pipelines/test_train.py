@@ -23,7 +23,7 @@ from opensora.data.cache import LatentEntry, write_latent, write_text
 from opensora.models.vae_temporal import TemporalAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
 from opensora.pipelines import doors, train
-from opensora.text.tiny_t5 import write_tiny_t5
+from opensora.toy.tiny_t5 import write_tiny_t5
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "opensora-v1-2" / "train").glob("*.yaml"))
 SAMPLES, TOKENS, WIDTH = 6, 8, 16

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mindone.data.video import read_video
-from opensora.data.toy import clip
+from opensora.toy.world import clip
 
 
 def test_make_toy_dataset_writes_ordinary_videos_and_their_table(tmp_path, tool):

@@ -8,10 +8,12 @@ import pytest
 from mindone.config import parse
 from mindone.data.write import write_video
 from mindone.errors import UserError
-from opensora.data.toy import UNSEEN, Scene, clip, render, scenes, write_dataset
-from opensora.data.toy_score import Verdict, expected
-from opensora.pipelines import generate, score
-from opensora.pipelines.score import ScoreConfig, judge_generated, judge_table, main, prompts
+from opensora.config import ScoreConfig
+from opensora.generate import run
+from opensora.toy import score
+from opensora.toy.judge import Verdict, expected
+from opensora.toy.score import judge_generated, judge_table, prompts, score_videos
+from opensora.toy.world import UNSEEN, Scene, clip, render, scenes, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def settings(*argv):
 
 
 def test_clips_survive_the_mp4_file_and_are_all_right(dataset, tmp_path, capsys):
-    main(["--videos", str(dataset), "--json", str(tmp_path / "score.json")])
+    score_videos(settings("--videos", str(dataset), "--json", str(tmp_path / "score.json")))
     written = json.loads((tmp_path / "score.json").read_text())["clips"]
     assert written["count"] == 12 and written["all"] == 1.0 and written["clips"][0]["wrong"] == []
     assert "1.000" in capsys.readouterr().out
@@ -49,8 +51,8 @@ def test_prompts_are_balanced_and_keep_seen_and_unseen_apart():
 
 def draw_what_is_asked(config):
     """Stands in for a model that is always right but for red, which it paints blue."""
-    folder, results = Path(config.output_path), []
-    for row, text in enumerate(config.captions):
+    folder, results = Path(config.output.output_path), []
+    for row, text in enumerate(config.prompts.captions):
         scene = expected(text)._replace(colour="blue") if "red" in text else expected(text)
         video = write_video(folder / f"{row}.mp4", render(Scene(*scene), np.random.default_rng(row)), 8)
         video.with_suffix(".json").write_text(json.dumps({"prompt": text}))
@@ -59,8 +61,9 @@ def draw_what_is_asked(config):
 
 
 def test_generated_videos_are_judged_by_split(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(generate, "generate_videos", draw_what_is_asked)
-    main(["--image_size", "64", "--num_seen", "5", "--num_unseen", "4", "--output_path", str(tmp_path)])
+    monkeypatch.setattr(run, "generate", draw_what_is_asked)
+    counts = ["--num_seen", "5", "--num_unseen", "4"]
+    score_videos(settings("--image_size", "64", *counts, "--output_path", str(tmp_path)))
     asked = [prompts("train", 5), prompts("unseen", 4)]
     lines = capsys.readouterr().out.splitlines()
     for line, texts in zip(lines[1:3], asked):
@@ -69,7 +72,7 @@ def test_generated_videos_are_judged_by_split(tmp_path, monkeypatch, capsys):
 
 
 def test_a_users_own_prompts_are_scored_as_one_part(tmp_path, monkeypatch):
-    monkeypatch.setattr(generate, "generate_videos", draw_what_is_asked)
+    monkeypatch.setattr(run, "generate", draw_what_is_asked)
     captions = ["--captions", "a green circle moves up", "a red square moves up"]
     config = settings("--image_size", "64", "--output_path", str(tmp_path), *captions)
     parts = judge_generated(config)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from mindone.errors import UserError
-from opensora.data.toy import captions, clip, scenes
-from opensora.data.toy_score import Verdict, expected, judge, score
+from opensora.toy.judge import Verdict, expected, judge, score
+from opensora.toy.world import captions, clip, scenes
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mindone.errors import UserError
-from opensora.data.toy import COLOURS, DIRECTIONS, SHAPES, UNSEEN, captions, clip, scenes
+from opensora.toy.world import COLOURS, DIRECTIONS, SHAPES, UNSEEN, captions, clip, scenes
 
 
 def test_twelve_combinations_are_never_in_the_training_part():

@@ -8,69 +8,25 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from mindone import runtime
 from mindone.checkpoint.atomic import atomic_write
-from mindone.config import parse, require_at_least
 from mindone.data.table import read_video_table
 from mindone.data.video import read_video
-from mindone.errors import UserError, guarded
-from opensora.config.generate import GenerateConfig
-from opensora.data.toy import captions, scenes
-from opensora.data.toy_score import HEADER, Score, Verdict, expected, judge, score, wrong_labels
+from mindone.errors import UserError
+from opensora.config.toy import ScoreConfig, Scoring
+from opensora.toy.judge import HEADER, Score, Verdict, expected, judge, score, wrong_labels
+from opensora.toy.world import captions, scenes
 
 Judged = list[tuple[str, Verdict]]
 
 
-@dataclass
-class Scoring:
-    """What is judged."""
-
-    videos: str | None = None
-    """judge existing clips: the folder that the paths of csv start from; nothing is generated then"""
-    csv: str | None = None
-    """their table, with the columns video and caption; video_caption.csv in the folder if not given"""
-    shuffle_captions: bool = False
-    """give every clip the caption of another one: a judge that still finds them right is none"""
-    num_seen: int = 100
-    """generated prompts of combinations that the training set has"""
-    num_unseen: int = 24
-    """generated prompts of combinations that it does not have"""
-    json: str | None = None
-    """file for the scores and all verdicts"""
-
-    def check(self) -> None:
-        require_at_least(self, num_seen=0, num_unseen=0)
-        if (self.csv or self.shuffle_captions) and not self.videos:
-            raise UserError("csv and shuffle_captions belong to existing clips; give their folder as --videos DIR")
-
-
-@dataclass
-class ScoreConfig(GenerateConfig):
-    """Scores clips of the toy world; all settings of inference.py apply to generated ones."""
-
-    score: Scoring = field(default_factory=Scoring)
-
-    def check(self) -> None:
-        if self.score.videos:
-            return
-        if self.use_parallel or not self.use_vae_decode or self.save_format != "mp4":
-            raise UserError(
-                "scoring needs mp4 videos of one process; use_parallel, use_vae_decode and save_format stay"
-            )
-        super().check()
-
-
-@guarded
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry of ``tools/score_toy.py``."""
+def score_videos(config: ScoreConfig) -> None:
+    """Judges existing clips, or generates and judges; prints the scores, and writes them if ``score.json`` is given."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = parse(ScoreConfig, argv, prog="score_toy.py", description=__doc__.splitlines()[0])
     parts = judge_table(config.score) if config.score.videos else judge_generated(config)
     scores = {name: score(judged) for name, judged in parts.items()}
     print(table(scores, parts))
@@ -96,23 +52,23 @@ def judge_table(settings: Scoring) -> dict[str, Judged]:
 
 def judge_generated(config: ScoreConfig) -> dict[str, Judged]:
     """Generates a video for every prompt and judges the files: the user's prompts, or `prompts` of both splits."""
-    from opensora.pipelines.generate import generate_videos
+    from opensora.generate.run import generate
 
-    if config.captions or config.prompt_path or config.text_embed_folder:
+    if config.prompts.captions or config.prompts.prompt_path or config.prompts.text_embed_folder:
         parts = {"prompts": None}
     else:
         wanted = {"seen": ("train", config.score.num_seen), "unseen": ("unseen", config.score.num_unseen)}
         parts = {name: prompts(split, count) for name, (split, count) in wanted.items() if count}
         config.prompts.captions = [text for texts in parts.values() for text in texts]
-    if config.captions and not any(label for text in config.captions for label in expected(text)):
+    if config.prompts.captions and not any(label for text in config.prompts.captions for label in expected(text)):
         raise UserError("no prompt names a colour, a shape or a direction of the toy world, so there is no score")
-    results = generate_videos(config)
+    results = generate(config)
     judged = [
         (json.loads(r.video.with_suffix(".json").read_text())["prompt"], judge(read_video(r.video))) for r in results
     ]
     if list(parts) == ["prompts"]:
         return {"prompts": judged}
-    bounds = np.cumsum([0, *map(len, parts.values())]) * config.num_samples
+    bounds = np.cumsum([0, *map(len, parts.values())]) * config.sampler.num_samples
     return {name: judged[start:stop] for name, start, stop in zip(parts, bounds, bounds[1:])}
 
 

@@ -10,8 +10,8 @@ from mindone import runtime
 from mindone.checkpoint import network_tensors, save_model, save_safetensors
 from mindone.errors import UserError
 from mindone.testing import golden
-from opensora.autoencoders import KINDS, PRESETS, autoencoder_config, build_autoencoder, load_autoencoder
 from opensora.models.autoencoder import Autoencoder
+from opensora.networks import AUTOENCODER_KINDS, AUTOENCODERS, autoencoder_config, build_autoencoder, load_autoencoder
 
 IMAGE = {"block_out_channels": (4, 8), "layers_per_block": 1, "norm_num_groups": 2}
 IMAGE = {**IMAGE, "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
@@ -62,11 +62,11 @@ def pynative():
 
 
 def tiny(kind: str):
-    name = next(name for name, (other, _) in PRESETS.items() if other == kind)
+    name = next(name for name, (other, _) in AUTOENCODERS.items() if other == kind)
     return build_autoencoder(type(autoencoder_config(name)).from_dict(TINY[kind]))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", AUTOENCODERS)
 def test_published_sizes_need_no_memory_and_have_the_published_number_of_parameters(name):
     with runtime.lazy_parameters():
         autoencoder = build_autoencoder(autoencoder_config(name))
@@ -75,7 +75,7 @@ def test_published_sizes_need_no_memory_and_have_the_published_number_of_paramet
     assert sum(math.prod(parameter.shape) for parameter in parameters.values()) == SIZES[name]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", AUTOENCODER_KINDS)
 def test_a_folder_gives_the_same_autoencoder_again(kind, tmp_path):
     autoencoder = tiny(kind)
     save_model(tmp_path, autoencoder, autoencoder.config.to_dict())

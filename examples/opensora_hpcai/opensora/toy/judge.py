@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from mindone.errors import UserError
-from opensora.data.toy import COLOURS, DIRECTIONS, SHAPES
+from opensora.toy.world import COLOURS, DIRECTIONS, SHAPES
 
 MIN_CONTRAST = 40.0
 """Smallest RGB distance (of 0..255 steps) between foreground and background that counts as a shape."""

@@ -12,14 +12,15 @@ from mindone.data.video import read_video
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import AutoencoderKLConfig
 from mindone.models.t5 import T5Config, T5Encoder
+from opensora import outputs
 from opensora.config import GenerateConfig
 from opensora.data.cache import prompt_path, write_text
-from opensora.families import Family, get_family
+from opensora.generate import plan, run
+from opensora.generate.run import generate
 from opensora.models.stdit3 import STDiT3, STDiT3Config
 from opensora.models.vae_temporal import TemporalAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
-from opensora.pipelines import generate, outputs
-from opensora.pipelines.generate import generate_videos
+from opensora.text.encoder import TextEncoder
 
 TOKENS, CAPTION_WIDTH = 8, 16
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "circle", "moves", "left", "up"]
@@ -105,7 +106,7 @@ def latents_of(results):
 
 
 def test_prompts_become_videos_with_their_records_and_a_contact_sheet(settings, tmp_path):
-    results = generate_videos(settings(mode=0, batch_size=2, num_samples=2, captions=PROMPTS[:2]))
+    results = generate(settings(mode=0, batch_size=2, num_samples=2, captions=PROMPTS[:2]))
     stems = [f"{name}-{k}" for name in ("000-a-red-circle-moves-left", "001-a-blue-circle") for k in (0, 1)]
     folder = tmp_path / "samples"
     assert [result.video for result in results] == [folder / f"{stem}.mp4" for stem in stems]
@@ -123,12 +124,12 @@ def test_prompts_become_videos_with_their_records_and_a_contact_sheet(settings, 
 
 def test_a_seed_gives_the_same_video_in_any_batch_and_nothing_is_overwritten(settings, tmp_path):
     latents_only = {"save_latent": True, "use_vae_decode": False}
-    together = generate_videos(settings(batch_size=2, **latents_only))
+    together = generate(settings(batch_size=2, **latents_only))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     seed = together[2].job.seed
-    (alone,) = generate_videos(settings(batch_size=4, captions=PROMPTS[2:], seed=seed, **latents_only))
+    (alone,) = generate(settings(batch_size=4, captions=PROMPTS[2:], seed=seed, **latents_only))
     np.testing.assert_allclose(alone.latents, together[2].latents, rtol=1e-4, atol=1e-4)
-    again = generate_videos(settings(batch_size=3, **latents_only))
+    again = generate(settings(batch_size=3, **latents_only))
     np.testing.assert_allclose(latents_of(again), latents_of(together), rtol=1e-4, atol=1e-4)
     assert all(path.read_bytes() == content for path, content in before.items())
     assert again[0].latents_file.name == "000-a-red-circle-moves-left-2.npy"
@@ -136,17 +137,17 @@ def test_a_seed_gives_the_same_video_in_any_batch_and_nothing_is_overwritten(set
 
 
 def test_cached_embeddings_of_either_form_replace_the_text_encoder(settings, folders, tmp_path):
-    encoded = get_family("v1.2").load_text_encoder(folders / "t5", TOKENS).encode(PROMPTS)
+    encoded = TextEncoder.from_folder(folders / "t5", TOKENS).encode(PROMPTS)
     for row, prompt in enumerate(PROMPTS):
         arrays = [array[row] for array in encoded[:3]]
         write_text(prompt_path(tmp_path / "prompts", row, prompt), *arrays, batch_dim=True)
         # A cache with fewer tokens than the denoiser takes is as good.
         write_text(tmp_path / "videos" / f"clip{row}.npz", *[array[: TOKENS - 1] for array in arrays])
     latents_only = {"save_latent": True, "use_vae_decode": False}
-    online = generate_videos(settings(**latents_only))
+    online = generate(settings(**latents_only))
     for cache in ("prompts", "videos"):
         changes = {"t5_model_name_or_path": None, "text_embed_folder": tmp_path / cache, "captions": None}
-        cached = generate_videos(settings(**changes, **latents_only))
+        cached = generate(settings(**changes, **latents_only))
         np.testing.assert_allclose(latents_of(cached), latents_of(online), rtol=1e-4, atol=1e-4)
         assert all(result.video is None for result in cached)
     assert [result.job.stem for result in cached] == ["clip0", "clip1", "clip2"]
@@ -157,15 +158,15 @@ def test_latents_are_kept_when_decoding_fails(settings, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(Family, "load_autoencoder", fail)
+    monkeypatch.setattr(run.networks, "load_autoencoder", fail)
     with pytest.raises(MemoryError):
-        generate_videos(settings(captions=PROMPTS[:1], num_frames=1))
+        generate(settings(captions=PROMPTS[:1], num_frames=1))
     kept = np.load(tmp_path / "samples" / "denoised_latents" / "000-a-red-circle-moves-left.npy")
     assert kept.shape == (1, 4, 1, 4, 4)
 
 
 def test_one_frame_becomes_a_picture(settings):
-    (result,) = generate_videos(settings(num_frames=1, captions=PROMPTS[:1]))
+    (result,) = generate(settings(num_frames=1, captions=PROMPTS[:1]))
     assert result.video.suffix == ".png"
     assert result.latents.shape == (4, 1, 4, 4)
 
@@ -185,18 +186,18 @@ def test_one_frame_becomes_a_picture(settings):
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(settings, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        generate_videos(settings(**changes))
+        generate(settings(**changes))
     assert not (tmp_path / "samples").exists()
 
 
 def test_samples_are_shared_between_ranks_without_changing_their_seeds(monkeypatch):
-    prompts = [generate.Prompt(text, text) for text in PROMPTS]
-    jobs = generate.list_jobs(prompts, 2, seed=100)
+    prompts = [plan.Prompt(text, text) for text in PROMPTS]
+    jobs = plan.list_jobs(prompts, 2, seed=100)
     shares = []
     for rank in (0, 1):
-        current = dataclasses.replace(generate.runtime.current(), rank=rank, world_size=2)
-        monkeypatch.setattr(generate.runtime, "current", lambda current=current: current)
-        own, share = generate._own_share(prompts, jobs)
+        current = dataclasses.replace(plan.runtime.current(), rank=rank, world_size=2)
+        monkeypatch.setattr(plan.runtime, "current", lambda current=current: current)
+        own, share = plan.own_share(prompts, jobs)
         shares.append({(own[job.row].text, job.seed, job.stem) for job in share})
     assert shares[0] & shares[1] == set()
     assert shares[0] | shares[1] == {(prompts[job.row].text, job.seed, job.stem) for job in jobs}
@@ -205,6 +206,6 @@ def test_samples_are_shared_between_ranks_without_changing_their_seeds(monkeypat
 
 def test_without_weights_random_ones_are_used_only_if_asked_for(settings):
     config = settings("--allow_random_weights", "True", ckpt_path=None, vae_checkpoint=None)
-    assert config.allow_random_weights
+    assert config.denoiser.allow_random_weights
     with pytest.raises(UserError, match="ckpt_path"):
-        generate_videos(settings(ckpt_path=None, vae_checkpoint=None))
+        generate(settings(ckpt_path=None, vae_checkpoint=None))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mindone.errors import UserError
-from opensora.pipelines.outputs import free_stem, make_run_folder, plain, write_clip, write_json
+from opensora.outputs import free_stem, make_run_folder, plain, write_clip, write_json
 
 
 @dataclass

@@ -16,7 +16,8 @@ import numpy as np
 from mindone import runtime
 from mindone.checkpoint import save_safetensors
 from mindone.checkpoint.atomic import atomic_write
-from opensora.data.toy import captions, scenes
+from opensora.config.toy import TinyT5Config
+from opensora.toy.world import captions, scenes
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 OTHER_WORDS = ("aesthetic", "motion", "camera", "score", "static", "thing", "shape", "and", "of", "in", "on", "with")
@@ -44,6 +45,11 @@ CONFIG = {
     "use_cache": False,
 }
 """Fields of the hub's config.json; ``vocab_size`` follows from the tokenizer."""
+
+
+def make_tiny_t5(config: TinyT5Config) -> None:
+    """Writes the encoder and says where."""
+    print(f"wrote {write_tiny_t5(config.output, config.seed)}")
 
 
 def write_tiny_t5(folder: str | Path, seed: int = 0) -> Path:

@@ -20,6 +20,7 @@ from mindone import runtime
 from mindone.checkpoint.atomic import atomic_write
 from mindone.data.write import write_video
 from mindone.errors import UserError
+from opensora.config.toy import ToyDataConfig
 
 COLOURS = {"red": 0, "yellow": 54, "green": 120, "cyan": 180, "blue": 228, "purple": 285}
 """Hue of each colour in degrees."""
@@ -206,3 +207,20 @@ def write_dataset(
     with atomic_write(table) as file:
         file.write(text.getvalue().encode())
     return table
+
+
+def make_dataset(config: ToyDataConfig) -> None:
+    """`write_dataset` as the settings say; says where the table is.
+
+    Raises:
+        UserError: the folder has files already.
+    """
+    folder = Path(config.output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output={folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not config.overwrite:
+        raise UserError(f"output={folder} is not empty; give another folder, or --overwrite True")
+    table = write_dataset(
+        folder, config.num_clips, config.split, config.seed, config.num_frames, config.image_size, config.fps
+    )
+    print(f"{config.num_clips} clips, listed in {table}")

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from opensora.data.toy import captions, scenes
 from opensora.text.encoder import TextEncoder
-from opensora.text.tiny_t5 import write_tiny_t5
 from opensora.text.tokenizer import TextTokenizer
+from opensora.toy.tiny_t5 import write_tiny_t5
+from opensora.toy.world import captions, scenes
 
 
 @pytest.fixture(scope="module")
@@ -52,5 +52,6 @@ def test_outputs_tell_words_and_their_order_apart(folder):
         "a red circle moves left",
     ]
     first, word, order, again = encoder.encode(texts).embeddings
-    assert np.array_equal(first, again)
+    # Not equal bit by bit: a matrix product may add up the last rows of a batch in another order.
+    np.testing.assert_allclose(again, first, atol=1e-5)
     assert np.abs(first[1] - word[1]).max() > 1 and np.abs(first[4] - order[4]).max() > 0.05

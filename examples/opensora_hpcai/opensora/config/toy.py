@@ -1,0 +1,103 @@
+"""Settings of the toy world's tools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from mindone.config import Settings, require_at_least
+from mindone.errors import UserError
+from opensora.config.generate import GenerateConfig
+
+
+def _require_output(output: str) -> None:
+    if not output:
+        raise UserError("no folder to write into; give one with --output DIR")
+
+
+@dataclass
+class ToyDataConfig(Settings):
+    """Clips of the toy world as mp4 files with a ``video_caption.csv``."""
+
+    output: str = ""
+    """folder to write into"""
+    num_clips: int = 3000
+    """how many clips"""
+    split: Literal["train", "unseen", "all"] = "train"
+    """which combinations: train leaves out the twelve that only a test may show"""
+    seed: int = 0
+    """the same seed gives the same clips"""
+    num_frames: int = 17
+    """frames of a clip"""
+    image_size: int = 64
+    """height and width in pixels"""
+    fps: float = 8
+    """frames per second written into the files"""
+    overwrite: bool = False
+    """write into a folder that has files already"""
+
+    aliases: ClassVar[dict[str, str]] = {}
+    accepted_but_unused: ClassVar[dict[str, str]] = {}
+
+    def check(self) -> None:
+        require_at_least(self, num_clips=1, num_frames=2, image_size=32)
+        _require_output(self.output)
+
+
+@dataclass
+class TinyT5Config(Settings):
+    """The tiny T5 encoder of the toy world: random weights, config and tokenizer in the hub's layout."""
+
+    output: str = ""
+    """folder to write into"""
+    seed: int = 0
+    """the same seed gives the same bytes"""
+
+    aliases: ClassVar[dict[str, str]] = {}
+    accepted_but_unused: ClassVar[dict[str, str]] = {}
+
+    def check(self) -> None:
+        _require_output(self.output)
+
+
+@dataclass
+class Scoring:
+    """What is judged."""
+
+    videos: str | None = None
+    """judge existing clips: the folder that the paths of csv start from; nothing is generated then"""
+    csv: str | None = None
+    """their table, with the columns video and caption; video_caption.csv in the folder if not given"""
+    shuffle_captions: bool = False
+    """give every clip the caption of another one: a judge that still finds them right is none"""
+    num_seen: int = 100
+    """generated prompts of combinations that the training set has"""
+    num_unseen: int = 24
+    """generated prompts of combinations that it does not have"""
+    json: str | None = None
+    """file for the scores and all verdicts"""
+
+    def check(self) -> None:
+        require_at_least(self, num_seen=0, num_unseen=0)
+        if (self.csv or self.shuffle_captions) and not self.videos:
+            raise UserError("csv and shuffle_captions belong to existing clips; give their folder as --videos DIR")
+
+
+@dataclass
+class ScoreConfig(GenerateConfig):
+    """Scores clips of the toy world: existing ones, or what a model makes of seen and unseen prompts.
+
+    All settings of inference.py apply to generated ones.
+    """
+
+    score: Scoring = field(default_factory=Scoring)
+
+    def check(self) -> None:
+        if self.score.videos:
+            return
+        output = self.output
+        if self.runtime.use_parallel or not output.use_vae_decode or output.save_format != "mp4":
+            raise UserError(
+                "scoring needs mp4 videos of one process; use_parallel, use_vae_decode and save_format stay"
+            )
+        super().check()
