@@ -66,7 +66,7 @@ class Denoiser:
 class Sampler:
     """From noise to latents."""
 
-    sampling: Literal["rflow", "ddpm", "ddim"] | None = None
+    sampling: Literal["rflow", "ddpm", "ddim", "dpm-solver"] | None = None
     """sampler; the model version's own (1.2: rflow) if not given"""
     sampling_steps: int | None = None
     """denoising steps; the model version's own (1.2: 30) if not given"""
@@ -77,12 +77,14 @@ class Sampler:
     use_timestep_transform: bool | None = None
     """more steps near noise for large or long videos, fewer for small ones; as the model was trained, the model
     version's own (1.2: True) if not given"""
+    ddim_eta: float = 0.0
+    """how much of DDPM's noise DDIM adds, 0 to 1"""
     num_samples: int = 1
     """videos per prompt, each with its own seed"""
     batch_size: int = 4
     """videos that are denoised at once"""
-    fps: int = 24
-    """frames per second the model is told"""
+    fps: int | None = None
+    """frames per second the model is told; the model version's own (1.2: 24) if not given"""
     frame_interval: int = 1
     """the saved video has fps / frame_interval frames per second"""
 

@@ -12,7 +12,11 @@ from opensora.families.base import Family
 
 Config = TypeVar("Config")
 
-MODULES: dict[str, str] = {"v1.2": "opensora.families.v1_2"}
+MODULES: dict[str, str] = {
+    "v1": "opensora.families.v1_0",
+    "v1.1": "opensora.families.v1_1",
+    "v1.2": "opensora.families.v1_2",
+}
 
 
 def get_family(name: str) -> Family:
@@ -21,7 +25,7 @@ def get_family(name: str) -> Family:
     Raises:
         UserError: there is none of that name.
     """
-    key = name if name.startswith("v") else f"v{name}"
+    key = (name if name.startswith("v") else f"v{name}").replace("v1.0", "v1")
     if key not in MODULES:
         raise UserError(f"model_version={name} is not known; use one of {', '.join(MODULES)}")
     return importlib.import_module(MODULES[key]).FAMILY

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from opensora.config.train import Flow
     from opensora.text.conditioner import Conditioner
 
+# (B, C, T, H, W) float32 noise of a sampling step.
+StepNoise = Callable[[int], np.ndarray]
 # Text conditioning of a batch by name, one row per sample: what a `Conditioner` gives.
 Arrays = Mapping[str, np.ndarray]
 
@@ -116,8 +118,10 @@ class SampleRequest:
     """text to move away from; None: the family's empty caption"""
     edit_mask: np.ndarray | None = None
     """(B, T) in [0, 1]: 0 keeps a frame as given, 1 generates it, in between it is edited from that noise level on"""
-    step_noise: Callable[[int], np.ndarray] | None = None
-    """(B, C, T, H, W) noise of step i, for samplers that draw and for frames that join"""
+    step_noise: StepNoise | None = None
+    """noise of step i, for samplers that draw"""
+    edit_noise: StepNoise | None = None
+    """noise for frames that join at step i"""
 
 
 class Sampler(Protocol):
@@ -181,6 +185,17 @@ class Family(ABC):
     @abstractmethod
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> Sampler:
         """What makes latents of noise with this denoiser."""
+
+
+def seeded_noise(seeds: Sequence[int], shape: Sequence[int], name: str) -> StepNoise:
+    """Noise per step, (B, *shape); that of a sample depends on its seed, ``name`` and the step alone."""
+    from mindone import runtime
+
+    def draw(step: int) -> np.ndarray:
+        streams = [runtime.stream(seed, name, step) for seed in seeds]
+        return np.stack([stream.standard_normal(tuple(shape), np.float32) for stream in streams])
+
+    return draw
 
 
 def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> np.ndarray:

@@ -215,7 +215,7 @@ class FlowSampler:
             return self._velocity(Tensor(z), Tensor(t), *text, *negative, mask, scale, *conditions).asnumpy()
 
         yield from self.flow.sample(
-            velocity, request.noise, height, width, frames, request.edit_mask, request.step_noise
+            velocity, request.noise, height, width, frames, request.edit_mask, request.edit_noise
         )
 
 

@@ -39,6 +39,7 @@ class OpenSora12(STDiTFamily):
             "sampling_steps": 30,
             "guidance_scale": 7.0,
             "use_timestep_transform": True,
+            "fps": 24,
         }
 
     def objective(self, flow: Flow, denoiser_config: Any) -> FlowObjective:

@@ -14,7 +14,7 @@ from mindone import runtime
 from opensora import networks, outputs
 from opensora.config import GenerateConfig
 from opensora.families import settle
-from opensora.families.base import PromptRules, Sampler, SampleRequest, initial_noise
+from opensora.families.base import PromptRules, Sampler, SampleRequest, initial_noise, seeded_noise
 from opensora.generate.pixels import decode
 from opensora.generate.plan import Job, Plan, make_plan
 from opensora.generate.results import Result, Texts, record
@@ -99,10 +99,19 @@ def _denoise_batch(
     started = time.perf_counter()
     width = min(plan.config.sampler.batch_size, len(plan.jobs))
     filled = [*jobs, *[jobs[-1]] * (width - len(jobs))]
-    noise = initial_noise([job.seed for job in filled], plan.latent_shape)
+    seeds = [job.seed for job in filled]
+    noise = initial_noise(seeds, plan.latent_shape)
     text = picked(texts.arrays, [job.row for job in filled])
+    request = SampleRequest(
+        noise,
+        text,
+        plan.size,
+        plan.config.sampler.fps,
+        step_noise=seeded_noise(seeds, plan.latent_shape, "step"),
+        edit_noise=seeded_noise(seeds, plan.latent_shape, "edit"),
+    )
     latents = noise
-    for step in sampler.steps(SampleRequest(noise, text, plan.size, plan.config.sampler.fps)):
+    for step in sampler.steps(request):
         latents = step
         tick()
     seconds = (time.perf_counter() - started) / len(jobs)

@@ -1,0 +1,147 @@
+"""Training and sampling of the STDiT families that learned noise with IDDPM (1.0, 1.1).
+
+Legend: `B` batch, `C` channels, `T` latent frames, `L` text tokens, `D` caption channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from mindone.diffusion.dpm_solver import DPMSolver
+from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
+from mindone.diffusion.iddpm_loss import noisy, training_losses
+from mindone.train.loop import Place
+from opensora.config.generate import Sampler as SamplerSettings
+from opensora.families.base import LatentBatch, Objective, SampleRequest
+from opensora.families.stdit import (
+    Denoise,
+    GuidedPrediction,
+    all_conditions,
+    condition_tensors,
+    dropped_captions,
+    inputs_of_text,
+)
+
+
+class DiffusionLoss(nn.Cell):
+    """Mean loss, squared error and bound over the batch. All that is random comes in as tensors."""
+
+    def __init__(self, denoiser: nn.Cell, config: DiffusionConfig):
+        super().__init__(auto_prefix=False)
+        self.denoise = Denoise(denoiser)
+        self.learn_sigma, self.loss, self.num_timesteps = config.learn_sigma, config.loss, config.num_timesteps
+
+    def construct(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        coefficients: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        drop: Tensor,
+        frames_mask: Tensor | None,
+        *conditions: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The loss and its parts.
+
+        Args:
+            latents, noise: (B, C, T, H, W), the latents normalised.
+            t: (B,) int32 timesteps.
+            coefficients: (B, 11), see `mindone.diffusion.iddpm.Diffusion.coefficients`.
+            text, text_mask: (B, 1, L, D) embeddings and (B, L) mask, 1 = valid.
+            drop: (B,), 1 = train without the caption.
+            frames_mask: (B, T) bool, False = given and left out of the loss; None: all are generated.
+            conditions: (B,) each, see `Denoise`.
+        """
+        x_t = noisy(latents, noise, coefficients, frames_mask)
+        output = self.denoise(x_t, t, text, text_mask, frames_mask, conditions, drop)
+        loss, error, bound = training_losses(
+            output,
+            latents,
+            x_t,
+            noise,
+            t == 0,
+            coefficients,
+            frames_mask,
+            self.learn_sigma,
+            False,
+            self.loss,
+            self.num_timesteps,
+        )
+        return loss.mean(), (error.mean(), bound.mean())
+
+
+@dataclass(frozen=True)
+class DiffusionObjective(Objective):
+    """IDDPM on an STDiT."""
+
+    diffusion: Diffusion
+    condition_names: tuple[str, ...]
+    dropout: float
+    """share of the captions that are dropped"""
+    part_names: tuple[str, ...] = ("mse", "vb")
+
+    def loss_cell(self, denoiser: nn.Cell) -> nn.Cell:
+        return DiffusionLoss(denoiser, self.diffusion.config)
+
+    def loss_inputs(self, batch: LatentBatch, place: Place) -> tuple[Tensor | None, ...]:
+        shape = batch.latents.shape
+        t = self.diffusion.draw_timesteps(place.streams("timestep"))
+        told = all_conditions(batch.fps, batch.num_frames, batch.height, batch.width, shape[0])
+        return (
+            batch.latents,
+            Tensor(place.normal("noise", shape[1:])),
+            Tensor(t),
+            Tensor(self.diffusion.coefficients(t)),
+            *inputs_of_text(batch.text),
+            Tensor(dropped_captions(self.dropout, place)),
+            None if batch.frames_mask is None else Tensor(batch.frames_mask),
+            *condition_tensors(self.condition_names, told),
+        )
+
+
+class DiffusionSampler:
+    """Ancestral (DDPM), DDIM or DPM-Solver++ steps with an STDiT, which runs compiled, once per batch shape."""
+
+    def __init__(self, denoiser: nn.Cell, settings: SamplerSettings, learn_sigma: bool):
+        """
+        Args:
+            settings: ``sampling`` is ddpm, ddim or dpm-solver; ``guidance_channels`` None guides all latent channels.
+            learn_sigma: the network predicts a variance, too.
+        """
+        self.scale, self.num_steps = settings.guidance_scale, settings.sampling_steps
+        self.sampling, self.eta = settings.sampling, settings.ddim_eta
+        self._names = denoiser.condition_names
+        self._predict = GuidedPrediction(denoiser, self.scale > 1, settings.guidance_channels, keep_variance=True)
+        respacing = f"ddim{self.num_steps}" if self.sampling == "ddim" and 1000 % self.num_steps == 0 else None
+        self.diffusion = Diffusion(DiffusionConfig(respacing=respacing or str(self.num_steps), learn_sigma=learn_sigma))
+
+    def steps(self, request: SampleRequest) -> Iterator[np.ndarray]:
+        frames, height, width = request.size
+        told = all_conditions(request.fps, frames, height, width, len(request.noise))
+        conditions = condition_tensors(self._names, told)
+        text = inputs_of_text(request.text)
+        negative = (None, None) if request.negative is None else inputs_of_text(request.negative)
+        scale = Tensor(self.scale, ms.float32)
+
+        def predict(z: np.ndarray, t: np.ndarray, frames_mask: np.ndarray | None = None) -> np.ndarray:
+            mask = None if frames_mask is None else Tensor(frames_mask)
+            return self._predict(Tensor(z), Tensor(t), *text, *negative, mask, scale, *conditions).asnumpy()
+
+        if self.sampling == "dpm-solver":
+            yield from DPMSolver(self.num_steps).sample(predict, request.noise)
+            return
+        yield from self.diffusion.sample(
+            predict,
+            request.noise,
+            request.step_noise,
+            request.edit_mask,
+            request.edit_noise,
+            self.eta if self.sampling == "ddim" else None,
+        )
