@@ -183,7 +183,7 @@ def load_autoencoder(
     Raises:
         UserError: no weights, or they do not fit the network.
     """
-    from mindone.checkpoint import load_into, read_tensors
+    from mindone.checkpoint import load_into
     from mindone.checkpoint.naming import DEFAULT_ADAPTERS
     from mindone.nn import set_compute_dtype
 
@@ -196,8 +196,23 @@ def load_autoencoder(
         autoencoder = build_autoencoder(config, dtype)
         set_compute_dtype(autoencoder, runtime.compute_dtype(dtype), store=True)
     adapters = (*DEFAULT_ADAPTERS, into_module) if config.kind == "2d" else DEFAULT_ADAPTERS
-    load_into(autoencoder, read_tensors(source), adapters)
+    load_into(autoencoder, _own_tensors(source), adapters)
     return autoencoder
+
+
+def _own_tensors(source: Path) -> Any:
+    """The tensors of a model folder, or those of the larger model that it is a part of.
+
+    ``"part_of": ["../vae", "spatial_vae."]`` in a config.json names the larger model's folder, relative to its own,
+    and what the names of the part begin with there.
+    """
+    from mindone.checkpoint import read_tensors
+
+    shared = read_config(source).get("part_of")
+    if not shared:
+        return read_tensors(source)
+    folder, prefix = shared
+    return read_tensors((source if source.is_dir() else source.parent) / folder).under(prefix)
 
 
 def autoencoder_skeleton(name: str | None = None, path: str | Path | None = None, **changes: Any) -> Any:

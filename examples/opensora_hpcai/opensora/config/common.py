@@ -11,7 +11,7 @@ from mindone.errors import UserError
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 ModelVersion = Literal["v1", "v1.1", "v1.2", "v2.0"]
-VaeType = Literal["OpenSora-VAE-v1.2", "OpenSoraVAE_V1_2", "VideoAutoencoderKL"]
+VaeType = Literal["OpenSora-VAE-v1.2", "OpenSoraVAE_V1_2", "VideoAutoencoderKL", "Hunyuan-VAE", "Video-DC-AE"]
 VideoBackend = Literal["pyav", "cv2", "decord"]
 SaveFormat = Literal["mp4", "gif", "png"]
 
@@ -70,6 +70,8 @@ class Text:
 
     t5_model_name_or_path: str | None = None
     """folder of the T5 encoder: config.json, weights and tokenizer"""
+    clip_model_name_or_path: str | None = None
+    """folder of the CLIP text encoder (2.0): config.json, weights and tokenizer"""
     t5_dtype: Dtype = "fp32"
     """precision of the text encoder"""
     model_max_length: int | None = None

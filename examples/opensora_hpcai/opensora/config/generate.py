@@ -77,6 +77,16 @@ class Sampler:
     use_timestep_transform: bool | None = None
     """more steps near noise for large or long videos, fewer for small ones; as the model was trained, the model
     version's own (1.2: True) if not given"""
+    guidance_img: float | None = None
+    """strength of given pictures and clips (2.0), 1 turns it off; the model version's own (2.0: 3) if not given"""
+    text_osci: bool = False
+    """guidance by text 1 at every second step after the first ten (2.0)"""
+    image_osci: bool = False
+    """the same for guidance by what is given (2.0)"""
+    scale_temporal_osci: bool = False
+    """guidance by what is given falls over the steps, and rises over the frames (2.0)"""
+    flow_shift: float | None = None
+    """shift of the timesteps (2.0); by the size of the video if not given"""
     ddim_eta: float = 0.0
     """how much of DDPM's noise DDIM adds, 0 to 1"""
     num_samples: int = 1

@@ -116,3 +116,75 @@ def parse_num_frames(value: int | str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise UserError(f"num_frames={value} is not a number of frames; use e.g. 51, or one of {', '.join(NUM_FRAMES)}")
     return int(text)
+
+
+# --- Open-Sora 2.0: ratios are width:height, and sizes follow from a rule ---------------------------------------------
+
+RATIOS_2_0 = ("2.39:1", "2:1", "16:9", "1.85:1", "9:16", "5:8", "3:2", "4:3", "1:1")
+
+
+def pixels_2_0(resolution: str) -> int:
+    """The pixel budget of a name of 2.0: ``256px`` is a square of that side, ``360p`` is that high at 16:9.
+
+    Raises:
+        UserError: it is neither.
+    """
+    text = str(resolution)
+    for suffix, factor in (("px", 1.0), ("p", 16 / 9)):
+        number = text.removesuffix(suffix)
+        if text.endswith(suffix) and number.isdigit() and int(number) > 0:
+            return int(int(number) ** 2 * factor)
+    raise UserError(f"resolution={resolution} is not known to version 2.0; use a number with px or p: 256px, 768px, 480p")
+
+
+def aspect_table_2_0(resolution: str, training: bool = False, grid: int = 16) -> dict[str, tuple[int, int]]:
+    """(height, width) per ratio name (width:height), both multiples of ``grid``.
+
+    In training the sides move to the neighbour that comes closest to the pixel budget, and sizes that occurred already
+    are left out.
+    """
+    total = pixels_2_0(resolution)
+    table: dict[str, tuple[int, int]] = {}
+    for name in RATIOS_2_0:
+        wide, high = (float(part) for part in name.split(":"))
+        width = int((total * wide / high) ** 0.5 // grid * grid)
+        height = int(total / width // grid * grid)
+        if training:
+            height, width = _closest_to(total, height, width, grid)
+            if (height, width) in table.values():
+                continue
+        table[name] = (height, width)
+    transposed = {":".join(reversed(name.split(":"))): (width, height) for name, (height, width) in table.items()}
+    return {**table, **transposed}
+
+
+def _closest_to(total: int, height: int, width: int, grid: int) -> tuple[int, int]:
+    """One step of ``grid`` in either direction along either side, wherever it brings the area closer."""
+    best = (height, width)
+    for change in ((height - grid, width), (height + grid, width), (height, width - grid), (height, width + grid)):
+        if abs(change[0] * change[1] - total) < abs(best[0] * best[1] - total):
+            best = change
+    return best
+
+
+def closest_ratio_2_0(height: int, width: int, resolution: str) -> str:
+    """The name in the training table whose height / width is nearest; the first one wins a tie."""
+    table = aspect_table_2_0(resolution, training=True)
+
+    def distance(name: str) -> float:
+        wide, high = (float(part) for part in name.split(":"))
+        return abs(height / width - high / wide)
+
+    return min(table, key=distance)
+
+
+def named_size_2_0(resolution: str, aspect_ratio: str, training: bool = False, grid: int = 16) -> tuple[int, int]:
+    """(height, width) in pixels of e.g. ``256px`` and ``16:9`` (width:height).
+
+    Raises:
+        UserError: no such resolution, or no such ratio.
+    """
+    table = aspect_table_2_0(resolution, training, grid)
+    if aspect_ratio not in table:
+        raise UserError(f"aspect_ratio={aspect_ratio} (width:height) is not known; use one of {', '.join(table)}")
+    return table[aspect_ratio]

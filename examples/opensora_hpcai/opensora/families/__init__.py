@@ -16,6 +16,7 @@ MODULES: dict[str, str] = {
     "v1": "opensora.families.v1_0",
     "v1.1": "opensora.families.v1_1",
     "v1.2": "opensora.families.v1_2",
+    "v2.0": "opensora.families.v2_0",
 }
 
 

@@ -65,6 +65,8 @@ class PromptRules:
     motion_score: float | None = None
     camera_motion: str | None = None
     cleaning: str = "basic"
+    fps: float | None = None
+    """frames per second of the video, for versions that say it in words"""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class LatentBatch:
     """(B,) float32, pixels"""
     frames_mask: np.ndarray | None = None
     """(B, T) bool, True = to be generated, False = given; None: all are generated"""
+    condition: np.ndarray | None = None
+    """(B, 1 + C, T, H, W) float32, masks and masked latents, for networks that are told what is given"""
 
 
 class Objective(ABC):
@@ -122,6 +126,8 @@ class SampleRequest:
     """noise of step i, for samplers that draw"""
     edit_noise: StepNoise | None = None
     """noise for frames that join at step i"""
+    condition: np.ndarray | None = None
+    """(B, 1 + C, T, H, W), masks and masked latents, for networks that are told what is given; None: nothing is"""
 
 
 class Sampler(Protocol):
@@ -179,8 +185,8 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def objective(self, flow: Flow, denoiser_config: Any) -> Objective:
-        """The training loss as the settings say."""
+    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> Objective:
+        """The training loss as the settings say; ``null_text`` has the arrays of the empty prompt, one row."""
 
     @abstractmethod
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> Sampler:

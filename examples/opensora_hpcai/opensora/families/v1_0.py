@@ -11,7 +11,7 @@ from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
-from opensora.families.base import is_on
+from opensora.families.base import Arrays, is_on
 from opensora.families.diffusion import DiffusionObjective, DiffusionSampler
 from opensora.families.stdit import STDiTFamily
 from opensora.models.stdit import STDiT
@@ -54,7 +54,7 @@ class OpenSora10(STDiTFamily):
             "fps": 8,
         }
 
-    def objective(self, flow: Flow, denoiser_config: Any) -> DiffusionObjective:
+    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> DiffusionObjective:
         diffusion = Diffusion(DiffusionConfig(learn_sigma=denoiser_config.pred_sigma))
         return DiffusionObjective(diffusion, STDiT.condition_names, denoiser_config.class_dropout_prob)
 

@@ -11,6 +11,7 @@ from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
+from opensora.families.base import Arrays
 from opensora.families.diffusion import DiffusionObjective, DiffusionSampler
 from opensora.families.stdit import STDiTFamily
 from opensora.families.v1_0 import GUIDED_CHANNELS, OpenSora10
@@ -44,7 +45,7 @@ class OpenSora11(STDiTFamily):
             "fps": 24,
         }
 
-    def objective(self, flow: Flow, denoiser_config: Any) -> DiffusionObjective:
+    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> DiffusionObjective:
         diffusion = Diffusion(DiffusionConfig(learn_sigma=denoiser_config.pred_sigma))
         return DiffusionObjective(diffusion, STDiT2.condition_names, denoiser_config.class_dropout_prob)
 

@@ -11,6 +11,7 @@ from mindone.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
+from opensora.families.base import Arrays
 from opensora.families.stdit import FlowObjective, FlowSampler, STDiTFamily
 from opensora.models.stdit3 import STDiT3
 
@@ -42,7 +43,7 @@ class OpenSora12(STDiTFamily):
             "fps": 24,
         }
 
-    def objective(self, flow: Flow, denoiser_config: Any) -> FlowObjective:
+    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> FlowObjective:
         settings = RectifiedFlowConfig(
             sample_method=flow.sample_method, use_timestep_transform=flow.use_timestep_transform
         )

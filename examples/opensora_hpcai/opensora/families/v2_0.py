@@ -1,0 +1,108 @@
+"""Open-Sora 2.0: MMDiT, the shifted flow, the Hunyuan video autoencoder, T5 and CLIP, pictures and clips as conditions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from mindspore import nn
+
+from mindone.diffusion.shifted_flow import ShiftedFlow, ShiftedFlowConfig
+from opensora.config.common import Refusals, Shape, Text
+from opensora.config.generate import Sampler as SamplerSettings
+from opensora.config.train import Flow
+from opensora.data.aspect import video_size_2_0
+from opensora.families.base import Arrays, Family, PromptRules, is_on
+from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler
+from opensora.sizes import VideoSize
+from opensora.text.conditioner import T5ClipConditioner
+
+FPS_SUFFIX = re.compile(r"\d+ FPS\.$")
+
+
+@dataclass(frozen=True)
+class OpenSora20(Family):
+    """Open-Sora 2.0."""
+
+    name: str = "v2.0"
+    model_max_length: int = 512
+    denoiser_preset: str = "MMDiT-11B"
+    autoencoder_preset: str = "Hunyuan-VAE"
+
+    refused: ClassVar[Refusals] = {
+        "sampling": (lambda value: value != "rflow", "use rflow"),
+        "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
+        "mask_ratios": (is_on, "use condition_config; its network is told conditions, not frames masks"),
+        "aesthetic_score": (lambda value: value is not None, "use version 1.2"),
+        "camera_motion": (lambda value: value is not None, "use version 1.2"),
+        "loop": (lambda value: value > 1, "use 1"),
+    }
+
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "num_frames": 129,
+            "vae_type": "Hunyuan-VAE",
+            "noise_scheduler": "rflow",
+            "sampling": "rflow",
+            "sampling_steps": 50,
+            "guidance_scale": 7.5,
+            "guidance_img": 3.0,
+            "use_timestep_transform": True,
+            "fps": 24,
+            "motion_score": 4.0,
+        }
+
+    def size(self, shape: Shape, compression: int = 8) -> VideoSize:
+        return video_size_2_0(shape.num_frames, shape.image_size, shape.resolution, shape.aspect_ratio)
+
+    def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:
+        return prompt_text(prompt, rules.fps, rules.motion_score)
+
+    def conditioner(self, text: Text, denoiser_config: Any = None, batch_size: int = 1) -> T5ClipConditioner:
+        config = denoiser_config
+        widths = (config.context_in_dim, config.vec_in_dim) if config else (0, 0)
+        length = text.model_max_length or self.model_max_length
+        return T5ClipConditioner(
+            text.t5_model_name_or_path, text.clip_model_name_or_path, length, widths, text.t5_dtype, batch_size
+        )
+
+    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> FlowMatchingObjective:
+        return FlowMatchingObjective(denoiser_config.patch_size, null_text, denoiser_config.cond_embed)
+
+    def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> GuidedSampler:
+        flow = ShiftedFlowConfig(
+            num_steps=settings.sampling_steps,
+            guidance=settings.guidance_scale,
+            guidance_img=settings.guidance_img,
+            shift=settings.use_timestep_transform,
+            flow_shift=settings.flow_shift,
+            text_osci=settings.text_osci,
+            image_osci=settings.image_osci,
+            scale_temporal_osci=settings.scale_temporal_osci,
+        )
+        return GuidedSampler(denoiser, ShiftedFlow(flow), denoiser.config.guidance_embed)
+
+
+def prompt_text(prompt: str, fps: float | None, motion_score: float | None) -> str:
+    """A prompt as it is encoded: with a full stop, its frame rate and its motion score; None leaves one out."""
+    if fps is not None:
+        prompt = with_fps(prompt, fps)
+    return prompt if motion_score is None else with_motion(prompt, motion_score)
+
+
+def with_fps(prompt: str, fps: float) -> str:
+    """Adds `` 24 FPS.``, unless the prompt ends so already."""
+    prompt = prompt.strip()
+    if not prompt.endswith("."):
+        prompt += "."
+    return prompt if FPS_SUFFIX.search(prompt) else f"{prompt} {fps:g} FPS."
+
+
+def with_motion(prompt: str, score: float | str) -> str:
+    """Adds `` 4 motion score.``"""
+    score = score if isinstance(score, str) else f"{score:g}"
+    return f"{prompt} {score} motion score."
+
+
+FAMILY = OpenSora20()
