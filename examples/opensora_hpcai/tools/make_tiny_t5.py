@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mindone.config import parse
+from mindone.config import FilePath, parse
 from mindone.errors import UserError, guarded
 from opensora.text.tiny_t5 import write_tiny_t5
 
@@ -16,7 +16,7 @@ from opensora.text.tiny_t5 import write_tiny_t5
 class TinyT5:
     """Settings of make_tiny_t5.py."""
 
-    output: str = ""
+    output: FilePath = ""
     """folder to write into"""
     seed: int = 0
     """the same seed gives the same bytes"""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mindone.config import parse, require_at_least
+from mindone.config import FilePath, parse, require_at_least
 from mindone.errors import UserError, guarded
 from opensora.data.toy import write_dataset
 
@@ -18,7 +18,7 @@ from opensora.data.toy import write_dataset
 class ToyDataset:
     """Settings of make_toy_dataset.py."""
 
-    output: str = ""
+    output: FilePath = ""
     """folder to write into"""
     num_clips: int = 3000
     """how many clips"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mindone.config import require_at_least
+from mindone.config import FilePath, require_at_least
 from mindone.errors import UserError
 
 Dtype = Literal["fp32", "fp16", "bf16"]
@@ -48,7 +48,7 @@ class Runtime(Device):
 class Autoencoder:
     """The autoencoder: pixels to latents and back."""
 
-    vae_checkpoint: str | None = None
+    vae_checkpoint: FilePath | None = None
     """folder or file of the autoencoder's weights"""
     vae_type: VaeType = "OpenSora-VAE-v1.2"
     """which autoencoder it is; OpenSoraVAE_V1_2 is the same as OpenSora-VAE-v1.2"""
@@ -67,7 +67,7 @@ class Autoencoder:
 class Text:
     """The text encoder."""
 
-    t5_model_name_or_path: str | None = None
+    t5_model_name_or_path: FilePath | None = None
     """folder of the T5 encoder: config.json, weights and tokenizer"""
     t5_dtype: Dtype = "fp32"
     """precision of the text encoder"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from mindone.config import Settings
+from mindone.config import FilePath, Settings
 from mindone.errors import UserError
 from opensora.config.common import Dtype
 
@@ -14,9 +14,9 @@ from opensora.config.common import Dtype
 class ConvertConfig(Settings):
     """A checkpoint in another format, with other names or another dtype."""
 
-    src: str | None = None
+    src: FilePath | None = None
     """.safetensors, .bin, .pt, .pth, .ckpt, *.index.json, or a folder with one"""
-    target: str | None = None
+    target: FilePath | None = None
     """the file to write: .safetensors or .ckpt"""
     names: Literal["keep", "published", "mindspore"] = "keep"
     """published: undo what MindSpore and wrappers do to names; mindspore: gamma and beta for norms"""

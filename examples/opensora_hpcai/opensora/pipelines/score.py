@@ -16,7 +16,7 @@ import numpy as np
 
 from mindone import runtime
 from mindone.checkpoint.atomic import atomic_write
-from mindone.config import parse, require_at_least
+from mindone.config import FilePath, parse, require_at_least
 from mindone.data.table import read_video_table
 from mindone.data.video import read_video
 from mindone.errors import UserError, guarded
@@ -31,9 +31,9 @@ Judged = list[tuple[str, Verdict]]
 class Scoring:
     """What is judged."""
 
-    videos: str | None = None
+    videos: FilePath | None = None
     """judge existing clips: the folder that the paths of csv start from; nothing is generated then"""
-    csv: str | None = None
+    csv: FilePath | None = None
     """their table, with the columns video and caption; video_caption.csv in the folder if not given"""
     shuffle_captions: bool = False
     """give every clip the caption of another one: a judge that still finds them right is none"""
@@ -41,7 +41,7 @@ class Scoring:
     """generated prompts of combinations that the training set has"""
     num_unseen: int = 24
     """generated prompts of combinations that it does not have"""
-    json: str | None = None
+    json: FilePath | None = None
     """file for the scores and all verdicts"""
 
     def check(self) -> None:
