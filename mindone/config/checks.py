@@ -95,7 +95,7 @@ def _check(config: Any, part: Any, path: str) -> None:
     for field in fields(part):
         if is_dataclass(getattr(part, field.name)):
             _check(config, getattr(part, field.name), f"{path}{field.name}.")
-    if hasattr(part, "check"):
+    if callable(getattr(part, "check", None)):
         with naming_sources(config, path):
             part.check()
 

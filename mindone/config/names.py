@@ -38,7 +38,8 @@ class Names:
         self.groups = set(_groups(schema))
         self.unused: dict[str, str] = dict(getattr(schema, "accepted_but_unused", {}))
         aliases = dict(getattr(schema, "aliases", {}))
-        twice = [name for name in (*aliases, *self.unused) if name in self.labels] + [*aliases.keys() & self.unused]
+        known = self.labels.keys() | self.leaves.keys()
+        twice = [name for name in (*aliases, *self.unused) if name in known] + [*aliases.keys() & self.unused]
         if twice:
             raise TypeError(f"{schema.__name__} gives two meanings to {', '.join(sorted(twice))}")
         self.aliases = {name: self.leaf(target) for name, target in aliases.items()}

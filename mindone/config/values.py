@@ -22,7 +22,6 @@ from mindone.config.schema import (
     item_type,
     kind,
     mark,
-    marks,
     member,
     members,
     type_hints,
@@ -32,6 +31,7 @@ from mindone.config.schema import (
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _DIGITS = {"1": True, "0": False}
 _INTEGER = re.compile(r"\s*[-+]?[0-9][0-9_]*\s*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST_SHOWN = 80
 
 
@@ -42,7 +42,7 @@ class Unfit(Exception):
         self.entry: tuple[str, ...] = ()
         self.value = value
         self.wanted = wanted
-        near = _nearest(str(value), [str(choice) for choice in choices])
+        near = _nearest(str(value), [str(choice) for choice in choices]) if choices else None
         self.hint = f"; did you mean {near}?" if near else ""
 
     def message(self, name: str, where: str) -> str:
@@ -71,10 +71,8 @@ def typed(leaf: Leaf, value: Any, source: Source | None = None, given: Given | N
     Raises:
         SettingError: the type does not accept it.
     """
-    if isinstance(value, str) and value in ("None", "null") and accepts(leaf.type, type(None)):
-        return None
     try:
-        return convert(value, leaf.type, source.folder if source else None)
+        return convert(_none_if_said(value, leaf.type), leaf.type, source.folder if source else None)
     except Unfit as unfit:
         path = _dotted(leaf.path, unfit.entry)
         place = (given and nearest_source(given.sources(), path)) or source
@@ -99,6 +97,12 @@ def typed_entries(values: Mapping[str, Any], schema: type, name: str) -> dict[st
 
 def _dotted(name: str, entry: Sequence[str]) -> str:
     return ".".join((name, *entry)).replace(".[", "[")
+
+
+def _none_if_said(value: Any, tp: Any) -> Any:
+    """None for the words that mean it, where it is allowed; in lists and free dicts they are text."""
+    says_none = isinstance(value, str) and value in ("None", "null")
+    return None if says_none and accepts(tp, type(None)) else value
 
 
 def convert(value: Any, tp: Any, folder: str | None) -> Any:
@@ -128,12 +132,9 @@ def _one_of(value: Any, tp: Any, folder: str | None) -> Any:
         return _this_or_none(value, others[0], folder)
     if isinstance(value, Mapping) and accepts(tp, dict):
         return convert(value, member(tp, dict), folder)
-    if isinstance(value, str) and value in _DIGITS:
-        tried = [item for item in others if item is not bool]
-    else:
-        exact = [item for item in members(tp) if kind(item) is type(value) and kind(item) is not str]
-        tried = exact + [item for item in members(tp) if kind(item) is not str]
-    for item in (*tried, *(item for item in members(tp) if kind(item) is str)):
+    is_digit = isinstance(value, str) and value in _DIGITS
+    kept = [item for item in others if not (is_digit and item is bool)]
+    for item in sorted(kept, key=lambda item: (kind(item) is str, kind(item) is not type(value))):
         try:
             return convert(value, item, folder)
         except Unfit:
@@ -160,13 +161,12 @@ def _boolean(value: Any, tp: Any, folder: str | None) -> bool:
 
 
 def _integer(value: Any, tp: Any, folder: str | None) -> int:
-    if isinstance(value, str) and _INTEGER.fullmatch(value):
-        try:
-            return int(value)
-        except ValueError as error:
-            raise Unfit(value, type_name(tp)) from error
+    if isinstance(value, str) and _INTEGER.fullmatch(value) and len(value) <= _LONGEST_SHOWN:
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise Unfit(value, type_name(tp))
+    if value.bit_length() > 64:
+        raise Unfit(value, f"{type_name(tp)} of at most 64 bits")
     return value
 
 
@@ -191,20 +191,21 @@ def _text(value: Any, tp: Any, folder: str | None) -> str:
     if located is None or folder is None:
         return value
     if located.several:
-        return ";".join(_absolute(piece.strip(), folder) for piece in value.split(";"))
+        return ";".join(_absolute(piece, folder) for piece in value.split(";"))
     return _absolute(value, folder)
 
 
 def is_valid_text(text: str) -> bool:
     """Whether text can be written as UTF-8: bytes that could not be decoded stand in it as surrogates."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
+    return not _SURROGATE.search(text)
 
 
 def _absolute(path: str, folder: str) -> str:
-    if path == "~" or path.startswith("~/"):
-        return os.path.expanduser(path)
-    is_relative = path in (".", "..") or path.startswith(("./", "../"))
-    return os.path.normpath(os.path.join(folder, path)) if is_relative else path
+    stripped = path.strip()
+    if stripped == "~" or stripped.startswith("~/"):
+        return os.path.expanduser(stripped)
+    is_relative = stripped in (".", "..") or stripped.startswith(("./", "../"))
+    return os.path.normpath(os.path.join(folder, stripped)) if is_relative else path
 
 
 def _choice(value: Any, tp: Any, folder: str | None) -> Any:
@@ -236,9 +237,19 @@ def _dict(value: Any, tp: Any, folder: str | None) -> dict:
     key_type, value_type = get_args(bare(tp)) or (Any, Any)
     converted: dict = {}
     for key, item in value.items():
-        name = convert(str(key), key_type, None)
+        name = _key(str(key), key_type)
+        if name in converted:
+            raise Unfit(key, "given once")
         converted[name] = _within(str(key), item, value_type, folder)
     return converted
+
+
+def _key(key: str, tp: Any) -> Any:
+    try:
+        return convert(key, tp, None)
+    except Unfit as unfit:
+        unfit.wanted += ", as a key"
+        raise
 
 
 def _entries(value: Any, schema: type, folder: str | None) -> dict[str, Any]:
@@ -249,7 +260,7 @@ def _entries(value: Any, schema: type, folder: str | None) -> dict[str, Any]:
     for key in value:
         if key not in known:
             raise UnknownEntry(str(key), known)
-    return {key: _within(key, item, hints[key], folder) for key, item in value.items()}
+    return {key: _within(key, _none_if_said(item, hints[key]), hints[key], folder) for key, item in value.items()}
 
 
 def _within(key: str, value: Any, tp: Any, folder: str | None) -> Any:
@@ -262,14 +273,12 @@ def _within(key: str, value: Any, tp: Any, folder: str | None) -> Any:
 
 def _anything(value: Any, tp: Any, folder: str | None) -> Any:
     """Plain data as it is, with text as the keys of dicts."""
-    if value is None or isinstance(value, (bool, int)):
+    if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, float):
-        return _float(value, tp if marks(tp) else float, folder)
-    if isinstance(value, str):
-        return _text(value, tp, folder)
+    if isinstance(value, (int, float, str)):
+        return convert(value, type(value), folder)
     if isinstance(value, (list, tuple)):
-        return type(value)(_within(f"[{index}]", item, tp, folder) for index, item in enumerate(value))
+        return type(value)(_within(f"[{index}]", item, Any, folder) for index, item in enumerate(value))
     if isinstance(value, Mapping):
         return {str(key): _within(str(key), item, Any, folder) for key, item in value.items()}
     raise Unfit(value, "a number, text, list or mapping")
@@ -313,7 +322,10 @@ def plain(value: Any) -> Any:
 
 def shown(value: Any) -> str:
     """A value for an error, cut if it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write integers of more than 4300 digits.
+        text = "a huge number"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 

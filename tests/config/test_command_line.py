@@ -106,7 +106,7 @@ def test_bytes_that_are_no_text_end_in_one_line(argv, command, capsys):
         (["--mask_ratios", "{a: 1, a: 2}"], "mask_ratios='{a: 1, a: 2}' (on the command line) gives a again"),
         (["--mask_ratios", "0.5"], "mask_ratios=0.5 (on the command line) has to be dict[str, float] or None"),
         (["--mask_ratios.head", "much"], "mask_ratios.head='much' (on the command line) has to be float"),
-        (["--buckets.256.many", "1"], "buckets.256='many' (on the command line) has to be int"),
+        (["--buckets.256.many", "1"], "buckets.256='many' (on the command line) has to be int, as a key"),
         (["--denoiser.depth", "x"], "denoiser.depth='x' (on the command line) has to be int"),
         (["--denoiser.depht", "1"], "unknown key 'denoiser.depht' (on the command line); did you mean depth?"),
         (["--denoiser", "{patch_size: [1, 2]}"], "denoiser.patch_size=[1, 2] (on the command line) has to be tuple"),

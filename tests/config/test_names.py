@@ -180,6 +180,7 @@ def test_suggestion_is_dotted_where_the_flat_name_would_be_ambiguous():
         ({"x": "depth"}, {}, "'depth' is the name of several settings: model.depth, ae.depth"),
         ({"num_steps": "steps"}, {}, "gives two meanings to num_steps"),
         ({}, {"num_steps": "no"}, "gives two meanings to num_steps"),
+        ({}, {"ae.depth": "no"}, "gives two meanings to ae.depth"),
         ({"x": "num_steps"}, {"x": "no"}, "gives two meanings to x"),
     ],
 )

@@ -31,7 +31,7 @@ def test_a_dot_is_the_folder_of_the_recipe(recipe, read, tmp_path, text, folder)
 def test_tilde_is_the_home_folder(read, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     assert read("--weights", "~/vae").loop.weights == "/home/somebody/vae"
-    assert read("--references", "~/a;b", "c").loop.references == ["/home/somebody/a;b", "c"]
+    assert read("--references", "~/a;b ; c", "d").loop.references == ["/home/somebody/a;b ; c", "d"]
 
 
 @pytest.mark.parametrize("text", ["./a red circle", "~/x; ./y", "../z", "a;b ; c"])
@@ -58,6 +58,7 @@ def test_entries_of_a_declared_dict_are_typed_and_none_is_added(recipe, read):
     config = read("-c", recipe("denoiser: {mlp_ratio: 3, patch_size: [1, 2, 2]}"), "--denoiser.depth", "4")
     assert config.loop.denoiser == {"mlp_ratio": 3.0, "patch_size": (1, 2, 2), "depth": 4}
     assert type(config.loop.denoiser["mlp_ratio"]) is float
+    assert read("--denoiser.name", "None").loop.denoiser == {"name": None}
 
 
 @dataclass
