@@ -61,6 +61,17 @@ class SettingError(UserError):
         self.names = names
 
 
+@contextlib.contextmanager
+def about(*names: str) -> Iterator[None]:
+    """For ``check()``: within the block, a `UserError` of other code becomes a `SettingError` about some settings."""
+    try:
+        yield
+    except SettingError:
+        raise
+    except UserError as error:
+        raise SettingError(str(error), *names) from error
+
+
 def require(group: Any, name: str, condition: bool, what: str) -> None:
     """For ``check()``: ``require(self, "ema_decay", 0 <= self.ema_decay < 1, "at least 0 and less than 1")``.
 
@@ -110,9 +121,8 @@ def naming_sources(config: Any, path: str = "") -> Iterator[None]:
     try:
         yield
     except SettingError as error:
-        given = vars(config).get(_SOURCES, {})
         known = leaves(type(config))
-        found = [_source(given, known, path, name) for name in error.names]
+        found = [_source(sources_of(config), known, path, name) for name in error.names]
         places = dict.fromkeys(str(source) for source in found if source is not None)
         if not places:
             raise
@@ -120,10 +130,11 @@ def naming_sources(config: Any, path: str = "") -> Iterator[None]:
 
 
 def _source(given: Mapping[str, Source], known: Mapping[str, Leaf], path: str, name: str) -> Source | None:
+    """Where a setting was given whose name is one in the group ``path``, or else a dotted path or a flat name."""
     flat, dot, entry = name.partition(".")
-    names = [path + name, name]
-    if flat in known:
-        names.append(known[flat].path + dot + entry)
+    if any(leaf.path == path + flat for leaf in known.values()):
+        return nearest_source(given, path + name)
+    names = [path + name, name, *([known[flat].path + dot + entry] if flat in known else [])]
     return next((found for name in names if (found := nearest_source(given, name)) is not None), None)
 
 

@@ -18,7 +18,7 @@ from mindone.errors import UserError
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = [_TAG + name for name in ("str", "int", "float", "bool")]
-_MOST_BYTES = 4 << 20
+_MOST_BYTES = 1 << 20
 _MOST_NODES = 200_000
 _DEEPEST = 50
 

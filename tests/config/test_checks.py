@@ -7,6 +7,7 @@ import pytest
 from mindone.config import (
     SettingError,
     Settings,
+    about,
     check,
     load,
     naming_sources,
@@ -14,8 +15,8 @@ from mindone.config import (
     require,
     require_at_least,
     resolve,
+    typed_entries,
 )
-from mindone.config.values import typed_entries
 from mindone.errors import UserError
 
 
@@ -92,6 +93,23 @@ def test_later_checks_name_sources_too(recipe):
         raise SettingError("heads=7 does not divide the width", "heads")
     with pytest.raises(UserError, match=r"^unknown key 'network.heads'; .* \(.*line 2\)$"), naming_sources(config):
         typed_entries(config.network, Part, "network")
+
+
+def test_setting_of_a_group_is_not_mistaken_for_one_of_the_root(recipe):
+    @dataclass
+    class Top(Whole):
+        depth: int = 5
+
+    config = load(Top, ["-c", recipe("depth: 4")])
+    with pytest.raises(SettingError, match="^depth is odd$"), naming_sources(config, "first."):
+        raise SettingError("depth is odd", "depth")
+
+
+def test_error_of_other_code_can_be_about_a_setting(recipe):
+    config = load(Whole, ["-c", recipe("rate: 0.5")])
+    named = pytest.raises(UserError, match=r"^0.5 is too fast \(.*recipe.yaml, line 1\)$")
+    with named, naming_sources(config), about("rate"):
+        raise UserError("0.5 is too fast")
 
 
 def test_other_errors_pass_unchanged():

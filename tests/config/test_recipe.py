@@ -121,8 +121,8 @@ def test_recipe_that_is_not_text_is_refused(recipe, read, content, line):
 
 
 def test_file_that_is_far_too_large_for_a_recipe_is_not_read(recipe, read):
-    with pytest.raises(UserError, match="has more than 4 MB; is it a .yaml file"):
-        read("-c", recipe(b"#" * (5 << 20)))
+    with pytest.raises(UserError, match="has more than 1 MB; is it a .yaml file"):
+        read("-c", recipe(b"#" * (2 << 20)))
 
 
 def test_folder_is_no_recipe(tmp_path, read):
