@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mindone import runtime
-from mindone.config import parse, require_at_least
+from mindone.config import FilePath, parse, require_at_least
 from mindone.errors import UserError, guarded
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class BenchConfig:
     """least number of turns, however long they take"""
     max_turns: int = 50
     """largest number of turns"""
-    json: str | None = None
+    json: FilePath | None = None
     """file for the results"""
 
     def check(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mindone.config import leaves, require_at_least
+from mindone.config import FilePath, SettingError, leaves, require_at_least
 from mindone.errors import UserError
 
 Dtype = Literal["fp32", "fp16", "bf16"]
@@ -49,7 +49,7 @@ class Runtime(Device):
 class Autoencoder:
     """The autoencoder: pixels to latents and back."""
 
-    vae_checkpoint: str | None = None
+    vae_checkpoint: FilePath | None = None
     """folder or file of the autoencoder's weights"""
     vae_type: VaeType | None = None
     """which autoencoder it is, the model version's own if not given; OpenSoraVAE_V1_2 is OpenSora-VAE-v1.2"""
@@ -68,9 +68,9 @@ class Autoencoder:
 class Text:
     """The text encoder."""
 
-    t5_model_name_or_path: str | None = None
+    t5_model_name_or_path: FilePath | None = None
     """folder of the T5 encoder: config.json, weights and tokenizer"""
-    clip_model_name_or_path: str | None = None
+    clip_model_name_or_path: FilePath | None = None
     """folder of the CLIP text encoder (2.0): config.json, weights and tokenizer"""
     t5_dtype: Dtype = "fp32"
     """precision of the text encoder"""
@@ -122,7 +122,7 @@ def refuse(config: Any, refusals: Refusals, what: str) -> None:
         is_refused, instead = refusals.get(leaf.name, (None, ""))
         value = getattr(_group(config, leaf.groups), leaf.name)
         if is_refused and is_refused(value):
-            raise UserError(f"{leaf.name}={value} is not supported by {what}; {instead}")
+            raise SettingError(f"{leaf.name}={value} is not supported by {what}; {instead}", leaf.name)
 
 
 def _group(config: Any, groups: tuple[str, ...]) -> Any:

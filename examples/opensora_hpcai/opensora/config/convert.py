@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from mindone.config import Settings
+from mindone.config import FilePath, Settings
 from mindone.errors import UserError
 from opensora.config.common import Dtype
 
@@ -16,9 +16,9 @@ FluxLayout = Literal["flux", "open-sora"]
 class Files(Settings):
     """A checkpoint to read and one to write."""
 
-    src: str | None = None
+    src: FilePath | None = None
     """.safetensors, .bin, .pt, .pth, .ckpt, *.index.json, or a folder with one"""
-    target: str | None = None
+    target: FilePath | None = None
     """the file to write: .safetensors or .ckpt"""
 
     aliases: ClassVar[dict[str, str]] = {"source": "src", "dst": "target"}

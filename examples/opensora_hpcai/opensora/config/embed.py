@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from mindone.config import Settings, require_at_least
+from mindone.config import FilePath, Settings, require_at_least
 from mindone.errors import UserError
 from opensora.config.common import (
     UNUSED_EVERYWHERE,
@@ -37,9 +37,9 @@ class Version:
 class Captions:
     """What is encoded."""
 
-    csv_path: str | None = None
+    csv_path: FilePath | None = None
     """table with the columns video and caption; a cache file is named after its video"""
-    prompt_path: str | None = None
+    prompt_path: FilePath | None = None
     """file of prompts: .csv with a column caption, or text with one prompt per line"""
     captions: list[str] | None = None
     """prompts, one or more"""
@@ -62,7 +62,7 @@ class Captions:
 class Cache:
     """Where the cache goes."""
 
-    output_path: str | None = None
+    output_path: FilePath | None = None
     """folder of the cache"""
     allow_overwrite: bool = False
     """make files anew that are there already"""
@@ -90,9 +90,9 @@ class EmbedTextConfig(Settings):
 class Videos:
     """The videos that are encoded."""
 
-    csv_path: str | None = None
+    csv_path: FilePath | None = None
     """table with a column of video paths"""
-    video_folder: str | None = None
+    video_folder: FilePath | None = None
     """folder that the paths of the table start from"""
     video_column: str = "video"
     """column of the video paths"""
@@ -163,11 +163,11 @@ class EmbedVideoConfig(Settings):
 class Latents:
     """Latents in files, and the videos made of them."""
 
-    latent_folder: str | list[str] | None = None
+    latent_folder: FilePath | list[FilePath] | None = None
     """folder of .npy or .npz latents, or several"""
     num_frames: int | str | None = None
     """frames of the videos; as many as the latents hold if not given"""
-    output_path: str = "samples/decoded"
+    output_path: FilePath = "samples/decoded"
     """folder for the videos"""
     save_format: SaveFormat = "mp4"
     """mp4, gif, or png (one file per frame)"""

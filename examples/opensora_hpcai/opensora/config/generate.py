@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from mindone.config import Settings, require_at_least
+from mindone.config import FilePath, FilePaths, Settings, require_at_least
 from mindone.errors import UserError
 from opensora.config.common import (
     UNUSED_EVERYWHERE,
@@ -26,9 +26,9 @@ class Prompts:
 
     captions: list[str] | None = None
     """prompts, one or more"""
-    prompt_path: str | None = None
+    prompt_path: FilePath | None = None
     """file of prompts: .csv with a column caption, or text with one prompt per line; it wins over captions"""
-    text_embed_folder: str | None = None
+    text_embed_folder: FilePath | None = None
     """prompts that infer_t5.py has encoded already; no text encoder is needed then"""
     negative_prompts: list[str] | None = None
     """what the videos shall not show"""
@@ -48,7 +48,7 @@ class Denoiser:
 
     model_version: ModelVersion = "v1.2"
     """which Open-Sora it is"""
-    ckpt_path: str | None = None
+    ckpt_path: FilePath | None = None
     """folder or file of the denoiser's weights; a run's checkpoint has EMA weights if it trained with use_ema"""
     dtype: Dtype = "fp32"
     """precision of the denoiser; bf16 runs in float32 on a CPU"""
@@ -106,7 +106,7 @@ class Sampler:
 class Conditions:
     """Given frames and long videos."""
 
-    reference_path: list[str] | None = None
+    reference_path: list[FilePaths] | None = None
     """per prompt, images or videos to start from, separated by ;"""
     mask_strategy: list[str] | None = None
     """per prompt, where they go: loop,reference,reference start,target start,length,edit ratio; separated by ;"""
@@ -125,7 +125,7 @@ class Conditions:
 class Output:
     """What is written, and where."""
 
-    output_path: str = "samples"
+    output_path: FilePath = "samples"
     """folder for the videos, a JSON file of all settings beside each, and a contact sheet"""
     append_timestr: bool = True
     """put them in a subfolder named by date and time"""

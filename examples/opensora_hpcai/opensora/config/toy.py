@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from mindone.config import Settings, require_at_least
+from mindone.config import FilePath, Settings, require_at_least
 from mindone.errors import UserError
 from opensora.config.generate import GenerateConfig
 
@@ -19,7 +19,7 @@ def _require_output(output: str) -> None:
 class ToyDataConfig(Settings):
     """Clips of the toy world as mp4 files with a ``video_caption.csv``."""
 
-    output: str = ""
+    output: FilePath = ""
     """folder to write into"""
     num_clips: int = 3000
     """how many clips"""
@@ -48,7 +48,7 @@ class ToyDataConfig(Settings):
 class TinyT5Config(Settings):
     """The tiny T5 encoder of the toy world: random weights, config and tokenizer in the hub's layout."""
 
-    output: str = ""
+    output: FilePath = ""
     """folder to write into"""
     seed: int = 0
     """the same seed gives the same bytes"""
@@ -64,9 +64,9 @@ class TinyT5Config(Settings):
 class Scoring:
     """What is judged."""
 
-    videos: str | None = None
+    videos: FilePath | None = None
     """judge existing clips: the folder that the paths of csv start from; nothing is generated then"""
-    csv: str | None = None
+    csv: FilePath | None = None
     """their table, with the columns video and caption; video_caption.csv in the folder if not given"""
     shuffle_captions: bool = False
     """give every clip the caption of another one: a judge that still finds them right is none"""
@@ -74,7 +74,7 @@ class Scoring:
     """generated prompts of combinations that the training set has"""
     num_unseen: int = 24
     """generated prompts of combinations that it does not have"""
-    json: str | None = None
+    json: FilePath | None = None
     """file for the scores and all verdicts"""
 
     def check(self) -> None:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from mindone.config import Settings, require_at_least
+from mindone.config import FilePath, Settings, require_at_least
 from mindone.errors import UserError
 from opensora.config.common import (
     UNUSED_EVERYWHERE,
@@ -31,13 +31,13 @@ Scheduler = Literal[
 class Data:
     """Videos, captions and their caches."""
 
-    csv_path: str | None = None
+    csv_path: FilePath | None = None
     """table of the samples, with the columns video and caption"""
-    video_folder: str | None = None
+    video_folder: FilePath | None = None
     """folder that the paths of the table start from"""
-    text_embed_folder: str | None = None
+    text_embed_folder: FilePath | None = None
     """text embeddings of infer_t5.py, one .npz per video"""
-    vae_latent_folder: str | None = None
+    vae_latent_folder: FilePath | None = None
     """latents of infer_vae.py, one .npz per video, which replace the videos"""
     video_column: str = "video"
     """column of the video paths"""
@@ -84,7 +84,7 @@ class Denoiser:
     """size preset of the network, such as STDiT3-XL/2; the model version's own if not given"""
     denoiser: dict[str, Any] = field(default_factory=dict)
     """settings of the network that replace those of the preset, such as {hidden_size: 384, depth: 12}"""
-    pretrained_model_path: str | None = None
+    pretrained_model_path: FilePath | None = None
     """folder or file of the weights to start from; random ones if not given"""
     freeze_y_embedder: bool = False
     """do not train the caption projection"""
@@ -189,9 +189,9 @@ class Loop:
     """how many checkpoints are kept"""
     log_interval: int = 1
     """updates between log lines"""
-    resume: bool | str = False
+    resume: bool | FilePath = False
     """True: go on from the newest run under output_path; or the folder of a run"""
-    output_path: str = "output/"
+    output_path: FilePath = "output/"
     """folder of the runs"""
     add_datetime: bool = True
     """put the run into a subfolder named by date and time"""
@@ -242,13 +242,13 @@ class Validation:
     """epochs between validations"""
     num_eval_timesteps: int = 10
     """equidistant timesteps of the validation loss"""
-    val_csv_path: str | None = None
+    val_csv_path: FilePath | None = None
     """table of the validation videos"""
-    val_video_folder: str | None = None
+    val_video_folder: FilePath | None = None
     """folder of the validation videos"""
-    val_text_embed_folder: str | None = None
+    val_text_embed_folder: FilePath | None = None
     """their text embeddings"""
-    val_vae_latent_folder: str | None = None
+    val_vae_latent_folder: FilePath | None = None
     """their latents"""
     val_batch_size: int = 1
     """samples per validation batch"""

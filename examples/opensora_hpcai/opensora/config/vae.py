@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from mindone.config import Settings, require_at_least
+from mindone.config import FilePath, Settings, require_at_least
 from mindone.errors import UserError
 from opensora.config.common import UNUSED_EVERYWHERE, Autoencoder, Device, Dtype, VaeType, VideoBackend
 from opensora.config.train import TRAINING_UNUSED, Loop, Optim, Optimizer, Parallel, TrainRuntime
@@ -17,9 +17,9 @@ Mixed = Literal["mixed_video_image", "mixed_video_random", "image_only"]
 class VaeData:
     """Videos, and how they are cut and cropped."""
 
-    csv_path: str | None = None
+    csv_path: FilePath | None = None
     """table with a column of video paths"""
-    video_folder: str | None = None
+    video_folder: FilePath | None = None
     """folder that the paths of the table start from"""
     video_column: str = "video"
     """column of the video paths; the first column if there is none of that name"""
@@ -69,9 +69,9 @@ class VaeModel:
     """which autoencoder it is; OpenSoraVAE_V1_2 is the same as OpenSora-VAE-v1.2"""
     vae: dict[str, Any] = field(default_factory=dict)
     """settings of the network that replace the published ones"""
-    pretrained_model_path: str | None = None
+    pretrained_model_path: FilePath | None = None
     """folder or file of the weights to start from; random ones if not given"""
-    vae2d_checkpoint: str | None = None
+    vae2d_checkpoint: FilePath | None = None
     """folder or file of the weights that the 2D part starts from"""
     freeze_vae_2d: bool = True
     """train the temporal part only"""
@@ -100,7 +100,7 @@ class VaeLoss:
 
     perceptual_loss_weight: float = 0.1
     """weight of LPIPS in the pixel loss; needs lpips_checkpoint, or 0"""
-    lpips_checkpoint: str | None = None
+    lpips_checkpoint: FilePath | None = None
     """folder or file of the LPIPS weights (VGG)"""
     mse_loss_weight: float = 0.0
     """weight of the mean squared error, beside the mean absolute error"""
@@ -168,9 +168,9 @@ class TrainVaeConfig(Settings):
 class VaeJudge:
     """Which clips are reconstructed, and what is written."""
 
-    csv_path: str | None = None
+    csv_path: FilePath | None = None
     """table with a column of video paths"""
-    video_folder: str | None = None
+    video_folder: FilePath | None = None
     """folder that the paths of the table start from"""
     video_column: str = "video"
     """column of the video paths; the first column if there is none of that name"""
@@ -184,11 +184,11 @@ class VaeJudge:
     """take every n-th frame of a video"""
     batch_size: int = 1
     """clips at once"""
-    output_path: str = "samples/vae_recons"
+    output_path: FilePath = "samples/vae_recons"
     """folder for the reconstructions and the scores"""
     eval_loss: bool = False
     """also compute LPIPS; needs lpips_checkpoint"""
-    lpips_checkpoint: str | None = None
+    lpips_checkpoint: FilePath | None = None
     """folder or file of the LPIPS weights"""
     save_vis: bool = True
     """write original and reconstruction side by side"""

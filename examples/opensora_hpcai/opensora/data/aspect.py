@@ -126,23 +126,28 @@ RATIOS_2_0 = ("2.39:1", "2:1", "16:9", "1.85:1", "9:16", "5:8", "3:2", "4:3", "1
 def pixels_2_0(resolution: str) -> int:
     """The pixel budget of a name of 2.0: ``256px`` is a square of that side, ``360p`` is that high at 16:9.
 
+    What follows an underscore, ``256px_max`` or ``256px_ar16:9``, chooses from the name's table and does not count.
+
     Raises:
         UserError: it is neither.
     """
-    text = str(resolution)
+    text = str(resolution).partition("_")[0]
     for suffix, factor in (("px", 1.0), ("p", 16 / 9)):
         number = text.removesuffix(suffix)
         if text.endswith(suffix) and number.isdigit() and int(number) > 0:
             return int(int(number) ** 2 * factor)
-    raise UserError(f"resolution={resolution} is not known to version 2.0; use a number with px or p: 256px, 768px, 480p")
+    raise UserError(
+        f"resolution={resolution} is not known to version 2.0; use a number with px or p: 256px, 768px, 480p"
+    )
 
 
 def aspect_table_2_0(resolution: str, training: bool = False, grid: int = 16) -> dict[str, tuple[int, int]]:
     """(height, width) per ratio name (width:height), both multiples of ``grid``.
 
     In training the sides move to the neighbour that comes closest to the pixel budget, and sizes that occurred already
-    are left out.
+    are left out. ``256px_ar16:9`` has that ratio only, ``256px_max`` the one with the largest area.
     """
+    choice = str(resolution).partition("_")[2]
     total = pixels_2_0(resolution)
     table: dict[str, tuple[int, int]] = {}
     for name in RATIOS_2_0:
@@ -155,7 +160,13 @@ def aspect_table_2_0(resolution: str, training: bool = False, grid: int = 16) ->
                 continue
         table[name] = (height, width)
     transposed = {":".join(reversed(name.split(":"))): (width, height) for name, (height, width) in table.items()}
-    return {**table, **transposed}
+    table = {**table, **transposed}
+    if choice == "max":
+        largest = max(table, key=lambda name: table[name][0] * table[name][1])
+        return {largest: table[largest]}
+    if choice and choice.removeprefix("ar") not in table:
+        raise UserError(f"resolution={resolution} is not known; after the underscore stands max, or ar and a ratio")
+    return {name: size for name, size in table.items() if not choice or name == choice.removeprefix("ar")}
 
 
 def _closest_to(total: int, height: int, width: int, grid: int) -> tuple[int, int]:

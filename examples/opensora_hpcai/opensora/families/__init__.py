@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 from typing import TypeVar
 
-from mindone.config import leaves
+from mindone.config import leaves, naming_sources, resolve
 from mindone.errors import UserError
 from opensora.families.base import Family
 
@@ -45,20 +45,9 @@ def settle(config: Config, version: str, denoiser_preset: str | None = None) -> 
         family = dataclasses.replace(family, denoiser_preset=denoiser_preset)
     known = {leaf.name for leaf in leaves(type(config)).values()}
     config = resolve(config, {name: value for name, value in family.defaults().items() if name in known})
-    family.check(config)
+    with naming_sources(config):
+        family.check(config)
     return family, config
-
-
-def resolve(config: Config, defaults: dict) -> Config:
-    """A copy whose leaves that are None have the given values."""
-    changes = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            changes[field.name] = resolve(value, defaults)
-        elif value is None and field.name in defaults:
-            changes[field.name] = defaults[field.name]
-    return dataclasses.replace(config, **changes)
 
 
 __all__ = ["MODULES", "Family", "get_family", "settle"]

@@ -1,4 +1,4 @@
-"""Open-Sora 2.0: MMDiT, the shifted flow, the Hunyuan video autoencoder, T5 and CLIP, pictures and clips as conditions."""
+"""Open-Sora 2.0: MMDiT, the shifted flow, the Hunyuan video autoencoder, T5 and CLIP, visual conditions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from mindone.diffusion.shifted_flow import ShiftedFlow, ShiftedFlowConfig
 from opensora.config.common import Refusals, Shape, Text
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
-from opensora.data.aspect import video_size_2_0
 from opensora.families.base import Arrays, Family, PromptRules, is_on
 from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler
-from opensora.sizes import VideoSize
+from opensora.sizes import VideoSize, video_size_2_0
 from opensora.text.conditioner import T5ClipConditioner
 
 FPS_SUFFIX = re.compile(r"\d+ FPS\.$")

@@ -99,6 +99,83 @@ class T5Conditioner(Conditioner):
         gc.collect()
 
 
+class T5ClipConditioner(Conditioner):
+    """T5 embeddings ``text`` (N, L, D) and pooled CLIP vectors ``pooled`` (N, D'), float32; padding is attended to.
+
+    Args:
+        t5_folder, clip_folder: of the encoders, needed by `encode` only.
+        length: L.
+        widths: D and D'; 0 takes the encoder's.
+        dtype: precision of the encoders.
+        batch_size: texts that are encoded at once.
+    """
+
+    clip_length = 77
+
+    def __init__(
+        self,
+        t5_folder: str | None,
+        clip_folder: str | None,
+        length: int,
+        widths: tuple[int, int] = (0, 0),
+        dtype: str = "fp32",
+        batch_size: int = 1,
+    ):
+        self.folders, self.length, self.widths = (t5_folder, clip_folder), length, widths
+        self.dtype, self.batch_size = dtype, batch_size
+        self._encoders: list[TextEncoder] = []
+
+    def encode(self, texts: Sequence[str]) -> Arrays:
+        return self._named(*self.embed(texts))
+
+    def embed(self, texts: Sequence[str]) -> tuple[TextEmbeddings, TextEmbeddings]:
+        """All that both encoders give, for caches."""
+        if not self._encoders:
+            options = ("t5_model_name_or_path", "clip_model_name_or_path")
+            lengths = (self.length, self.clip_length)
+            parts = zip(self.folders, lengths, self.widths, options, (True, False))
+            self._encoders = [
+                TextEncoder.from_folder(folder, length, self.dtype, self.batch_size, width, attend, option)
+                for folder, length, width, option, attend in parts
+            ]
+        t5, clip = (encoder.encode(texts) for encoder in self._encoders)
+        return t5, clip
+
+    @staticmethod
+    def _named(t5: TextEmbeddings, clip: TextEmbeddings) -> Arrays:
+        return {"text": t5.embeddings, "pooled": clip.pooled}
+
+    def fit(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        text, pooled = np.asarray(arrays["text"], np.float32), np.asarray(arrays["pooled"], np.float32)
+        for what, width, wanted in (("T5", text.shape[2], self.widths[0]), ("CLIP", pooled.shape[1], self.widths[1])):
+            if wanted and width != wanted:
+                raise UserError(
+                    f"the {what} embeddings have width {width}, but the denoiser takes {wanted}; "
+                    "use the encoder that belongs to it"
+                )
+        if text.shape[1] != self.length:
+            # Padding is attended to, so another length is another text.
+            raise UserError(
+                f"the T5 embeddings have {text.shape[1]} tokens, but the denoiser takes model_max_length="
+                f"{self.length}; encode the captions with that length"
+            )
+        return {"text": text, "pooled": pooled}
+
+    def read(self, path: Path) -> Arrays:
+        """A cache with both encoders' arrays; see `opensora.data.cache.read_text`."""
+        entry = read_text(path)
+        if getattr(entry, "pooled", None) is None:
+            raise UserError(f"{path} has no pooled CLIP vector; encode the captions for model_version v2.0")
+        try:
+            return self.fit({"text": entry.text_emb[None], "pooled": entry.pooled[None]})
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def release(self) -> None:
+        self._encoders = []
+        gc.collect()
+
+
 def stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
     """Several arrays of one conditioner, one after the other."""
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

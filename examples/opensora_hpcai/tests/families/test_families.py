@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import pytest
 
 from mindone.config import load
@@ -24,8 +26,8 @@ def test_an_unknown_version_is_refused_with_the_known_ones():
 def test_settings_left_open_take_the_familys_values_and_those_given_stay(version, schema):
     family, config = settle(load(schema, ["--model_max_length", "7"] if schema is TrainConfig else []), version)
     defaults = family.defaults()
-    for group in vars(config).values():
-        for name, value in vars(group).items():
+    for group in fields(config):
+        for name, value in vars(getattr(config, group.name)).items():
             if name in defaults:
                 assert value == (7 if (name, schema) == ("model_max_length", TrainConfig) else value)
                 assert value is not None, name
