@@ -22,6 +22,7 @@ from opensora.data.aspect import named_size, parse_num_frames
 from opensora.model_folder import read_config, require_path
 from opensora.text.cleaning import cleaner
 from opensora.text.prompts import append_scores
+from opensora.timestep_shift import size_ratio
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Family(ABC):
     def flow(self, **changes: Any) -> RectifiedFlow:
         """The family's flow; settings that are None keep the family's own."""
         given = {name: value for name, value in changes.items() if value is not None}
-        return RectifiedFlow(dataclasses.replace(self.flow_defaults, **given))
+        return RectifiedFlow(dataclasses.replace(self.flow_defaults, **given), size_ratio)
 
     def load_denoiser(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from mindone.checkpoint.convert import convert_image_autoencoder
+from mindone.checkpoint.convert import convert_autoencoder
 from mindone.errors import guarded
 
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--src", required=True, help="the .safetensors, .pth, .bin or .ckpt file, or a model folder")
     parser.add_argument("--target", required=True, help="the file to write: .ckpt or .safetensors")
     args = parser.parse_args(argv)
-    written = convert_image_autoencoder(args.src, args.target)
+    written = convert_autoencoder(args.src, args.target)
     print(f"{args.target}: {len(written)} tensors, {written.nbytes:,} bytes")
 
 

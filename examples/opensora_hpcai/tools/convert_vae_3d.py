@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-from mindone.checkpoint.convert import convert_video_autoencoder
 from mindone.errors import guarded
+from opensora.checkpoints import convert_video_autoencoder
 
 
 @guarded

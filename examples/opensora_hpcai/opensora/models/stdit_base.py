@@ -82,12 +82,14 @@ class STDiTBase(nn.Cell):
     Patterns of parameter names say what is special about a network's weights:
 
     - ``zero_at_start``, ``small_at_start``: fresh values are zero, or normal with std 0.02, see `initialize_weights`;
-    - ``new_layers``: what an image model that training starts from does not have.
+    - ``new_layers``: what an image model that training starts from does not have;
+    - ``computed_buffers``: tables that published files hold and the network computes.
     """
 
     zero_at_start: tuple[str, ...] = ()
     small_at_start: tuple[str, ...] = ()
     new_layers: tuple[str, ...] = ()
+    computed_buffers: tuple[str, ...] = ("pos_embed", "pos_embed_temporal", "rope.freqs")
 
     def __init__(self, config: STDiTBaseConfig, parallel: nn.Cell | None = None):
         super().__init__()
