@@ -44,8 +44,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["mindone", "mindone.*"])
-    + find_packages(EXAMPLE, include=["opensora", "opensora.*"]),
-    package_dir={"opensora": f"{EXAMPLE}/opensora"},
+    + find_packages(EXAMPLE, include=["opensora", "opensora.*"])
+    + ["mindone.configs"],
+    package_dir={"opensora": f"{EXAMPLE}/opensora", "mindone.configs": "configs"},
+    package_data={"mindone.configs": ["*.yaml"]},
     ext_modules=kernels(),
     install_requires=requirements(),
     extras_require={

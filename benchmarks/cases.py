@@ -28,7 +28,8 @@ from mindone.data.table import read_video_table
 from mindone.data.video import read_video
 from mindone.models.autoencoder_kl import AutoencoderKLConfig
 from mindone.models.clip import CLIPTextConfig, CLIPTextEncoder
-from mindone.models.t5 import T5Config, T5Encoder
+from mindone.models.presets import load_preset
+from mindone.models.t5 import T5Encoder
 from mindone.train.ema import Ema
 from mindone.train.optim import AdamW
 from mindone.train.step import TrainStep
@@ -452,8 +453,9 @@ def codec_train(pair: Callable[[], Pair], frames: int) -> Iterator[Case]:
 @contextlib.contextmanager
 def t5_encode() -> Iterator[Case]:
     """T5 v1.1 small on four prompts of 300 tokens."""
-    sizes = {"vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6}
-    theirs, ours = reference.T5Encoder(reference.T5Settings(**sizes)), T5Encoder(T5Config(**sizes))
+    config = load_preset("t5-v1_1-small")
+    sizes = {name: value for name, value in asdict(config).items() if name != "feed_forward_proj"}
+    theirs, ours = reference.T5Encoder(reference.T5Settings(**sizes)), T5Encoder(config)
     same_weights(ours, theirs)
     ours.set_train(False)
     rng = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import argparse
 from mindone.checkpoint import read_tensors
 from mindone.checkpoint.describe import summary, table
 from mindone.errors import guarded
+from opensora.checkpoints import SIGNATURES
 
 
 @guarded
@@ -16,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--all", action="store_true", help="list every tensor with dtype and shape")
     args = parser.parse_args(argv)
     tensors = read_tensors(args.path)
-    print(summary(tensors))
+    print(summary(tensors, SIGNATURES))
     if args.all:
         print(table(tensors))
 

@@ -4,7 +4,7 @@ from mindone.checkpoint.atomic import atomic_folder, atomic_write
 from mindone.checkpoint.ckpt_file import save_ckpt
 from mindone.checkpoint.convert import convert
 from mindone.checkpoint.load import LoadReport, load_into, network_tensors, save_model
-from mindone.checkpoint.naming import DEFAULT_ADAPTERS, pixart_as_spatial
+from mindone.checkpoint.naming import DEFAULT_ADAPTERS
 from mindone.checkpoint.read import read_tensors
 from mindone.checkpoint.run import RunCheckpoint, RunCheckpoints
 from mindone.checkpoint.safetensors_file import save_safetensors
@@ -22,7 +22,6 @@ __all__ = [
     "convert",
     "load_into",
     "network_tensors",
-    "pixart_as_spatial",
     "read_tensors",
     "save_ckpt",
     "save_model",

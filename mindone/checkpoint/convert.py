@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from mindone.checkpoint import naming
 from mindone.checkpoint.ckpt_file import save_ckpt
-from mindone.checkpoint.naming import Adapter
+from mindone.checkpoint.naming import Adapter, Shape
 from mindone.checkpoint.read import read_tensors
 from mindone.checkpoint.safetensors_file import save_safetensors
 from mindone.checkpoint.tensors import Entry, TensorFile, cast
 from mindone.errors import UserError
 
-SPATIAL_PREFIX = "spatial_vae.module."
-TEMPORAL_PREFIX = "temporal_vae."
 _ATTENTION_MATRIX = re.compile(r".*\.attentions\.\d+\.(to_q|to_k|to_v|to_out\.0)\.weight")
 
 
@@ -27,6 +23,11 @@ def to_mindspore(name: str) -> str:
     if not dot:
         return {"weight": "gamma", "bias": "beta"}.get(name, name)
     return head + dot + {"weight": "gamma", "bias": "beta"}.get(last, last) if "norm" in name else name
+
+
+def published_shape(name: str, shape: Shape) -> Shape:
+    """Matrices in place of the 1x1 kernels that older autoencoders have in their attentions."""
+    return shape[:2] if _ATTENTION_MATRIX.fullmatch(name) and shape[2:] == (1, 1) else shape
 
 
 # What `--names` may ask for.
@@ -59,37 +60,26 @@ def convert(source: str | Path, target: str | Path, names: str = "keep", dtype: 
     return tensors
 
 
-def convert_image_autoencoder(source: str | Path, target: str | Path) -> TensorFile:
-    """Brings a 2D autoencoder (SD-VAE, SDXL-VAE) in any generation of names and any format to its published names.
-
-    Returns:
-        What was written.
-    Raises:
-        UserError: as `convert`, or the source is another network.
-    """
-    return _convert_autoencoder(source, target, ("encoder", "decoder"), "")
-
-
-def convert_video_autoencoder(source: str | Path, target: str | Path, from_vae2d: bool = False) -> TensorFile:
-    """Brings an autoencoder of Open-Sora 1.2 to its published names and shapes, in any format.
+def convert_autoencoder(
+    source: str | Path,
+    target: str | Path,
+    parts: Sequence[str] = ("encoder", "decoder"),
+    prefix: str = "",
+    shape_of: Callable[[str, Shape], Shape] = published_shape,
+    hint: str = "",
+) -> TensorFile:
+    """Brings an AutoencoderKL, or a network around one, in any generation of names and any format to published names.
 
     Args:
-        from_vae2d: the source is the 2D autoencoder alone; its tensors become ``spatial_vae.module.*``.
+        parts: beginnings of names that the result must have.
+        prefix: goes before all names that do not begin with it.
+        shape_of: the published shape of a tensor by name and shape; the number of values is the same.
+        hint: what the message about another network ends with.
     Returns:
         What was written.
     Raises:
         UserError: as `convert`, or the source is another network.
     """
-    spatial, temporal = f"{SPATIAL_PREFIX}encoder", f"{TEMPORAL_PREFIX}encoder"
-    if from_vae2d:
-        return _convert_autoencoder(source, target, (spatial,), SPATIAL_PREFIX)
-    return _convert_autoencoder(source, target, (spatial, temporal), "", "; for a 2D autoencoder use --from_vae2d")
-
-
-def _convert_autoencoder(
-    source: str | Path, target: str | Path, parts: tuple[str, ...], prefix: str, hint: str = ""
-) -> TensorFile:
-    """Writes ``source`` with published names behind ``prefix``; ``parts`` are the beginnings it must have then."""
     writer = writer_for(target)
     tensors = read_tensors(source)
     tensors = tensors.renamed({name: _autoencoder_name(name, prefix) for name in tensors})
@@ -97,7 +87,7 @@ def _convert_autoencoder(
         if not any(name.startswith(f"{part}.") for name in tensors):
             first = next(iter(tensors), "nothing")
             raise UserError(f"{source} is not such an autoencoder: it has no {part}.* but {first}{hint}")
-    entries = {name: _published_shape(name, entry) for name, entry in tensors.entries.items()}
+    entries = {name: _reshaped(entry, shape_of(name, entry.shape)) for name, entry in tensors.entries.items()}
     tensors = TensorFile(tensors.path, entries, tensors.metadata)
     writer(target, tensors)
     return tensors
@@ -109,18 +99,8 @@ def _autoencoder_name(name: str, prefix: str) -> str:
     return name if name.startswith(prefix) else prefix + name
 
 
-def _published_shape(name: str, entry: Entry) -> Entry:
-    """Matrices in place of 1x1 kernels, and (1, C, 1, 1, 1) for ``scale`` and ``shift``."""
-    shape = entry.shape
-    if _ATTENTION_MATRIX.fullmatch(name) and shape[2:] == (1, 1):
-        shape = shape[:2]
-    elif name in ("scale", "shift") and len(shape) == 1:
-        shape = (1, *shape, 1, 1, 1)
-    return entry if shape == entry.shape else Entry(entry.dtype, shape, _reshaped(entry, shape))
-
-
-def _reshaped(entry: Entry, shape: tuple[int, ...]) -> Callable[[], np.ndarray]:
-    return lambda: entry.read().reshape(shape)
+def _reshaped(entry: Entry, shape: Shape) -> Entry:
+    return entry if shape == entry.shape else Entry(entry.dtype, shape, lambda: entry.read().reshape(shape))
 
 
 def writer_for(target: str | Path) -> Callable[[str | Path, TensorFile], None]:

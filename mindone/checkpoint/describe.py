@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
 from mindone.checkpoint.naming import matches, published_name, without_wrappers
 from mindone.checkpoint.tensors import TensorFile
 
-# Network → patterns of names that all have to occur; the first that fits is the guess.
-SIGNATURES: dict[str, tuple[str, ...]] = {
-    "STDiT3 (Open-Sora 1.2)": ("spatial_blocks.*", "temporal_blocks.*", "fps_embedder.*"),
-    "STDiT2 (Open-Sora 1.1)": ("blocks.*.attn_temp.*", "t_block_temp.*"),
-    "STDiT (Open-Sora 1.0)": ("blocks.*.attn_temp.*", "x_embedder.*"),
-    "PixArt": ("blocks.*.cross_attn.*", "x_embedder.*", "y_embedder.*"),
-    "MMDiT (Open-Sora 2.0, Flux)": ("double_blocks.*", "single_blocks.*", "img_in.*"),
-    "video autoencoder of Open-Sora 1.2": ("spatial_vae.*", "temporal_vae.*"),
-    "Hunyuan video autoencoder": ("encoder.down_blocks.*.conv1.conv.*", "decoder.up_blocks.*.conv1.conv.*"),
+Signatures = Mapping[str, tuple[str, ...]]
+"""Network → patterns of names that all have to occur; the first that fits is the guess."""
+
+SIGNATURES: Signatures = {
     "AutoencoderKL": ("encoder.down_blocks.*", "decoder.up_blocks.*"),
-    "autoencoder with latent-diffusion names (Flux, CompVis)": ("*encoder.down.*.block.*", "*decoder.up.*.block.*"),
+    "autoencoder with latent-diffusion names": ("*encoder.down.*.block.*", "*decoder.up.*.block.*"),
     "T5 encoder": ("encoder.block.*.layer.0.SelfAttention.*",),
     "CLIP text encoder": ("text_model.encoder.layers.*",),
 }
 
 
-def guess_network(tensors: TensorFile) -> str:
-    """The network a checkpoint most likely belongs to, or ``unknown``."""
+def guess_network(tensors: TensorFile, signatures: Signatures | None = None) -> str:
+    """The network a checkpoint most likely belongs to, or ``unknown``.
+
+    Args:
+        signatures: networks to think of before those of the library.
+    """
     names = [published_name(name, (), (without_wrappers,)) for name in tensors]
-    for network, patterns in SIGNATURES.items():
+    for network, patterns in {**(signatures or {}), **SIGNATURES}.items():
         if all(any(matches(name, (pattern,)) for name in names) for pattern in patterns):
             return network
     return "unknown"
 
 
-def summary(tensors: TensorFile) -> str:
-    """A few lines: path, network, number of tensors and values, bytes, dtypes, metadata."""
+def summary(tensors: TensorFile, signatures: Signatures | None = None) -> str:
+    """A few lines: path, network (see `guess_network`), number of tensors and values, bytes, dtypes, metadata."""
     values = sum(entry.size for entry in tensors.entries.values())
     dtypes = Counter(entry.dtype.name for entry in tensors.entries.values())
     lines = [
         f"file      {tensors.path}",
-        f"network   {guess_network(tensors)}",
+        f"network   {guess_network(tensors, signatures)}",
         f"tensors   {len(tensors)}",
         f"values    {values:,}",
         f"bytes     {tensors.nbytes:,}",

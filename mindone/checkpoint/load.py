@@ -65,7 +65,8 @@ def load_into(
         source: a path or named arrays.
         adapters: how names of the file become names of the network, see `mindone.checkpoint.naming`.
         allow_missing: patterns (``*``, ``?``) of parameters that may keep their values.
-        allow_unexpected: patterns of tensors in the file that may stay unused, besides the well-known ones.
+        allow_unexpected: patterns of tensors in the file that may stay unused, besides the well-known ones and those
+            that ``network.computed_buffers`` names.
         dtype: ``fp32``, ``fp16`` or ``bf16`` for all floating parameters; each keeps its own if not given.
     Raises:
         UserError: tensors are missing, unexpected or of another shape; the message lists them.
@@ -75,12 +76,13 @@ def load_into(
     parameters = dict(network.parameters_and_names())
     found, unexpected = naming.resolve(tensors, parameters, adapters)
     missing = [name for name in parameters if name not in found]
+    unused = (*ALWAYS_UNEXPECTED, *getattr(network, "computed_buffers", ()), *allow_unexpected)
     _check(
         tensors,
         parameters,
         found,
         [name for name in missing if not naming.matches(name, allow_missing)],
-        [name for name in unexpected if not naming.matches(name, (*ALWAYS_UNEXPECTED, *allow_unexpected))],
+        [name for name in unexpected if not naming.matches(name, unused)],
     )
     fill = _Fill(floats)
     for name, file_name in found.items():

@@ -17,11 +17,9 @@ Adapter = Callable[[str], str]
 Shape = tuple[int, ...]
 
 # What published files hold beyond the parameters: computed buffers, the second name of a tied matrix, and the counters
-# that MindSpore's training callbacks put beside the weights.
+# that MindSpore's training callbacks put beside the weights. Buffers of one network are its own business: its attribute
+# ``computed_buffers`` names them.
 ALWAYS_UNEXPECTED = (
-    "pos_embed",
-    "pos_embed_temporal",
-    "rope.freqs",
     "*.inv_freq",
     "*position_ids",
     "*.num_batches_tracked",
@@ -89,11 +87,6 @@ def from_compvis(name: str, levels: int = COMPVIS_LEVELS) -> str:
 def tied_embedding(name: str) -> str:
     """The token matrix of T5 under its second name, for files that hold only that one."""
     return "shared.weight" if name == "encoder.embed_tokens.weight" else name
-
-
-def pixart_as_spatial(name: str) -> str:
-    """``blocks.`` → ``spatial_blocks.``: starts STDiT3 from PixArt-Sigma; give it explicitly with ``allow_missing``."""
-    return re.sub(r"^blocks\.", "spatial_blocks.", name)
 
 
 DEFAULT_ADAPTERS: tuple[Adapter, ...] = (

@@ -5,20 +5,22 @@ Frames are (T, H, W, 3) uint8 RGB. Every file is written beside its place and re
 
 from __future__ import annotations
 
-import textwrap
+import math
 import unicodedata
-from collections.abc import Sequence
-from fractions import Fraction
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import av
+import imageio.v3 as iio
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from imageio.plugins.pyav import PyAVPlugin
+from PIL import Image, ImageDraw
 
 from mindone.checkpoint.atomic import atomic_folder, atomic_write
+from mindone.data.captions import draw_line, wrapped
 from mindone.errors import UserError
 
 SHEET_BACKGROUND, SHEET_TEXT = (255, 255, 255), (20, 20, 20)
+TEXT_SIZE, LINE_HEIGHT = 12, 16
 
 
 def to_uint8(video: np.ndarray) -> np.ndarray:
@@ -37,36 +39,43 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18)
         UserError: frames of another form, or a rate that is not positive.
     """
     frames = _checked(frames, path)
-    if not fps > 0:
-        raise UserError(f"fps={fps} for {path} has to be positive")
+    _check_rate(fps, path)
     height, width = frames.shape[1:3]
     even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     with atomic_write(path) as file:
-        _encode(file.name, even, Fraction(fps).limit_denominator(1001), crf)
+        # An absolute path, for ffmpeg takes what stands before the ":" of a relative one for a protocol.
+        _encode(str(Path(file.name).absolute()), even, fps, crf)
     return Path(path)
 
 
-def _encode(name: str, frames: np.ndarray, rate: Fraction, crf: int) -> None:
+class _VideoWriter(PyAVPlugin):
+    """imageio's writer with what it has no argument for: the options of the encoder."""
+
+    def init_video_stream(self, codec: str, *, options: Mapping[str, str], **settings) -> None:
+        super().init_video_stream(codec, **settings)
+        self._video_stream.options.update(options)
+
+    def __del__(self):
+        """Does nothing: `_encode` closes the writer; closing a failed one again would print a traceback."""
+
+
+def _encode(name: str, frames: np.ndarray, fps: float, crf: int) -> None:
     # The colour matrix is the one that the conversion from RGB uses; without the tag players guess it from the size.
-    options = {"crf": str(crf), "preset": "medium", "colorspace": "smpte170m", "color_range": "tv"}
-    with av.open(name, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
+    encoder = {"crf": str(crf), "preset": "medium", "colorspace": "smpte170m", "color_range": "tv"}
+    container = {"container": "mp4", "extension": ".mp4", "options": {"movflags": "+faststart"}}
+    with iio.imopen(name, "w", plugin=_VideoWriter, **container) as video:
+        video.init_video_stream("libx264", options=encoder, fps=float(fps), pixel_format="yuv420p")
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+            video.write_frame(frame)
 
 
 def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> Path:
     """Writes an endlessly looping gif; its time resolution is 10 ms, so rates above 50 are slowed down."""
     frames = _checked(frames, path)
-    if not fps > 0:
-        raise UserError(f"fps={fps} for {path} has to be positive")
-    images = [Image.fromarray(frame) for frame in frames]
+    _check_rate(fps, path)
     duration = max(20, round(100 / fps) * 10)
     with atomic_write(path) as file:
-        images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
+        iio.imwrite(file, frames, plugin="pillow", extension=".gif", duration=duration, loop=0)
     return Path(path)
 
 
@@ -101,6 +110,11 @@ def _checked(frames: np.ndarray, path: str | Path) -> np.ndarray:
     return frames
 
 
+def _check_rate(fps: float, path: str | Path) -> None:
+    if not 0 < fps < math.inf:
+        raise UserError(f"fps={fps} for {path} has to be a positive number")
+
+
 # --- contact sheets --------------------------------------------------------------------------------------------------
 
 
@@ -111,6 +125,7 @@ def contact_sheet(
 
     Args:
         clips: each (T, H, W, 3) uint8.
+        captions: whole, in as many lines as they need; a line break in one is kept.
         columns: frames per row; a shorter clip shows all it has.
         width: pixels of a frame.
     """
@@ -131,21 +146,15 @@ def write_contact_sheet(path: str | Path, clips: Sequence[np.ndarray], captions:
 def _sheet_row(clip: np.ndarray, caption: str, columns: int, width: int, gap: int = 4) -> np.ndarray:
     height = max(1, round(clip.shape[1] * width / clip.shape[2]))
     chosen = np.linspace(0, len(clip) - 1, min(columns, len(clip))).round().astype(int)
-    lines = textwrap.wrap(" ".join(caption.split()), max(20, columns * width // 8))[:3] or [""]
-    text_height = 14 * len(lines) + 8
-    row = Image.new("RGB", (columns * (width + gap) + gap, height + gap + text_height), SHEET_BACKGROUND)
+    sheet_width = columns * (width + gap) + gap
+    lines = wrapped(caption, sheet_width - 2 * gap, TEXT_SIZE)
+    row = Image.new("RGB", (sheet_width, height + gap + LINE_HEIGHT * len(lines) + 2 * gap), SHEET_BACKGROUND)
     for column, index in enumerate(chosen):
         row.paste(Image.fromarray(clip[index]).resize((width, height)), (gap + column * (width + gap), gap))
     draw = ImageDraw.Draw(row)
-    font = ImageFont.load_default()
-    for number, line in enumerate(lines):
-        draw.text((gap, height + gap + 2 + 14 * number), _drawable(line, font), SHEET_TEXT, font)
+    for number, line in enumerate(lines, 1):
+        draw_line(draw, gap, height + gap + LINE_HEIGHT * number, line, TEXT_SIZE, SHEET_TEXT)
     return np.asarray(row)
-
-
-def _drawable(line: str, font) -> str:
-    """The line as the font can draw it: Pillow's small bitmap font knows Latin-1 only."""
-    return line if isinstance(font, ImageFont.FreeTypeFont) else line.encode("latin-1", "replace").decode("latin-1")
 
 
 def slug(text: str, words: int = 10, max_length: int = 80) -> str:

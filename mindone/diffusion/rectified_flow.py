@@ -17,17 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mindone.errors import UserError
 
 SAMPLE_METHODS = ("uniform", "discrete-uniform", "logit-normal")
-REFERENCE_AREA = 512.0 * 512.0
-FRAMES_PER_CHUNK, LATENTS_PER_CHUNK = 17, 5
 
 Velocity = Callable[[np.ndarray, np.ndarray, "np.ndarray | None"], np.ndarray]
 StepNoise = Callable[[int], np.ndarray]
+SizeRatio = Callable[[Any, Any, Any], np.ndarray]
+"""``ratio(height, width, num_frames)`` of `timestep_transform`, of scalars or (B,) sizes in pixels and frames."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class RectifiedFlowConfig:
     use_timestep_transform: bool = False
     """move timesteps towards noise for large or long videos, and towards data for small ones"""
     transform_scale: float = 1.0
-    """extra factor of the timestep transform"""
+    """extra factor of the ratio of the timestep transform"""
     use_discrete_timesteps: bool = False
     """round the sampling schedule to whole timesteps (before the transform)"""
     sample_method: str = "uniform"
@@ -64,24 +65,16 @@ class RectifiedFlowConfig:
                 raise UserError(f"{name}={getattr(self, name)} has to be larger than 0")
 
 
-def timestep_transform(t, height, width, num_frames, scale: float = 1.0, num_timesteps: int = 1000) -> np.ndarray:
-    """Shifts timesteps by the size of the video: ``t' = r t / (1 + (r - 1) t)`` on [0, 1].
-
-    ``r = sqrt(height * width / 512^2) * sqrt(latent frames) * scale``, where the latent frames are 1 for an image and
-    ``num_frames // 17 * 5`` for a video, whatever the autoencoder really makes of it (a rule of Open-Sora 1.2 that its
-    weights were trained with). A video shorter than 17 frames would get r = 0 and with it t' = 0 throughout; it counts
-    as one latent frame here.
+def timestep_transform(t, ratio, num_timesteps: int = 1000) -> np.ndarray:
+    """Shifts timesteps, with r > 1 towards noise: ``t' = r t / (1 + (r - 1) t)`` on [0, 1] (Esser et al. 2024).
 
     Args:
         t: timesteps in [0, num_timesteps], (B,) or a scalar.
-        height, width, num_frames: in pixels and video frames, scalars or (B,).
+        ratio: r > 0, (B,) or a scalar.
     Returns:
         float32 timesteps of the broadcast shape, in [0, num_timesteps].
     """
-    t = np.asarray(t, np.float32) / np.float32(num_timesteps)
-    area = np.asarray(height, np.float32) * np.asarray(width, np.float32)
-    latent_frames = np.maximum(np.asarray(num_frames) // FRAMES_PER_CHUNK * LATENTS_PER_CHUNK, 1).astype(np.float32)
-    ratio = np.sqrt(area / REFERENCE_AREA) * np.sqrt(latent_frames) * np.float32(scale)
+    t, ratio = np.asarray(t, np.float32) / np.float32(num_timesteps), np.asarray(ratio, np.float32)
     # Rounding must not push pure noise beyond the end of the path.
     return np.minimum(ratio * t / (1 + (ratio - 1) * t), np.float32(1)) * np.float32(num_timesteps)
 
@@ -127,8 +120,11 @@ def training_loss(prediction, x_start, noise, frames_mask=None):
 class RectifiedFlow:
     """Training timesteps and the sampling loop for one `RectifiedFlowConfig`."""
 
-    def __init__(self, config: RectifiedFlowConfig | None = None):
-        self.config = config or RectifiedFlowConfig()
+    def __init__(self, config: RectifiedFlowConfig | None = None, size_ratio: SizeRatio | None = None):
+        """``size_ratio`` says how ``use_timestep_transform`` shifts the timesteps of a video of some size."""
+        self.config, self.size_ratio = config or RectifiedFlowConfig(), size_ratio
+        if self.config.use_timestep_transform and size_ratio is None:
+            raise UserError("use_timestep_transform needs a size_ratio: the rule from a video's size to the shift")
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -163,7 +159,8 @@ class RectifiedFlow:
         config = self.config
         if not config.use_timestep_transform:
             return np.asarray(t, np.float32)
-        return timestep_transform(t, height, width, num_frames, config.transform_scale, config.num_timesteps)
+        ratio = self.size_ratio(height, width, num_frames) * np.float32(config.transform_scale)
+        return timestep_transform(t, ratio, config.num_timesteps)
 
     # --- sampling ----------------------------------------------------------------------------------------------------
 

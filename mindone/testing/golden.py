@@ -19,14 +19,6 @@ from mindone import runtime
 from mindone.errors import UserError
 
 FOLDERS = ("weights", "inputs", "outputs", "intermediate", "grads")
-NOT_YET_COVERED = (
-    "sched_v10_",
-    "sched_v11_",
-    "sched_v20_",
-    "data_",
-)
-"""Beginnings of the stems whose networks or rules do not exist yet."""
-
 DEFAULT_TOLERANCE = {"outputs_atol": 2e-5, "outputs_rtol": 1e-5, "grads_atol_over_max": 1e-4}
 
 

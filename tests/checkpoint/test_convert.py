@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mindone.checkpoint import read_tensors, save_safetensors
-from mindone.checkpoint.convert import convert, convert_image_autoencoder, convert_video_autoencoder, to_mindspore
+from mindone.checkpoint.convert import convert, convert_autoencoder, to_mindspore
 from mindone.checkpoint.describe import differences, guess_network, summary, table
 from mindone.checkpoint.tensors import as_tensor_file
 from mindone.errors import UserError
@@ -58,49 +58,6 @@ def test_two_tensors_that_would_get_one_name_are_refused_and_nothing_is_left(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-OLD_AUTOENCODER = {
-    "spatial_vae.module.encoder.down.0.block.0.norm1.gamma": (8,),
-    "spatial_vae.module.encoder.mid.attn_1.q.weight": (8, 8, 1, 1),
-    "spatial_vae.module.decoder.up.3.block.0.conv1.weight": (8, 8, 3, 3),
-    "temporal_vae.encoder.norm1.beta": (8,),
-    "temporal_vae.decoder.conv1.conv.weight": (8, 4, 3, 3, 3),
-    "scale": (4,),
-    "shift": (4,),
-}
-PUBLISHED_AUTOENCODER = {
-    "spatial_vae.module.encoder.down_blocks.0.resnets.0.norm1.weight": (8,),
-    "spatial_vae.module.encoder.mid_block.attentions.0.to_q.weight": (8, 8),
-    "spatial_vae.module.decoder.up_blocks.0.resnets.0.conv1.weight": (8, 8, 3, 3),
-    "temporal_vae.encoder.norm1.bias": (8,),
-    "temporal_vae.decoder.conv1.conv.weight": (8, 4, 3, 3, 3),
-    "scale": (1, 4, 1, 1, 1),
-    "shift": (1, 4, 1, 1, 1),
-}
-
-
-@pytest.mark.parametrize("names", [OLD_AUTOENCODER, PUBLISHED_AUTOENCODER])
-def test_a_video_autoencoder_gets_its_published_names_and_shapes(tmp_path, names):
-    save_safetensors(tmp_path / "a.safetensors", {name: kernel(*shape) for name, shape in names.items()})
-    convert_video_autoencoder(tmp_path / "a.safetensors", tmp_path / "b.ckpt")
-    found = read_tensors(tmp_path / "b.ckpt")
-    assert {name: found.shape(name) for name in found} == PUBLISHED_AUTOENCODER
-    assert np.array_equal(found["scale"].ravel(), kernel(*names["scale"]).ravel())
-    assert guess_network(found) == "video autoencoder of Open-Sora 1.2"
-
-
-def test_a_2d_autoencoder_becomes_the_spatial_part(tmp_path):
-    prefix = "spatial_vae.module."
-    spatial = {name: shape for name, shape in PUBLISHED_AUTOENCODER.items() if name.startswith(prefix)}
-    old = {"encoder.mid_block.attentions.0.query.weight": (8, 8, 1, 1)}
-    published = {name.removeprefix(prefix): shape for name, shape in spatial.items() if "to_q" not in name}
-    save_safetensors(tmp_path / "a.safetensors", {n: kernel(*s) for n, s in {**old, **published}.items()})
-    convert_video_autoencoder(tmp_path / "a.safetensors", tmp_path / "b.ckpt", from_vae2d=True)
-    found = read_tensors(tmp_path / "b.ckpt")
-    assert {name: found.shape(name) for name in found} == spatial
-    with pytest.raises(UserError, match="--from_vae2d"):
-        convert_video_autoencoder(tmp_path / "a.safetensors", tmp_path / "c.ckpt")
-
-
 @pytest.mark.parametrize(
     "generation",
     [
@@ -113,7 +70,7 @@ def test_a_2d_autoencoder_becomes_the_spatial_part(tmp_path):
 def test_a_2d_autoencoder_of_any_generation_gets_its_published_names(tmp_path, generation):
     arrays = {name: kernel(*shape) for name, shape in generation.items()}
     save_safetensors(tmp_path / "a.safetensors", arrays)
-    convert_image_autoencoder(tmp_path / "a.safetensors", tmp_path / "b.ckpt")
+    convert_autoencoder(tmp_path / "a.safetensors", tmp_path / "b.ckpt")
     convert(tmp_path / "b.ckpt", tmp_path / "c.safetensors")
     found = read_tensors(tmp_path / "c.safetensors")
     assert list(found) == ["encoder.mid_block.attentions.0.to_q.weight", "decoder.conv_in.bias"]
@@ -123,24 +80,22 @@ def test_a_2d_autoencoder_of_any_generation_gets_its_published_names(tmp_path, g
 
 def test_another_network_is_not_taken_for_an_autoencoder(tmp_path):
     save_safetensors(tmp_path / "a.safetensors", {"blocks.0.weight": kernel(2)})
-    for from_vae2d in (True, False):
-        with pytest.raises(UserError, match="is not such an autoencoder"):
-            convert_video_autoencoder(tmp_path / "a.safetensors", tmp_path / "c.ckpt", from_vae2d)
+    with pytest.raises(UserError, match="is not such an autoencoder"):
+        convert_autoencoder(tmp_path / "a.safetensors", tmp_path / "c.ckpt")
 
 
 @pytest.mark.parametrize(
     ("names", "network"),
     [
-        (["spatial_blocks.0.a", "temporal_blocks.0.a", "fps_embedder.mlp.0.bias"], "STDiT3"),
-        (["module.blocks.0.attn_temp.a", "module.t_block_temp.1.bias"], "STDiT2"),
-        (["blocks.0.attn_temp.a", "x_embedder.a"], "STDiT "),
-        (["double_blocks.0.a", "single_blocks.0.a", "img_in.bias"], "MMDiT"),
-        (["encoder.block.0.layer.0.SelfAttention.q.weight"], "T5"),
+        (["module.encoder.block.0.layer.0.SelfAttention.q.weight"], "T5 encoder"),
+        (["encoder.down_blocks.0.a", "decoder.up_blocks.0.a"], "AutoencoderKL"),
+        (["blocks.0.attn.qkv.weight", "blocks.1.attn.qkv.weight"], "one of the example"),
         (["something"], "unknown"),
     ],
 )
 def test_the_network_is_guessed_from_its_names(names, network):
-    assert guess_network(as_tensor_file(dict.fromkeys(names, np.zeros(1)))).startswith(network)
+    signatures = {"one of the example": ("blocks.*.attn.*",)}
+    assert guess_network(as_tensor_file(dict.fromkeys(names, np.zeros(1))), signatures) == network
 
 
 def test_a_checkpoint_is_described_with_its_totals_and_every_tensor(arrays):

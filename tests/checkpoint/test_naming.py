@@ -54,10 +54,10 @@ def test_a_tied_token_matrix_may_come_under_its_second_name():
     }
 
 
-def test_pixart_names_are_taken_only_on_request():
+def test_names_of_another_network_are_taken_only_on_request():
     known = ["spatial_blocks.0.attn.qkv.weight"]
     assert naming.resolve(["blocks.0.attn.qkv.weight"], known)[0] == {}
-    adapters = (*naming.DEFAULT_ADAPTERS, naming.pixart_as_spatial)
+    adapters = (*naming.DEFAULT_ADAPTERS, lambda name: f"spatial_{name}")
     assert list(naming.resolve(["blocks.0.attn.qkv.weight"], known, adapters)[0]) == known
 
 

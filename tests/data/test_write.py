@@ -1,9 +1,23 @@
+import itertools
+import subprocess
+import sys
+
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from mindone.data.video import probe, read_video
-from mindone.data.write import contact_sheet, slug, to_uint8, write_contact_sheet, write_gif, write_png, write_video
+from mindone.data.write import (
+    LINE_HEIGHT,
+    contact_sheet,
+    slug,
+    to_uint8,
+    write_contact_sheet,
+    write_gif,
+    write_png,
+    write_video,
+)
 from mindone.errors import UserError
 
 
@@ -35,6 +49,37 @@ def test_mp4_of_a_fractional_rate_keeps_it(tmp_path):
     )
 
 
+@pytest.mark.parametrize("fps", [0.5, 8, 12.5, 23.976, 30000 / 1001, 60])
+@pytest.mark.parametrize("count", [1, 2, 17])
+def test_mp4_has_every_frame_at_its_time(tmp_path, fps, count):
+    with av.open(str(write_video(tmp_path / "clip.mp4", gradient(count, 32, 32), fps))) as container:
+        stream = container.streams.video[0]
+        times = [frame.pts * stream.time_base for frame in container.decode(video=0)]
+        assert stream.frames == len(times) == count
+        np.testing.assert_allclose(np.array(times, float), np.arange(count) / fps, atol=1e-4)
+
+
+def test_mp4_says_how_its_colours_were_made(tmp_path):
+    with av.open(str(write_video(tmp_path / "clip.mp4", gradient(2, 32, 32), fps=8))) as container:
+        codec = container.streams.video[0].codec_context
+        smpte170m, limited_range = 6, 1
+        assert (codec.name, codec.pix_fmt) == ("h264", "yuv420p")
+        assert (codec.colorspace, codec.color_range) == (smpte170m, limited_range)
+
+
+def test_quality_is_what_was_asked_for(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    sizes = [write_video(tmp_path / "clip.mp4", noise, 8, crf).stat().st_size for crf in (10, 18, 40)]
+    assert sizes[0] > 1.1 * sizes[1] > 2 * sizes[2]
+
+
+@pytest.mark.parametrize("writer", [write_video, write_gif])
+def test_a_colon_in_a_file_name_is_no_protocol(tmp_path, monkeypatch, writer):
+    monkeypatch.chdir(tmp_path)
+    path = writer("12:30 http:x", gradient(3, 32, 32), 8)
+    assert path.stat().st_size > 0 and [file.name for file in tmp_path.iterdir()] == ["12:30 http:x"]
+
+
 def test_mp4_can_be_played_while_it_loads(tmp_path):
     content = write_video(tmp_path / "clip.mp4", gradient(8, 32, 32), fps=8).read_bytes()
     assert 0 < content.find(b"moov") < content.find(b"mdat")
@@ -43,8 +88,27 @@ def test_mp4_can_be_played_while_it_loads(tmp_path):
 def test_a_failed_write_leaves_nothing_behind(tmp_path):
     with pytest.raises(UserError, match=r"shape \(2, 4, 4\)"):
         write_video(tmp_path / "clip.mp4", np.zeros((2, 4, 4), np.uint8), fps=8)
-    with pytest.raises(UserError, match="fps=0"):
-        write_video(tmp_path / "clip.mp4", gradient(2, 4, 4), fps=0)
+    for writer, fps in itertools.product((write_video, write_gif), (0, -1, float("nan"), float("inf"))):
+        with pytest.raises(UserError, match=f"fps={fps} "):
+            writer(tmp_path / "clip.mp4", gradient(2, 4, 4), fps)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_halfway_leaves_no_file_and_prints_nothing(tmp_path):
+    code = """
+import resource, signal, sys
+import numpy as np
+from mindone.data.write import write_video
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+try:
+    write_video(sys.argv[1], np.random.default_rng(0).integers(0, 255, (20, 64, 64, 3), np.uint8), 8)
+except OSError as error:
+    print(error.strerror)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "clip.mp4")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("File too large\n", "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -75,6 +139,15 @@ def test_contact_sheet_has_a_row_per_clip(tmp_path):
     assert sheet.shape[1] == 4 * 36 + 4 and sheet.shape[0] > 2 * 32
     path = write_contact_sheet(tmp_path / "sheet.png", clips, ["one", "two"])
     assert Image.open(path).width == 6 * 132 + 4
+
+
+def test_a_long_caption_and_the_line_behind_it_are_whole():
+    clips, long = [gradient(2, 32, 32)], "a red circle moves left " * 40
+    short = contact_sheet(clips, ["a"], columns=4, width=32)
+    one, other = (contact_sheet(clips, [f"{long}\nseed {seed}"], columns=4, width=32) for seed in (1, 2))
+    assert one.shape == other.shape and len(one) > len(short) + 20 * LINE_HEIGHT
+    changed = np.flatnonzero((one != other).any(axis=(1, 2)))
+    assert changed.min() > len(one) - 2 * LINE_HEIGHT
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,10 @@ from mindone.errors import UserError
 SIZE = (64, 64, 17)
 
 
+def ratio_of_frames(height, width, num_frames):
+    return np.sqrt(np.asarray(height * width * num_frames, np.float32)) / 64
+
+
 def rng(seed=0):
     return np.random.default_rng(seed)
 
@@ -53,20 +57,33 @@ def test_logit_normal_timesteps_have_the_asked_median_and_spread():
 
 
 def test_a_sample_draws_the_same_timestep_in_any_batch():
-    flow = RectifiedFlow(RectifiedFlowConfig(sample_method="logit-normal", use_timestep_transform=True))
+    flow = RectifiedFlow(
+        RectifiedFlowConfig(sample_method="logit-normal", use_timestep_transform=True), ratio_of_frames
+    )
     together = draw(flow, 3)
     alone = flow.draw_timesteps([runtime.stream(1, "timestep", 0, 2)], *SIZE)
     assert together[2] == alone[0]
 
 
-def test_transform_keeps_both_ends_and_survives_videos_shorter_than_a_chunk():
+@pytest.mark.parametrize("ratio", [0.01, 1.0, 30.0, np.full(3, 3.3, np.float32)])
+def test_transform_keeps_both_ends(ratio):
     t = np.array([0, 500, 1000], np.float32)
-    for size in [(64, 64, 1), (64, 64, 9), (720, 1280, 102), np.full((3, 3), 333, np.float32)]:
-        shifted = timestep_transform(t, *size, 0.7)
-        assert shifted.dtype == np.float32
-        assert shifted[0] == 0
-        assert 999.99 < shifted[2] <= 1000
-        assert 0 < shifted[1] < 1000
+    shifted = timestep_transform(t, ratio)
+    assert shifted.dtype == np.float32
+    assert shifted[0] == 0
+    assert 999.99 < shifted[2] <= 1000
+    assert np.sign(shifted[1] - 500) == np.sign(np.max(ratio) - 1)
+
+
+def test_the_transform_needs_a_rule_for_the_size_and_scales_what_it_gives():
+    config = RectifiedFlowConfig(use_timestep_transform=True, transform_scale=0.5)
+    with pytest.raises(UserError, match="size_ratio"):
+        RectifiedFlow(config)
+    flow = RectifiedFlow(config, ratio_of_frames)
+    draws = np.array([0.25, 0.75], np.float32)
+    np.testing.assert_array_equal(
+        flow.timesteps_from_draws(draws, 64, 64, 16), timestep_transform(draws * 1000, ratio_of_frames(64, 64, 16) / 2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +137,7 @@ def last(steps):
 
 def test_sampling_follows_a_constant_velocity_to_the_data():
     noise, data = rng().normal(size=(2, 2, 4, 3, 2, 2)).astype(np.float32)
-    flow = RectifiedFlow(RectifiedFlowConfig(num_sampling_steps=7, use_timestep_transform=True))
+    flow = RectifiedFlow(RectifiedFlowConfig(num_sampling_steps=7, use_timestep_transform=True), ratio_of_frames)
     result = last(flow.sample(lambda z, t, mask: data - noise, noise, *SIZE))
     np.testing.assert_allclose(result, data, atol=1e-5)
 
@@ -136,7 +153,7 @@ def test_sampling_yields_the_latents_after_every_step_and_leaves_the_start_alone
 
 def test_a_batch_of_three_samples_as_three_batches_of_one():
     noise = rng().normal(size=(3, 2, 3, 2, 2)).astype(np.float32)
-    flow = RectifiedFlow(RectifiedFlowConfig(num_sampling_steps=4, use_timestep_transform=True))
+    flow = RectifiedFlow(RectifiedFlowConfig(num_sampling_steps=4, use_timestep_transform=True), ratio_of_frames)
     sizes = [np.array([64, 128, 256]), np.array([64, 64, 512]), np.array([17, 1, 51])]
     mask = np.array([[1, 1, 1], [0, 1, 0.5], [0.5, 0.2, 1]], np.float32)
     extra = rng(1).normal(size=(4, *noise.shape)).astype(np.float32)

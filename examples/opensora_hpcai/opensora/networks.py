@@ -15,6 +15,7 @@ from typing import Any
 
 from mindone import runtime
 from mindone.errors import UserError
+from mindone.models.presets import preset_values
 from opensora.model_folder import config_from, read_config, require_path
 
 logger = logging.getLogger(__name__)
@@ -126,14 +127,14 @@ AUTOENCODER_CLASSES = {
     "AutoencoderKLCausal3D": "hunyuan",
     "DCAE": "dc-ae",
 }
-# name → kind and the settings that differ from the defaults of its config
-AUTOENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "SD-VAE": ("2d", {}),
-    "SDXL-VAE": ("2d", {"scale_factor": 0.13025}),
-    "OpenSora-VAE-v1.2": ("pipeline", {}),
-    "Flux-AE": ("flux", {}),
-    "Hunyuan-VAE": ("hunyuan", {}),
-    "Video-DC-AE": ("dc-ae", {}),
+# name → kind, and the library's preset with its sizes if the defaults of its config are not meant
+AUTOENCODERS: dict[str, tuple[str, str | None]] = {
+    "SD-VAE": ("2d", "sd-vae-ft-ema"),
+    "SDXL-VAE": ("2d", "sdxl-vae"),
+    "OpenSora-VAE-v1.2": ("pipeline", None),
+    "Flux-AE": ("flux", None),
+    "Hunyuan-VAE": ("hunyuan", None),
+    "Video-DC-AE": ("dc-ae", None),
 }
 
 
@@ -150,11 +151,10 @@ def autoencoder_config(name: str | None = None, path: str | Path | None = None, 
     if name is not None and name not in AUTOENCODERS:
         raise UserError(f"there is no autoencoder {name}; use one of {', '.join(AUTOENCODERS)}")
     values = read_config(path)
-    preset = AUTOENCODERS[name] if name else (_kind(values, path), {})
-    kind, settings = preset
+    kind, preset = AUTOENCODERS[name] if name else (_kind(values, path), None)
     if values and name and _kind(values, path, kind) != kind:
         raise UserError(f"{path} holds an autoencoder of kind {_kind(values, path)}, not {name}")
-    config = _part(kind, 1).from_dict({**settings, **values})
+    config = _part(kind, 1).from_dict({**(preset_values(preset) if preset else {}), **values})
     return dataclasses.replace(config, **{field: value for field, value in changes.items() if value is not None})
 
 

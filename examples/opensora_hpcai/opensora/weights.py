@@ -7,7 +7,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from mindone.checkpoint.convert import convert, convert_image_autoencoder, convert_video_autoencoder
+from mindone.checkpoint.convert import convert, convert_autoencoder
+from opensora.checkpoints import convert_video_autoencoder
 from opensora.config import ConvertConfig, ConvertFluxConfig, ConvertImageVaeConfig, ConvertVideoVaeConfig
 
 
@@ -18,7 +19,7 @@ def convert_any(config: ConvertConfig) -> None:
 
 def convert_image_vae(config: ConvertImageVaeConfig) -> None:
     """An image autoencoder with its published names, from either generation of names or latent diffusion's."""
-    _say(config.target, convert_image_autoencoder(config.src, config.target))
+    _say(config.target, convert_autoencoder(config.src, config.target))
 
 
 def convert_video_vae(config: ConvertVideoVaeConfig) -> None:

@@ -14,6 +14,7 @@ from opensora.config.train import Flow
 from opensora.families.base import Arrays
 from opensora.families.stdit import FlowObjective, FlowSampler, STDiTFamily
 from opensora.models.stdit3 import STDiT3
+from opensora.timestep_shift import size_ratio
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class OpenSora12(STDiTFamily):
         settings = RectifiedFlowConfig(
             sample_method=flow.sample_method, use_timestep_transform=flow.use_timestep_transform
         )
-        return FlowObjective(RectifiedFlow(settings), STDiT3.condition_names, denoiser_config.class_dropout_prob)
+        dropout = denoiser_config.class_dropout_prob
+        return FlowObjective(RectifiedFlow(settings, size_ratio), STDiT3.condition_names, dropout)
 
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> FlowSampler:
         flow = RectifiedFlowConfig(
@@ -55,7 +57,7 @@ class OpenSora12(STDiTFamily):
             cfg_scale=settings.guidance_scale,
             use_timestep_transform=settings.use_timestep_transform,
         )
-        return FlowSampler(denoiser, RectifiedFlow(flow))
+        return FlowSampler(denoiser, RectifiedFlow(flow, size_ratio))
 
 
 FAMILY = OpenSora12()

@@ -39,7 +39,7 @@ def decode(plan: Plan, texts: Texts, results: Sequence[Result]) -> None:
         outputs.write_json(plan.folder / f"{stem}.json", record(plan, texts, result))
         clips.append(frames[np.linspace(0, len(frames) - 1, min(SHEET_COLUMNS, len(frames))).round().astype(int)])
     sheet = plan.folder / f"{outputs.free_stem(plan.folder, _sheet_name())}.png"
-    captions = [f"{plan.prompts[result.job.row].text} (seed {result.job.seed})" for result in results]
+    captions = [f"{plan.prompts[result.job.row].text}\nseed {result.job.seed}" for result in results]
     write_contact_sheet(sheet, clips, captions, columns=SHEET_COLUMNS)
 
 

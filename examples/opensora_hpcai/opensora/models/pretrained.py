@@ -11,6 +11,7 @@ they are: see `initialize_weights` of the networks. The adaptations are the publ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mindone.checkpoint import DEFAULT_ADAPTERS, LoadReport, TensorFile, load_into, pixart_as_spatial, read_tensors
+from mindone.checkpoint import DEFAULT_ADAPTERS, LoadReport, TensorFile, load_into, read_tensors
 from mindone.checkpoint.naming import matches
 from mindone.checkpoint.tensors import Entry, as_tensor_file
 from mindone.errors import UserError
@@ -80,10 +81,15 @@ def initialize_from_image_model(network: STDiTBase, source: str | Path | Mapping
     return load_into(
         network,
         with_null_caption_of(tensors, network.config.model_max_length),
-        adapters=(*DEFAULT_ADAPTERS, pixart_as_spatial),
+        adapters=(*DEFAULT_ADAPTERS, as_spatial),
         allow_missing=(*network.new_layers, *model.lacks),
         allow_unexpected=model.unused,
     )
+
+
+def as_spatial(name: str) -> str:
+    """``blocks.`` → ``spatial_blocks.``: where STDiT3 has the blocks of an image model."""
+    return re.sub(r"^blocks\.", "spatial_blocks.", name)
 
 
 def with_null_caption_of(tensors: TensorFile, length: int) -> TensorFile:

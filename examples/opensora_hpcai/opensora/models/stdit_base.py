@@ -82,7 +82,8 @@ class STDiTBase(nn.Cell):
     Patterns of parameter names say what is special about a network's weights:
 
     - ``zero_at_start``, ``small_at_start``: fresh values are zero, or normal with std 0.02, see `initialize_weights`;
-    - ``new_layers``: what an image model that training starts from does not have.
+    - ``new_layers``: what an image model that training starts from does not have;
+    - ``computed_buffers``: tables that published files hold and the network computes.
     """
 
     zero_at_start: tuple[str, ...] = ()
@@ -91,6 +92,7 @@ class STDiTBase(nn.Cell):
     condition_names: tuple[str, ...] = ()
     """what the network is told beside time and text, in the order of its arguments"""
     takes_frames_mask: bool = True
+    computed_buffers: tuple[str, ...] = ("pos_embed", "pos_embed_temporal", "rope.freqs")
 
     def __init__(self, config: STDiTBaseConfig, parallel: nn.Cell | None = None):
         super().__init__()

@@ -24,9 +24,10 @@ from mindone.nn.tiling import Tiles
 from opensora.models.autoencoder import Array, TiledAutoencoder, positive_or_none
 
 HEAD_SIZE = 32
-SCALE_KERNEL = 5
 EXPANSION = 4
-BLOCK_TYPES = ("ResBlock", "EViTS5_GLU")
+# Kernel sizes of the local sums that the attention of a block sees beside every single position.
+ATTENTION_SCALES: dict[str, tuple[int, ...]] = {"EViT_GLU": (), "EViTS5_GLU": (5,)}
+BLOCK_TYPES = ("ResBlock", *ATTENTION_SCALES)
 WIDTHS = (128, 256, 512, 512, 1024, 1024)
 BLOCKS = ("ResBlock",) * 3 + ("EViTS5_GLU",) * 3
 TIME_LEVELS = (False, False, False, True, True, False)
@@ -52,7 +53,7 @@ class StagesConfig:
                 raise UserError(f"{name} has {len(getattr(self, name))} entries for {len(self.width_list)} widths")
         for kind in self.block_type:
             if kind not in BLOCK_TYPES:
-                raise UserError(f"block_type={kind} is not known; use {' or '.join(BLOCK_TYPES)}")
+                raise UserError(f"block_type={kind} is not known; use one of {', '.join(BLOCK_TYPES)}")
 
     @classmethod
     def from_dict(cls, values: Mapping, default: StagesConfig) -> StagesConfig:
@@ -180,26 +181,32 @@ class ResBlockBody(nn.Cell):
 
 
 class LiteMLA(nn.Cell):
-    """Linear attention of all positions, on queries, keys and values and on local sums of them, in heads of 32."""
+    """Linear attention of all positions, in heads of 32: on queries, keys and values, and on local sums of them.
 
-    def __init__(self, channels: int):
+    ``scales`` are the kernel sizes of the sums; each adds as many heads as there are without sums.
+    """
+
+    def __init__(self, channels: int, scales: tuple[int, ...]):
         super().__init__()
         if channels % HEAD_SIZE:
             raise UserError(f"{channels} channels cannot be divided into heads of {HEAD_SIZE}")
         width, heads = 3 * channels, channels // HEAD_SIZE
         self.qkv = ConvLayer(channels, width, 1, has_bias=False)
-        depthwise = conv(width, width, SCALE_KERNEL, has_bias=False, groups=width)
-        self.aggreg = nn.CellList([nn.CellList([depthwise, conv(width, width, 1, has_bias=False, groups=3 * heads)])])
-        self.proj = ConvLayer(2 * channels, channels, 1, has_bias=False, norm=True)
+        sums = [conv(width, width, scale, has_bias=False, groups=width) for scale in scales]
+        mixes = [conv(width, width, 1, has_bias=False, groups=3 * heads) for _ in scales]
+        self.aggreg = nn.CellList([nn.CellList(list(pair)) for pair in zip(sums, mixes)])
+        self.proj = ConvLayer((1 + len(scales)) * channels, channels, 1, has_bias=False, norm=True)
 
     def construct(self, x: Tensor) -> Tensor:
-        batch, channels, frames, height, width = x.shape
+        batch, _, frames, height, width = x.shape
         qkv = self.qkv(x)
-        local = self.aggreg[0][1](self.aggreg[0][0](qkv))
-        heads = ops.concat((qkv, local), 1).reshape(batch, -1, 3 * HEAD_SIZE, frames * height * width)
+        scaled = (qkv,)
+        for pair in self.aggreg:
+            scaled += (pair[1](pair[0](qkv)),)
+        heads = ops.concat(scaled, 1).reshape(batch, -1, 3 * HEAD_SIZE, frames * height * width)
         q, k, v = ops.split(heads, HEAD_SIZE, 2)
         mixed = F.relu_linear_attention(q, k, v)
-        return self.proj(mixed.reshape(batch, 2 * channels, frames, height, width))
+        return self.proj(mixed.reshape(batch, -1, frames, height, width))
 
 
 class GLUMBConv(nn.Cell):
@@ -273,9 +280,9 @@ class Residual(nn.Cell):
 
 
 class EfficientViTBlock(nn.Cell):
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, scales: tuple[int, ...]):
         super().__init__()
-        self.context_module = Residual(LiteMLA(channels))
+        self.context_module = Residual(LiteMLA(channels, scales))
         self.local_module = Residual(GLUMBConv(channels))
 
     def construct(self, x: Tensor) -> Tensor:
@@ -294,10 +301,10 @@ class OpSequence(nn.Cell):
 
 
 def _blocks(stages: StagesConfig, stage: int) -> list[nn.Cell]:
-    width = stages.width_list[stage]
-    if stages.block_type[stage] == "ResBlock":
+    width, kind = stages.width_list[stage], stages.block_type[stage]
+    if kind == "ResBlock":
         return [Residual(ResBlockBody(width)) for _ in range(stages.depth_list[stage])]
-    return [EfficientViTBlock(width) for _ in range(stages.depth_list[stage])]
+    return [EfficientViTBlock(width, ATTENTION_SCALES[kind]) for _ in range(stages.depth_list[stage])]
 
 
 class Encoder(nn.Cell):

@@ -14,6 +14,7 @@ from mindspore import Tensor, nn, ops
 
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from mindone.models.presets import config_of
 from opensora.models.autoencoder import (
     Array,
     Autoencoder,
@@ -45,7 +46,7 @@ class FrameAutoencoderConfig:
         """Takes our ``config.json``, or the published one of an AutoencoderKL, whose ``scaling_factor`` then counts."""
         scale = SPATIAL_SCALE if "autoencoder_kl" in values else values.get("scaling_factor", SPATIAL_SCALE)
         return cls(
-            autoencoder_kl=AutoencoderKLConfig.from_dict(values.get("autoencoder_kl", values)),
+            autoencoder_kl=config_of(AutoencoderKLConfig, values.get("autoencoder_kl", values)),
             micro_batch_size=values.get("micro_batch_size", 4),
             scale_factor=values.get("scale_factor", scale),
         )

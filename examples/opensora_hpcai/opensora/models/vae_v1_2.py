@@ -14,6 +14,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import AutoencoderKLConfig
+from mindone.models.presets import config_of
 from opensora.models.autoencoder import Array, Autoencoder, Size, chunks, positive_or_none, unregistered
 from opensora.models.vae_frames import FrameAutoencoderConfig, VideoAutoencoderKL
 from opensora.models.vae_temporal import TemporalAutoencoder, TemporalAutoencoderConfig
@@ -50,10 +51,13 @@ class VideoAutoencoderConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> VideoAutoencoderConfig:
-        """Takes a ``config.json``; absent parts have the published sizes, so the published file is understood too."""
+        """Takes a ``config.json``; absent parts have the published sizes, so the published file is understood too.
+
+        ``autoencoder_kl`` may be the name of a preset, see `mindone.models.presets`.
+        """
         plain = {name: values[name] for name in ("shift", "scale") if name in values}
         return cls(
-            autoencoder_kl=AutoencoderKLConfig.from_dict(values.get("autoencoder_kl", {})),
+            autoencoder_kl=config_of(AutoencoderKLConfig, values.get("autoencoder_kl", {})),
             vae_temporal=TemporalAutoencoderConfig.from_dict(values.get("vae_temporal", {})),
             micro_batch_size=values.get("micro_batch_size", 4),
             micro_frame_size=values.get("micro_frame_size", 17),

@@ -11,6 +11,8 @@ from mindone.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+logger = logging.getLogger(__name__)
+
 SEGMENT = re.compile(r"\|(\d+)\|")
 KNOWN = ("reference_path", "mask_strategy")
 
@@ -69,13 +71,15 @@ def text_of_loop(prompt: str, loop: int) -> str:
 
 
 def check_loops(prompt: str, loops: int) -> None:
-    """Refuses texts that begin after the last loop.
+    """Refuses texts that begin later than right after the last loop, and warns of one that begins there.
 
     Raises:
         UserError: a text would never be shown.
     """
     _, starts = split_loops(prompt)
-    if starts and starts[-1] >= loops:
-        raise UserError(
-            f"the prompt '{prompt}' has a text for loop {starts[-1]}, but loop={loops}; use {starts[-1] + 1}"
-        )
+    if not starts or starts[-1] < loops:
+        return
+    message = f"the prompt '{prompt}' has a text for loop {starts[-1]}, but loop={loops}; use --loop {starts[-1] + 1}"
+    if starts[-1] > loops:
+        raise UserError(message)
+    logger.warning(message)

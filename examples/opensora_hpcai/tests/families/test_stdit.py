@@ -6,6 +6,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindone.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig
 from opensora.families.base import SampleRequest, initial_noise
 from opensora.families.stdit import FlowSampler, all_conditions
+from opensora.timestep_shift import size_ratio
 
 SHAPE = (2, 3, 4, 4)
 SIZE = (17, 32, 32)
@@ -46,7 +47,7 @@ def texts(count, rng):
 
 def sampler(guidance_scale=3.0, steps=3, denoiser=None):
     settings = RectifiedFlowConfig(num_sampling_steps=steps, cfg_scale=guidance_scale, use_timestep_transform=True)
-    return FlowSampler(denoiser or StandIn(), RectifiedFlow(settings))
+    return FlowSampler(denoiser or StandIn(), RectifiedFlow(settings, size_ratio))
 
 
 def request(noise, text, edit_mask=None, negative=None):

@@ -196,6 +196,13 @@ def test_settings_survive_a_json_file():
     assert FrameAutoencoderConfig.from_dict(json.loads(json.dumps(frames.to_dict()))) == frames
 
 
+def test_the_2d_part_may_be_named():
+    named = VideoAutoencoderConfig.from_dict({"autoencoder_kl": "sdxl-vae"})
+    assert (named.autoencoder_kl.scaling_factor, named.vae_temporal) == (0.13025, TemporalAutoencoderConfig())
+    with pytest.raises(UserError, match="t5-v1_1-xxl gives T5Config"):
+        VideoAutoencoderConfig.from_dict({"autoencoder_kl": "t5-v1_1-xxl"})
+
+
 def test_a_config_that_does_not_fit_is_refused():
     with pytest.raises(UserError, match="shift has 2 values for 4 latent channels"):
         VideoAutoencoderConfig(shift=(0.0, 1.0))

@@ -7,6 +7,7 @@ from mindspore import nn, ops
 from mindone.diffusion.guidance import classifier_free
 from mindone.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig, timestep_transform, training_loss
 from mindone.testing.golden import as_tensor
+from opensora.timestep_shift import size_ratio
 
 # The sidecars give these limits in words.
 LOSS_RTOL, T_RTOL, T_ATOL, SAMPLE_OVER_MAX = 1e-4, 1e-5, 1e-3, 1e-4
@@ -41,7 +42,7 @@ def test_training_losses_and_timesteps_match_the_original(golden_case, mode):
     size = given["height"], given["width"], given["num_frames"]
     cell = LossOfToyModel(RectifiedFlow())
     for name, variant in golden_case.sidecar["variants"].items():
-        flow = RectifiedFlow(RectifiedFlowConfig(**variant["ctor"]))
+        flow = RectifiedFlow(RectifiedFlowConfig(**variant["ctor"]), size_ratio)
         t = given["t"] if variant["draw"] is None else flow.timesteps_from_draws(given[variant["draw"]], *size)
         inputs = (given["x_start"], given["noise"], t, given["y"], *([given["mask"]] if variant["mask"] else []))
         noised, loss = (output.asnumpy() for output in cell(*map(as_tensor, inputs)))
@@ -54,7 +55,9 @@ def test_training_losses_and_timesteps_match_the_original(golden_case, mode):
 @pytest.mark.golden("sched_v12_rflow_losses")
 def test_timestep_transform_matches_the_original_table(golden_case):
     for height, width, frames, t, scale, expected in golden_case.sidecar["timestep_transform"]["rows"]:
-        np.testing.assert_allclose(timestep_transform(t, height, width, frames, scale), expected, rtol=T_RTOL)
+        np.testing.assert_allclose(
+            timestep_transform(t, size_ratio(height, width, frames) * scale), expected, rtol=T_RTOL
+        )
 
 
 @pytest.mark.golden("sched_v12_rflow_sampling")
@@ -67,9 +70,15 @@ def test_sampling_matches_the_original_step_by_step(golden_case):
             assert np.abs(actual - reference).max() <= SAMPLE_OVER_MAX * np.abs(reference).max(), name
 
 
+def test_videos_shorter_than_a_chunk_count_as_images():
+    ratios = size_ratio(64, 64, np.array([1, 9, 16, 17]))
+    assert ratios.dtype == np.float32
+    np.testing.assert_allclose(ratios * 8, [1, 1, 1, np.sqrt(5)], rtol=1e-6)
+
+
 def sample(variant, given):
     """Latents and timesteps that the model saw at every step, and the result."""
-    flow = RectifiedFlow(RectifiedFlowConfig(**variant["ctor"]))
+    flow = RectifiedFlow(RectifiedFlowConfig(**variant["ctor"]), size_ratio)
     scale = variant.get("guidance_scale", flow.config.cfg_scale)
     y = np.concatenate([given["y_cond"], given["y_null"]])
     seen = []
