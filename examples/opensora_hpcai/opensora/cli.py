@@ -13,9 +13,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "generate": ("opensora.pipelines.generate", "main", "videos from prompts"),
     "train": ("opensora.pipelines.doors", "train_main", "train a denoiser"),
     "train-vae": ("opensora.pipelines.doors", "train_vae_main", "train an autoencoder"),
-    "embed-text": ("opensora.pipelines.embed", "text_main", "cache text embeddings of captions or prompts"),
-    "embed-video": ("opensora.pipelines.embed", "video_main", "cache latents of videos"),
-    "decode": ("opensora.pipelines.decode", "main", "videos from cached latents"),
+    "embed-text": ("opensora.embed.texts", "text_main", "cache text embeddings of captions or prompts"),
+    "embed-video": ("opensora.embed.videos", "video_main", "cache latents of videos"),
+    "decode": ("opensora.embed.decode", "main", "videos from cached latents"),
     "convert": ("opensora.cli", "convert_main", "a checkpoint in another format or with other names"),
 }
 

@@ -59,8 +59,8 @@ def require_text(text: str, what: str) -> None:
 def read_prompts(path: str | Path, column: str = "caption") -> list[str]:
     """Prompts from a csv file (its column ``caption``) or a text file (one per line); blank ones are left out.
 
-    In a text file lines that begin with ``#`` are comments (``\\#`` begins a prompt with that character). Only the usual
-    line ends divide it; other characters that some programs show as line breaks stay in the prompt.
+    In a text file lines that begin with ``#`` are comments; ``\\#`` begins a prompt with that character. Only the usual
+    line ends divide it: other characters that some programs show as line breaks stay in the prompt.
 
     Raises:
         UserError: the file is missing, is not UTF-8, has no such column, or holds no prompt.

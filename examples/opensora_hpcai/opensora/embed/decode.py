@@ -10,12 +10,13 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from mindone.config import parse
+from mindone.data.arrays import read_npy
 from mindone.data.errors import BadSample
 from mindone.data.table import shard
 from mindone.data.write import to_uint8
@@ -26,6 +27,9 @@ from opensora.families import get_family
 from opensora.model_folder import require_path
 from opensora.pipelines import outputs
 from opensora.pipelines.start import start
+
+if TYPE_CHECKING:
+    from opensora.config import DecodeConfig
 
 logger = logging.getLogger(__name__)
 
@@ -48,20 +52,23 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     return decode_files(parse(DecodeConfig, argv))
 
 
-def decode_files(config: Any) -> list[Path]:
+def decode_files(config: DecodeConfig) -> list[Path]:
     """Decodes every file of the folders; returns the videos of this rank. Files that cannot be read are reported.
 
     Raises:
         UserError: no latents, or none that can be read.
     """
     current = start(config)
-    family = get_family(config.model_version)
-    require_path(config.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
-    files = shard(find_latents(config.latent_folder), current.rank, current.world_size)
+    family = get_family(config.model.model_version)
+    require_path(config.autoencoder.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
+    files = shard(find_latents(config.latents.latent_folder), current.rank, current.world_size)
     autoencoder = family.load_autoencoder(
-        config.vae_checkpoint, config.vae_dtype, config.vae_micro_batch_size, config.vae_micro_frame_size
+        config.autoencoder.vae_checkpoint,
+        config.autoencoder.vae_dtype,
+        config.autoencoder.vae_micro_batch_size,
+        config.autoencoder.vae_micro_frame_size,
     )
-    asked_frames = parse_num_frames(config.num_frames) if config.num_frames else None
+    asked_frames = parse_num_frames(config.latents.num_frames) if config.latents.num_frames else None
     videos, bad = [], []
     for file, relative in tqdm(files, desc="decode", disable=not current.is_main):
         try:
@@ -70,10 +77,10 @@ def decode_files(config: Any) -> list[Path]:
             bad.append(error)
             logger.warning("left out: %s", error)
             continue
-        folder = outputs.make_run_folder(config.output_path, str(relative.parent))
+        folder = outputs.make_run_folder(config.latents.output_path, str(relative.parent))
         stem = outputs.free_stem(folder, relative.stem)
-        videos.append(outputs.write_clip(folder, stem, frames, config.save_format, config.fps))
-    logger.info("%s: %d videos written, %d files left out", config.output_path, len(videos), len(bad))
+        videos.append(outputs.write_clip(folder, stem, frames, config.latents.save_format, config.latents.fps))
+    logger.info("%s: %d videos written, %d files left out", config.latents.output_path, len(videos), len(bad))
     if bad and not videos:
         raise UserError(f"none of {len(files)} files could be decoded; the first: {bad[0]}")
     return videos
@@ -101,13 +108,14 @@ def read_latents(file: Path) -> Latents:
     if file.suffix == ".npz":
         entry = read_latent(file)
         return Latents(entry.mean.transpose(1, 0, 2, 3)[None], False, entry.num_frames)
-    try:
-        values = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BadSample(f"{file} is damaged or not an npy file ({str(error) or type(error).__name__})") from error
+    values = read_npy(file)
     values = values[None] if values.ndim == 4 else values
-    if values.ndim != 5 or not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values).all():
-        raise BadSample(f"{file} holds no latents (1, C, T, h, w): its shape is {values.shape}")
+    if values.ndim != 5 or values.size == 0 or len(values) != 1:
+        raise BadSample(f"{file} holds no latents of one video (1, C, T, h, w): its shape is {values.shape}")
+    if values.dtype.kind != "f":
+        raise BadSample(f"{file} holds numbers of {values.dtype}; latents are floats")
+    if not np.isfinite(values).all():
+        raise BadSample(f"{file} has numbers that are not finite (NaN or infinite); sample these latents again")
     return Latents(values.astype(np.float32), True, _recorded_frames(file))
 
 
@@ -121,14 +129,14 @@ def _recorded_frames(file: Path) -> int | None:
 
 
 def _decode(autoencoder: Any, file: Path, asked_frames: int | None) -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 of the first video in a file."""
+    """Frames (T, H, W, 3) uint8 of the video in a file."""
     latents = read_latents(file)
     if latents.values.shape[1] != autoencoder.latent_channels:
         raise BadSample(
             f"{file} has {latents.values.shape[1]} latent channels, the autoencoder {autoencoder.latent_channels}"
         )
     frames = asked_frames or latents.num_frames or frames_of(autoencoder, latents.values.shape[2])
-    values = latents.values[:1]
+    values = latents.values
     if not latents.normalised:
         values = _normalised(autoencoder, values)
     try:

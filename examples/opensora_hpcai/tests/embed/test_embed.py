@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from mindone import runtime
+from mindone.data.errors import BadSample
 from mindone.data.write import write_video
 from opensora.data.cache import read_latent, read_text
-from opensora.pipelines import decode, embed
+from opensora.embed import decode, texts, videos
 from opensora.text.encoder import TextEmbeddings
 
 
@@ -111,7 +112,7 @@ def video_flags(folder, output, *more) -> list[str]:
 
 
 def test_a_tables_captions_are_cached_beside_its_videos(networks, folder, tmp_path):
-    counts = embed.text_main(text_flags(folder, tmp_path, f"--csv_path={folder}/table.csv"))
+    counts = texts.text_main(text_flags(folder, tmp_path, f"--csv_path={folder}/table.csv"))
     assert (counts.written, counts.skipped, counts.bad) == (4, 0, 0)
     entry = read_text(tmp_path / "sub/clip0.npz")
     assert entry.text_emb.shape == (4, 8) and entry.text_emb[0, 0] == len("a red circle")
@@ -119,7 +120,7 @@ def test_a_tables_captions_are_cached_beside_its_videos(networks, folder, tmp_pa
 
 
 def test_prompts_are_cached_in_their_order_with_a_batch_dimension(networks, folder, tmp_path):
-    embed.text_main(text_flags(folder, tmp_path, "--captions", "A red circle!", "two"))
+    texts.text_main(text_flags(folder, tmp_path, "--captions", "A red circle!", "two"))
     assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["000-A-red-circle.npz", "001-two.npz"]
     with np.load(tmp_path / "001-two.npz") as stored:
         assert stored["text_emb"].shape == (1, 4, 8) and stored["tokens"].shape == stored["mask"].shape == (1, 4)
@@ -127,18 +128,18 @@ def test_prompts_are_cached_in_their_order_with_a_batch_dimension(networks, fold
 
 def test_a_stopped_text_run_makes_only_what_is_missing(networks, folder, tmp_path):
     flags = text_flags(folder, tmp_path, f"--csv_path={folder}/table.csv")
-    embed.text_main(flags)
+    texts.text_main(flags)
     (tmp_path / "sub/clip1.npz").write_bytes(b"cut")
     networks.encoder.batches.clear()
-    counts = embed.text_main(flags)
+    counts = texts.text_main(flags)
     assert (counts.written, counts.skipped) == (1, 3) and networks.encoder.batches == [["a square"]]
-    assert embed.text_main([*flags, "--allow_overwrite=True"]).written == 4
+    assert texts.text_main([*flags, "--allow_overwrite=True"]).written == 4
 
 
 def test_ranks_share_the_captions(networks, folder, tmp_path, monkeypatch):
     for rank in (0, 1):
         monkeypatch.setattr(runtime, "_current", runtime.Runtime(rank=rank, world_size=2))
-        counts = embed.text_main(text_flags(folder, tmp_path, f"--csv_path={folder}/table.csv"))
+        counts = texts.text_main(text_flags(folder, tmp_path, f"--csv_path={folder}/table.csv"))
         assert counts.written == 2
     assert len(list(tmp_path.rglob("*.npz"))) == 4
 
@@ -151,7 +152,7 @@ def test_wrong_text_inputs_end_with_code_2(networks, folder, tmp_path, capsys):
         (["--captions", "x", "--t5_model_name_or_path=/none"], "t5_model_name_or_path"),
     ):
         with pytest.raises(SystemExit) as caught:
-            embed.text_main(text_flags(folder, tmp_path / "out", *flags))
+            texts.text_main(text_flags(folder, tmp_path / "out", *flags))
         assert caught.value.code == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("error: ") and message in error
@@ -161,7 +162,7 @@ def test_wrong_text_inputs_end_with_code_2(networks, folder, tmp_path, capsys):
 
 
 def test_videos_are_cached_with_what_was_encoded(networks, folder, tmp_path):
-    counts = embed.video_main(video_flags(folder, tmp_path, "--batch_size=4"))
+    counts = videos.video_main(video_flags(folder, tmp_path, "--batch_size=4"))
     assert (counts.written, counts.skipped, counts.bad) == (3, 0, 1)
     entry = read_latent(tmp_path / "sub/clip1.npz")
     assert entry.mean.shape == entry.std.shape == (5, 3, 2, 2) and (entry.std == 0.5).all()
@@ -172,23 +173,23 @@ def test_videos_are_cached_with_what_was_encoded(networks, folder, tmp_path):
 
 
 def test_stride_and_length_choose_the_frames(networks, folder, tmp_path):
-    counts = embed.video_main(video_flags(folder, tmp_path, "--frame_stride=2", "--num_frames=4"))
+    counts = videos.video_main(video_flags(folder, tmp_path, "--frame_stride=2", "--num_frames=4"))
     entry = read_latent(tmp_path / "sub/clip2.npz")
     assert counts.written == 3 and (entry.num_frames, entry.fps, len(entry.mean)) == (4, 6, 2)
-    counts = embed.video_main(video_flags(folder, tmp_path / "long", "--num_frames=9", "--max_bad_fraction=1"))
+    counts = videos.video_main(video_flags(folder, tmp_path / "long", "--num_frames=9", "--max_bad_fraction=1"))
     assert (counts.written, counts.bad) == (2, 2)
 
 
 def test_a_stopped_video_run_makes_only_what_is_missing(networks, folder, tmp_path):
-    embed.video_main(video_flags(folder, tmp_path))
+    videos.video_main(video_flags(folder, tmp_path))
     (tmp_path / "sub/clip0.npz").unlink()
     networks.autoencoder.calls.clear()
-    counts = embed.video_main(video_flags(folder, tmp_path, "--max_bad_fraction=1"))
+    counts = videos.video_main(video_flags(folder, tmp_path, "--max_bad_fraction=1"))
     assert (counts.written, counts.skipped, counts.bad) == (1, 2, 1) and len(networks.autoencoder.calls) == 1
 
 
 def test_the_mean_alone_can_be_saved(networks, folder, tmp_path):
-    embed.video_main(video_flags(folder, tmp_path, "--save_distribution=False"))
+    videos.video_main(video_flags(folder, tmp_path, "--save_distribution=False"))
     with np.load(tmp_path / "sub/clip0.npz") as stored:
         assert "latent_std" not in stored.files
 
@@ -196,14 +197,14 @@ def test_the_mean_alone_can_be_saved(networks, folder, tmp_path):
 def test_long_videos_are_encoded_in_runs_of_whole_chunks():
     frames = np.random.default_rng(0).integers(0, 256, (1, 70, 8, 8, 3)).astype(np.uint8)
     autoencoder = Averages()
-    mean, std = embed.encode_frames(autoencoder, frames)
+    mean, std = videos.encode_frames(autoencoder, frames)
     assert [shape[2] for shape in autoencoder.calls] == [64, 6] and mean.shape == std.shape == (1, 3, 35, 1, 1)
 
 
 def test_too_many_damaged_videos_stop_the_run(networks, folder, tmp_path, capsys):
     (folder / "damaged.csv").write_text("video,caption\nsub/clip3,x\n")
     with pytest.raises(SystemExit) as caught:
-        embed.video_main(video_flags(folder, tmp_path, f"--csv_path={folder}/damaged.csv"))
+        videos.video_main(video_flags(folder, tmp_path, f"--csv_path={folder}/damaged.csv"))
     assert caught.value.code == 2
     assert "1 of 1 samples cannot be used" in capsys.readouterr().err
     assert (tmp_path / "bad_samples.csv").is_file()
@@ -211,7 +212,7 @@ def test_too_many_damaged_videos_stop_the_run(networks, folder, tmp_path, capsys
 
 def test_a_size_the_autoencoder_cannot_encode_is_refused(networks, folder, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        embed.video_main(video_flags(folder, tmp_path, "--image_size=20"))
+        videos.video_main(video_flags(folder, tmp_path, "--image_size=20"))
     assert "20 is not divisible by 8" in capsys.readouterr().err
 
 
@@ -221,13 +222,13 @@ def test_a_size_the_autoencoder_cannot_encode_is_refused(networks, folder, tmp_p
 def test_cached_latents_become_videos_again(networks, folder, tmp_path):
     from mindone.data.video import probe, read_video
 
-    embed.video_main(video_flags(folder, tmp_path / "latents"))
+    videos.video_main(video_flags(folder, tmp_path / "latents"))
     flags = [f"--vae_checkpoint={folder}", f"--latent_folder={tmp_path}/latents", f"--output_path={tmp_path}/videos"]
-    videos = decode.main([*flags, "--fps=6"])
-    assert videos == [tmp_path / f"videos/sub/clip{number}.mp4" for number in range(3)]
-    info = probe(videos[2])
+    made = decode.main([*flags, "--fps=6"])
+    assert made == [tmp_path / f"videos/sub/clip{number}.mp4" for number in range(3)]
+    info = probe(made[2])
     assert (info.num_frames, info.height, info.width, info.fps) == (7, 16, 16, 6)
-    assert read_video(videos[0]).mean() == pytest.approx(40, abs=3)
+    assert read_video(made[0]).mean() == pytest.approx(40, abs=3)
     assert decode.main(flags)[0] == tmp_path / "videos/sub/clip0-2.mp4", "nothing is overwritten"
 
 
@@ -240,11 +241,27 @@ def test_sampled_latents_tell_their_frames_in_the_record_beside_them(networks, f
     (latents / "c.npy").write_bytes(b"damaged")
     np.save(latents / "d.npy", np.zeros((3, 3)))
     flags = [f"--vae_checkpoint={folder}", f"--latent_folder={latents}", f"--output_path={tmp_path}/videos"]
-    videos = decode.main([*flags, "--save_format=png"])
-    assert [len(list(video.iterdir())) for video in videos] == [7, 8]
+    made = decode.main([*flags, "--save_format=png"])
+    assert [len(list(video.iterdir())) for video in made] == [7, 8]
 
 
 def test_folders_without_latents_are_refused(networks, folder, tmp_path, capsys):
     with pytest.raises(SystemExit):
         decode.main([f"--vae_checkpoint={folder}", f"--latent_folder={tmp_path}", f"--output_path={tmp_path}/v"])
     assert "has no .npy or .npz files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.full((1, 3, 2, 2, 2), np.nan, np.float32), "not finite"),
+        (np.zeros((2, 3, 2, 2, 2), np.float32), r"of one video .* shape is \(2, 3, 2, 2, 2\)"),
+        (np.zeros((3, 2, 2), np.float32), r"shape is \(3, 2, 2\)"),
+        (np.zeros((1, 3, 2, 2, 2), np.int64), "numbers of int64; latents are floats"),
+        (np.zeros((1, 3, 2, 2, 2), np.complex64), "holds no numbers but '<c8'"),
+    ],
+)
+def test_latents_that_cannot_be_decoded_say_why(tmp_path, values, reason):
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(BadSample, match=reason):
+        decode.read_latents(tmp_path / "a.npy")
