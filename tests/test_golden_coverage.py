@@ -19,6 +19,7 @@ COVERED = {
     "v20_flux_ae": "examples/opensora_hpcai/tests/models/test_vae_v2_0.py",
     "v20_hunyuan_vae": "examples/opensora_hpcai/tests/models/test_vae_v2_0.py",
     "v20_dcae": "examples/opensora_hpcai/tests/models/test_vae_v2_0.py",
+    "data_caption_cleaning": "examples/opensora_hpcai/tests/text/test_cleaning.py",
     "sched_v12_rflow_": "tests/diffusion/test_rectified_flow_golden.py",
 }
 

@@ -23,7 +23,7 @@ NOT_YET_COVERED = (
     "sched_v10_",
     "sched_v11_",
     "sched_v20_",
-    "data_",
+    "data_v",
 )
 """Beginnings of the stems whose networks or rules do not exist yet."""
 

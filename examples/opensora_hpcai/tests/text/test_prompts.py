@@ -1,7 +1,6 @@
 import pytest
 
 from mindone.errors import UserError
-from opensora.text.cleaning import cleaner
 from opensora.text.prompts import append_scores, collect_prompts, read_prompts
 
 
@@ -97,10 +96,3 @@ def test_a_score_the_prompt_already_names_is_not_repeated():
 def test_an_unknown_camera_motion_is_refused():
     with pytest.raises(UserError, match="zoom in"):
         append_scores("a cat", camera="roll")
-
-
-def test_basic_cleaning_lowers_and_unescapes():
-    assert cleaner("basic")(" A Cat &amp;amp; a DOG ") == "a cat & a dog"
-    assert cleaner("none")(" A Cat ") == " A Cat "
-    with pytest.raises(UserError, match="basic"):
-        cleaner("thorough")
