@@ -50,7 +50,7 @@ def read_npz(path: str | Path, names: Collection[str]) -> dict[str, np.ndarray]:
     except _Damaged as error:
         raise BadSample(f"{path} is damaged: {name} {error}") from error
     except Exception as error:  # zipfile and zlib raise many kinds for damaged files
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0][:120] or type(error).__name__
         raise BadSample(f"{path} is damaged or not an npz file ({reason})") from error
     return arrays
 

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from mindone.checkpoint.atomic import atomic_write
+from mindone.checkpoint.atomic import UNFINISHED, atomic_write
 from mindone.data.arrays import npz_names, read_npz
 from mindone.data.errors import BadSample
 from mindone.data.table import VideoRow
@@ -143,7 +143,8 @@ def prompt_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"text_embed_folder={folder} is not a folder; make it with scripts/infer_t5.py")
-    files = sorted(folder.glob("*.npz"), key=lambda path: (_number(path), path.name))
+    found = (path for path in folder.glob("*.npz") if not path.name.startswith(UNFINISHED))
+    files = sorted(found, key=lambda path: (_number(path), path.name))
     if not files:
         raise UserError(f"text_embed_folder={folder} has no .npz files; make them with scripts/infer_t5.py")
     return files

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from mindone.checkpoint.atomic import UNFINISHED
 from mindone.config import parse
 from mindone.data.arrays import read_npy
 from mindone.data.errors import BadSample
@@ -92,11 +93,15 @@ def find_latents(folders: str | Sequence[str]) -> list[tuple[Path, Path]]:
     for folder in [folders] if isinstance(folders, str) else folders:
         if not Path(folder).is_dir():
             raise UserError(f"latent_folder={folder} is not a folder; give the folder of the latents")
-        files = sorted(file for file in Path(folder).rglob("*") if file.suffix in SUFFIXES)
+        files = sorted(file for file in Path(folder).rglob("*") if file.suffix in SUFFIXES and _is_whole(file))
         found += [(file, file.relative_to(folder)) for file in files]
     if not found:
         raise UserError(f"latent_folder={folders} has no .npy or .npz files; make some with infer_vae.py")
     return found
+
+
+def _is_whole(file: Path) -> bool:
+    return file.is_file() and not file.name.startswith(UNFINISHED)
 
 
 def read_latents(file: Path) -> Latents:
@@ -114,18 +119,25 @@ def read_latents(file: Path) -> Latents:
         raise BadSample(f"{file} holds no latents of one video (1, C, T, h, w): its shape is {values.shape}")
     if values.dtype.kind != "f":
         raise BadSample(f"{file} holds numbers of {values.dtype}; latents are floats")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32, copy=False)
     if not np.isfinite(values).all():
         raise BadSample(f"{file} has numbers that are not finite (NaN or infinite); sample these latents again")
-    return Latents(values.astype(np.float32), True, _recorded_frames(file))
+    return Latents(values, True, _recorded_frames(file))
 
 
 def _recorded_frames(file: Path) -> int | None:
     """The frame count in the JSON file beside latents that ``inference.py`` saved."""
     record = file.with_suffix(".json")
     try:
-        return int(json.loads(record.read_text(encoding="utf-8"))["num_frames"])
-    except (OSError, ValueError, KeyError, TypeError):
+        count = json.loads(record.read_text(encoding="utf-8"))["num_frames"]
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadSample(f"{record} does not say num_frames, the length of the video of {file.name}") from error
+    if type(count) is not int or not 1 <= count < 1 << 31:
+        raise BadSample(f"{record}: num_frames={str(count)[:40]} is not a number of frames")
+    return count
 
 
 def _decode(autoencoder: Any, file: Path, asked_frames: int | None) -> np.ndarray:
@@ -136,13 +148,14 @@ def _decode(autoencoder: Any, file: Path, asked_frames: int | None) -> np.ndarra
             f"{file} has {latents.values.shape[1]} latent channels, the autoencoder {autoencoder.latent_channels}"
         )
     frames = asked_frames or latents.num_frames or frames_of(autoencoder, latents.values.shape[2])
-    values = latents.values
-    if not latents.normalised:
-        values = _normalised(autoencoder, values)
+    values = latents.values if latents.normalised else _normalised(autoencoder, latents.values)
     try:
-        return to_uint8(autoencoder.decode(values, frames).asnumpy()[0])
+        video = autoencoder.decode(values, frames).asnumpy()[0]
     except UserError as error:
         raise BadSample(f"{file}: {error}") from error
+    if not np.isfinite(video).all():
+        raise BadSample(f"{file}: the decoded video has numbers that are not finite; try vae_dtype fp32")
+    return to_uint8(video)
 
 
 def _normalised(autoencoder: Any, values: np.ndarray) -> np.ndarray:

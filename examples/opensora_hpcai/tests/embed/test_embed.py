@@ -4,8 +4,9 @@ import pytest
 from mindone import runtime
 from mindone.data.errors import BadSample
 from mindone.data.write import write_video
-from opensora.data.cache import read_latent, read_text
+from opensora.data.cache import read_latent, read_text, write_text
 from opensora.embed import decode, texts, videos
+from opensora.embed.shared import weights_digest
 from opensora.text.encoder import TextEmbeddings
 
 
@@ -214,6 +215,162 @@ def test_a_size_the_autoencoder_cannot_encode_is_refused(networks, folder, tmp_p
     with pytest.raises(SystemExit):
         videos.video_main(video_flags(folder, tmp_path, "--image_size=20"))
     assert "20 is not divisible by 8" in capsys.readouterr().err
+
+
+# --- made from the same ----------------------------------------------------------------------------------------------
+
+
+def error_of(command, flags, capsys) -> str:
+    """The line that a command ends with when it leaves with code 2."""
+    with pytest.raises(SystemExit) as caught:
+        command(flags)
+    assert caught.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def encoder_folder(tmp_path):
+    folder = tmp_path / "t5"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def table_of(path, *captions: str) -> str:
+    lines = [f'clip{number}.mp4,"{caption}"' for number, caption in enumerate(captions)]
+    path.write_text("\n".join(["video,caption", *lines]))
+    return f"--csv_path={path}"
+
+
+def test_a_changed_caption_is_an_error_or_encoded_again(networks, encoder_folder, tmp_path, capsys):
+    flags = text_flags(encoder_folder, tmp_path / "out", table_of(tmp_path / "t.csv", "a cat", "a dog"))
+    texts.text_main(flags)
+    settings = (tmp_path / "out/embed_text.yaml").read_text()
+    table_of(tmp_path / "t.csv", "a cat", "a BIRD")
+    error = error_of(texts.text_main, [*flags, "--batch_size=1"], capsys)
+    assert "1 of 2 cache files were made from something else" in error
+    assert "clip1.npz: encoded was 'a dog' and is 'a bird' now" in error and "--stale renew" in error
+    assert (tmp_path / "out/embed_text.yaml").read_text() == settings, "the settings stay those of the files"
+    assert read_text(tmp_path / "out/clip1.npz").text == "a dog"
+    counts = texts.text_main([*flags, "--stale=renew"])
+    assert (counts.written, counts.skipped) == (1, 1)
+    entry = read_text(tmp_path / "out/clip1.npz")
+    assert (entry.text, entry.encoded, entry.text_emb[0, 0]) == ("a BIRD", "a bird", len("a bird"))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("--model_max_length=200", "model_max_length was '300' and is '200' now"),
+        ("--t5_dtype=bf16", "dtype was 'fp32' and is 'bf16' now"),
+        ("--caption_cleaning=none", "encoded was 'a cat' and is 'A cat' now"),
+        ("weights", "weights was"),
+    ],
+)
+def test_other_settings_and_weights_are_noticed(networks, encoder_folder, tmp_path, capsys, change, what):
+    flags = text_flags(encoder_folder, tmp_path / "out", "--captions", "A cat")
+    texts.text_main(flags)
+    if change == "weights":
+        (encoder_folder / "model.safetensors").write_bytes(b"others!")
+    assert what in error_of(texts.text_main, flags if change == "weights" else [*flags, change], capsys)
+    assert texts.text_main([*flags, "--batch_size=7", "--allow_overwrite=True"]).written == 1
+
+
+def test_files_that_do_not_say_what_they_are_made_from_are_taken(networks, folder, tmp_path, caplog):
+    for name in ("clip0", "clip1"):
+        write_text(tmp_path / f"out/{name}.npz", np.ones((4, 8)), np.ones(4), np.ones(4, np.int32))
+    with caplog.at_level("INFO"):
+        counts = texts.text_main(text_flags(folder, tmp_path / "out", table_of(tmp_path / "t.csv", "a", "b")))
+    assert (counts.written, counts.skipped) == (0, 2)
+    assert caplog.text.count("2 files do not say what they were made from") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("--frame_stride=2", "frame_stride was '1' and is '2' now"),
+        ("--image_size=24", "height was '16' and is '24' now"),
+        ("--num_frames=4", "num_frames was 'None' and is '4' now"),
+        ("--vae_dtype=bf16", "dtype was 'fp32' and is 'bf16' now"),
+        ("video", "bytes was"),
+    ],
+)
+def test_latents_of_another_size_stride_or_video_are_noticed(networks, folder, tmp_path, capsys, change, what):
+    videos_folder = tmp_path / "videos"
+    for number in (0, 1):
+        write_video(videos_folder / f"sub/clip{number}.mp4", np.zeros((8, 32, 32, 3), np.uint8), fps=12)
+    (videos_folder / "table.csv").write_text("video\nsub/clip0\nsub/clip1\n")
+    flags = [*video_flags(folder, tmp_path / "out"), f"--csv_path={videos_folder}/table.csv"]
+    flags.append(f"--video_folder={videos_folder}")
+    assert videos.video_main(flags).written == 2 and videos.video_main(flags).skipped == 2
+    if change == "video":
+        write_video(videos_folder / "sub/clip1.mp4", np.full((8, 32, 32, 3), 99, np.uint8), fps=12, crf=0)
+    changed = flags if change == "video" else [*flags, change]
+    assert what in error_of(videos.video_main, changed, capsys)
+    assert videos.video_main([*changed, "--stale=renew"]).written == (1 if change == "video" else 2)
+
+
+def test_latents_stay_good_when_their_videos_are_gone(networks, folder, tmp_path):
+    write_video(tmp_path / "v/a.mp4", np.zeros((4, 32, 32, 3), np.uint8), fps=12)
+    (tmp_path / "v/t.csv").write_text("video\na\n")
+    flags = [*video_flags(folder, tmp_path / "out"), f"--csv_path={tmp_path}/v/t.csv", f"--video_folder={tmp_path}/v"]
+    videos.video_main(flags)
+    (tmp_path / "v/a.mp4").unlink()
+    assert videos.video_main(flags).skipped == 1
+
+
+def test_a_digest_knows_weights_by_content_alone(tmp_path):
+    def model(name: str, file: str, content: bytes) -> str:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / file).write_bytes(content)
+        (tmp_path / name / "README.md").write_text(name)
+        return weights_digest(tmp_path / name)
+
+    large = bytearray(np.random.default_rng(0).bytes(9 << 20))
+    digest = model("a", "model.safetensors", bytes(large))
+    assert digest == model("b", "pytorch_model.bin", bytes(large)) == weights_digest(tmp_path / "a/model.safetensors")
+    large[-1] ^= 1
+    assert digest != model("c", "model.safetensors", bytes(large))
+    (tmp_path / "a/config.json").write_text('{"depth": 2}')
+    assert digest != weights_digest(tmp_path / "a") == weights_digest(tmp_path / "a/model.safetensors")
+
+
+# --- one file per row ------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_would_share_a_cache_file_are_refused_before_anything_is_encoded(networks, folder, tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("video,caption\nx/clip.mp4,one\ny.mp4,two\nx/clip.mov,three\n")
+    for command, flags in ((texts.text_main, text_flags), (videos.video_main, video_flags)):
+        error = error_of(command, flags(folder, tmp_path / "out", f"--csv_path={tmp_path}/t.csv"), capsys)
+        assert "lines 2 and 4: x/clip.mp4 and x/clip.mov would share the cache file x/clip.npz" in error
+    assert not list(tmp_path.rglob("*.npz")) and not networks.encoder.batches and not networks.autoencoder.calls
+
+
+def test_a_video_with_two_captions_is_refused(networks, folder, tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("video,caption\na.mp4,one\na,one\n")
+    assert texts.text_main(text_flags(folder, tmp_path / "out", f"--csv_path={tmp_path}/t.csv")).written == 1
+    (tmp_path / "t.csv").write_text("video,caption\na.mp4,one\na,two\n")
+    error = error_of(texts.text_main, text_flags(folder, tmp_path / "out", f"--csv_path={tmp_path}/t.csv"), capsys)
+    assert "lines 2 and 3: a.mp4 has two captions" in error
+
+
+def test_rows_without_a_caption_can_be_left_out(networks, folder, tmp_path):
+    flags = text_flags(folder, tmp_path / "out", table_of(tmp_path / "t.csv", "a cat", "", "NaN"))
+    assert texts.text_main([*flags, "--filter_data=True"]).written == 1
+    assert texts.text_main(flags).written == 2
+
+
+def test_prompts_of_another_encoding_end_in_one_line(networks, folder, tmp_path, capsys):
+    error = error_of(texts.text_main, text_flags(folder, tmp_path, "--captions", "a red circle caf\udce9"), capsys)
+    assert error.startswith("error: prompt 1 has the byte 0xe9, which is not UTF-8")
+
+
+def test_a_disk_that_will_be_full_is_foretold(networks, folder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
+    texts.text_main(text_flags(folder, tmp_path / "out", table_of(tmp_path / "t.csv", "a cat", "a dog")))
+    assert "the other files will take about 0.0 MB, but 0.0 MB are free" in caplog.text
 
 
 # --- and back --------------------------------------------------------------------------------------------------------
