@@ -101,7 +101,7 @@ WRONG = {
     "output is a file": (GENERATE, [*SAMPLE, "--output_path", "file"], "file"),
     "several clips in a row": (GENERATE, [*SAMPLE, "--loop", "2"], "loop"),
     "sound without a picture": (
-        "embed.video_main",
+        "embed.videos.video_main",
         ["--csv_path", "audio.csv", "--video_folder", ".", "--output_path", "out", "--image_size", "64", *VAE],
         "audio.mp4",
     ),
@@ -112,8 +112,9 @@ WRONG = {
 def door(name: str):
     if name == "convert":
         return importlib.import_module("opensora.cli").convert_main
-    module, function = name.split(".")
-    return getattr(importlib.import_module(f"opensora.pipelines.{module}"), function)
+    module, _, function = name.rpartition(".")
+    package = "opensora" if module.startswith("embed.") else "opensora.pipelines"
+    return getattr(importlib.import_module(f"{package}.{module}"), function)
 
 
 @pytest.mark.parametrize("use", WRONG)

@@ -81,10 +81,24 @@ def _captions(config: EmbedTextConfig, family: Family) -> list[Caption]:
 
     if not config.data.csv_path:
         prompts = collect_prompts(config.data.captions, config.data.prompt_path)
-        return [caption(cache.prompt_path(folder, i, prompt), prompt, True) for i, prompt in enumerate(prompts)]
+        paths = [cache.prompt_path(folder, index, prompt) for index, prompt in enumerate(prompts)]
+        _say_what_else_is_there(folder, paths)
+        return [caption(path, prompt, True) for path, prompt in zip(paths, prompts)]
     if config.data.captions or config.data.prompt_path:
         raise UserError("csv_path and prompts are given; a cache is made of either a table or prompts")
     return [caption(cache.cache_path(folder, row.relative), row.caption, False) for row in _rows(config.data)]
+
+
+def _say_what_else_is_there(folder: Path, paths: Sequence[Path]) -> None:
+    """A list of prompts is all that its folder holds, so what is left of another list would count as well."""
+    others = sorted(set(folder.glob("[0-9]*.npz")) - set(paths))
+    if others:
+        logger.warning(
+            "%s has %d files of other prompts, such as %s; readers of the folder take them for prompts of this list",
+            folder,
+            len(others),
+            others[0].name,
+        )
 
 
 def _rows(data: Captions) -> list[VideoRow]:

@@ -362,6 +362,14 @@ def test_rows_without_a_caption_can_be_left_out(networks, folder, tmp_path):
     assert texts.text_main(flags).written == 2
 
 
+def test_files_of_another_list_of_prompts_are_reported(networks, folder, tmp_path, caplog):
+    texts.text_main(text_flags(folder, tmp_path, "--captions", "a cat", "a dog"))
+    texts.text_main(text_flags(folder, tmp_path, "--captions", "a cat", "a dog"))
+    assert "other prompts" not in caplog.text
+    texts.text_main(text_flags(folder, tmp_path, "--captions", "a bird"))
+    assert "has 2 files of other prompts, such as 000-a-cat.npz" in caplog.text
+
+
 def test_prompts_of_another_encoding_end_in_one_line(networks, folder, tmp_path, capsys):
     error = error_of(texts.text_main, text_flags(folder, tmp_path, "--captions", "a red circle caf\udce9"), capsys)
     assert error.startswith("error: prompt 1 has the byte 0xe9, which is not UTF-8")
