@@ -118,7 +118,11 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype, int]:
         shape, fortran_order, descr = fields["shape"], fields["fortran_order"], fields["descr"]
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as error:
         raise _Damaged("has no readable header") from error
-    if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape) or len(shape) > 32:
+    if (
+        not isinstance(shape, tuple)
+        or not all(type(side) is int and 0 <= side < 1 << 60 for side in shape)
+        or len(shape) > 32
+    ):
         raise _Damaged(f"has the impossible shape {str(shape)[:60]}")
     return shape, bool(fortran_order), _number_type(descr), 8 + count + length
 

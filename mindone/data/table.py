@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import logging
@@ -58,8 +59,7 @@ class VideoRow(NamedTuple):
 
     @property
     def has_caption(self) -> bool:
-        """Whether the caption is a text, and not empty or a word such as NaN that programs write for nothing."""
-        return len(self.caption) > _LONGEST_NO_TEXT or self.caption.lower() not in NO_TEXT
+        return says_something(self.caption)
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,11 @@ def shard(rows: Sequence, rank: int, world_size: int) -> list:
     return list(rows[rank::world_size])
 
 
+def says_something(text: str) -> bool:
+    """Whether a stripped cell is a text, and not empty or a word such as NaN that programs write for nothing."""
+    return len(text) > _LONGEST_NO_TEXT or text.lower() not in NO_TEXT
+
+
 # --- cells -----------------------------------------------------------------------------------------------------------
 
 
@@ -221,10 +226,10 @@ def _open(csv_path: str | Path, columns: Sequence[str]) -> tuple[list[str], Iter
     _, header = next(records, (0, []))
     if not any(header):
         raise UserError(f"{csv_path} is empty; give a CSV with a header row")
-    named = ", ".join(header)
+    named = _shown(header)
     twice = [name for name, count in Counter(header).items() if name and count > 1]
     if twice:
-        raise UserError(f'{csv_path} has the column "{twice[0]}" more than once ({named}); rename one of them')
+        raise UserError(f'{csv_path} has the column "{_shown(twice[:1])}" more than once ({named}); rename one of them')
     for column in columns:
         if column not in header:
             raise UserError(f'{csv_path} has no column "{column}"; it has: {named}')
@@ -235,6 +240,12 @@ def _open(csv_path: str | Path, columns: Sequence[str]) -> tuple[list[str], Iter
     return header, itertools.chain([first], rows)
 
 
+def _shown(names: Sequence[str]) -> str:
+    """Names of columns for a message: the beginning, without characters that a terminal would obey."""
+    text = "".join(char if char.isprintable() else "?" for char in ", ".join(names))
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
 def _of_equal_length(
     csv_path: str | Path, header: list[str], records: Iterator[tuple[int, list[str]]]
 ) -> Iterator[tuple[int, list[str]]]:
@@ -243,7 +254,7 @@ def _of_equal_length(
         if len(row) != width:
             if len(row) <= 1 and not any(row):
                 continue
-            counts = f"{len(row)} cell{'s' if len(row) > 1 else ''}, but the header has {width} ({', '.join(header)})"
+            counts = f"{len(row)} cell{'s' if len(row) > 1 else ''}, but the header has {width} ({_shown(header)})"
             raise UserError(f"{csv_path}, line {line} has {counts}; {HOW_TO_QUOTE}")
         yield line, row
 
@@ -273,9 +284,10 @@ def _records(csv_path: str | Path) -> Iterator[tuple[int, list[str]]]:
 def _separator(header: str) -> str:
     """The first of `SEPARATORS` that divides the header; so a comma wherever there is one."""
     for separator in SEPARATORS:
-        cells = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
-        if len(cells) > 1:
-            return separator
+        # a header that cannot be read is for the reader of rows to refuse
+        with contextlib.suppress(csv.Error):
+            if len(next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])) > 1:
+                return separator
     return SEPARATORS[0]
 
 

@@ -69,6 +69,11 @@ def test_paths_cannot_leave_the_folder(tmp_path, video):
         ('video,caption\n"a\nb.mp4",y\n', "has a line break"),
         ("video,caption\na.mp4,a red\0circle\n", "line 2 has a NUL character"),
         ('video,caption\na.mp4,"' + "x" * 200_000, "a cell is longer than 131072 characters"),
+        ("x" * 200_000, "line 1: a cell is longer than 131072 characters"),
+        (
+            "a,\x1b[31mb," + ",".join(map(str, range(999))),
+            r'has no column "video"; it has: a, \?\[31mb, 0, .{150,200}\.\.\.$',
+        ),
     ],
 )
 def test_wrong_tables_are_one_clear_sentence(tmp_path, text, message):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from mindone.data.table import read_table
+from mindone.data.table import read_table, says_something
 from mindone.data.textfile import lines_of
 from mindone.errors import UserError
 
@@ -70,6 +70,11 @@ def read_prompts(path: str | Path, column: str = "caption") -> list[str]:
         raise UserError(f"prompt_path={path} is not a file; give a .txt with one prompt per line or a .csv")
     if path.suffix.lower() == ".csv":
         found = read_table(path, [column]).column(column)
+        silent = sum(not says_something(text) for text in found)
+        if silent:
+            logger.warning(
+                "%s: %d of %d prompts are empty, which are left out, or a word such as NaN", path, silent, len(found)
+            )
     else:
         found = _without_comments([line.strip() for line in lines_of(path)], path)
     prompts = [prompt for prompt in found if prompt]

@@ -17,6 +17,13 @@ def test_a_csv_gives_its_caption_column(tmp_path):
     assert read_prompts(path) == ["one, two", "three"]
 
 
+def test_empty_prompts_of_a_table_and_the_word_nan_are_counted(tmp_path, caplog):
+    path = tmp_path / "prompts.csv"
+    path.write_text("video,caption\na,one\nb,\nc,NaN\n")
+    assert read_prompts(path) == ["one", "NaN"]
+    assert "2 of 3 prompts are empty" in caplog.text
+
+
 def test_comments_of_a_text_file_are_left_out(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("# circles\n#\na red circle # not blue\n  #a cat\n\\#sunset\n")
