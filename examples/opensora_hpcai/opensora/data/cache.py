@@ -349,7 +349,8 @@ def _write(path: str | Path, arrays: dict[str, np.ndarray], made_from: Mapping[s
     except UserError as error:
         if getattr(error.__cause__, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        free = shutil.disk_usage(Path(path).parent).free
+        folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
+        free = shutil.disk_usage(folder).free
         raise UserError(
             f"cannot write {path}: it takes {content.tell() / 1e6:.3f} MB, and {free / 1e6:.3f} MB are free; free some "
             "space and repeat: complete files are kept"
