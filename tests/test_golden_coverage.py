@@ -21,6 +21,7 @@ COVERED = {
     "v20_hunyuan_vae": "examples/opensora_hpcai/tests/models/test_vae_v2_0.py",
     "v20_dcae": "examples/opensora_hpcai/tests/models/test_vae_v2_0.py",
     "sched_v12_rflow_": "examples/opensora_hpcai/tests/test_timestep_shift_golden.py",
+    "data_caption_cleaning": "examples/opensora_hpcai/tests/text/test_cleaning.py",
 }
 
 

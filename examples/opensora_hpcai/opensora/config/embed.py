@@ -47,8 +47,11 @@ class Captions:
     """column of the video paths"""
     caption_column: str = "caption"
     """column of the captions"""
-    caption_cleaning: Literal["basic", "none"] = "basic"
-    """how captions are cleaned: basic (lower case, HTML entities resolved) or none"""
+    caption_cleaning: Literal["basic", "full", "none"] = "basic"
+    """how captions are cleaned: basic (lower case, HTML entities resolved), full (as published for 1.0 to 1.2: links,
+    file names, odd punctuation and Chinese characters go too) or none"""
+    filter_data: bool = False
+    """leave out rows of the table without a caption: empty, or a word such as NaN"""
     batch_size: int = 8
     """captions that are encoded at once"""
 
@@ -66,6 +69,9 @@ class Cache:
     """folder of the cache"""
     allow_overwrite: bool = False
     """make files anew that are there already"""
+    stale: Literal["error", "renew"] = "error"
+    """what to do with files that were made from another text or video, or with other settings or weights: stop, or
+    make them anew"""
 
     def check(self) -> None:
         if not self.output_path:

@@ -32,8 +32,8 @@ class Prompts:
     """prompts that infer_t5.py has encoded already; no text encoder is needed then"""
     negative_prompts: list[str] | None = None
     """what the videos shall not show"""
-    caption_cleaning: Literal["basic", "none"] = "basic"
-    """how prompts are cleaned: basic (lower case, HTML entities resolved) or none"""
+    caption_cleaning: Literal["basic", "full", "none"] = "basic"
+    """how prompts are cleaned: basic (lower case, HTML entities resolved), full (as published for 1.0) or none"""
     aesthetic_score: float | None = None
     """added to prompts as 'aesthetic score: 6.5.'; Open-Sora 1.2 knows about 4 to 7"""
     motion_score: float | None = None

@@ -8,40 +8,63 @@ read; older files have no ``tokens``.
 Latents, one file per video: ``latent_mean`` and ``latent_std`` (T', C, h, w) float32, before any scaling; ``fps`` of
 the frames that were encoded; ``ori_size`` (height, width) of the file; and, new, ``num_frames`` and ``size``
 (height, width) of what was encoded. Files without a standard deviation count as having none.
+
+Both may have an array ``made_from``: bytes of a JSON object that says what the file was made from: the text as it was
+given (``text``) and as it was encoded (``encoded``), or the video; the settings; and a digest of the weights. Readers
+that do not know it leave it out, and files without it are as good as before.
 """
 
 from __future__ import annotations
 
+import errno
+import io
+import json
+import logging
+import os
 import re
-import zipfile
-import zlib
-from collections.abc import Sequence
+import shutil
+import textwrap
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from mindone.checkpoint.atomic import atomic_write
+from mindone.checkpoint.atomic import UNFINISHED, atomic_write
+from mindone.data.arrays import npz_names, read_npz
 from mindone.data.errors import BadSample
+from mindone.data.table import VideoRow
 from mindone.data.write import slug
 from mindone.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 TEXT_KEYS = ("text_emb", "mask")
 LATENT_KEYS = ("latent_mean",)
+RECORD = "made_from"
 RESOLUTION_FOLDER = re.compile(r"latent_(\d+)x(\d+)")
 
 
 @dataclass(frozen=True)
 class TextEntry:
-    """One caption: text_emb (L, D) float32, mask (L,) uint8 with 1 = valid, tokens (L,) int32 or None."""
+    """One caption: text_emb (L, D) float32, mask (L,) uint8 with 1 = valid, tokens (L,) int32 or None.
+
+    ``text`` is the caption as it was given, and ``encoded`` what the encoder saw; None in files that do not tell.
+    """
 
     text_emb: np.ndarray
     mask: np.ndarray
     tokens: np.ndarray | None = None
+    pooled: np.ndarray | None = None
+    """(D',) float32, a second encoder's vector of the whole text (2.0)"""
+    text: str | None = None
+    encoded: str | None = None
 
     @property
     def nbytes(self) -> int:
-        return self.text_emb.nbytes + self.mask.nbytes
+        return self.text_emb.nbytes + self.mask.nbytes + (0 if self.pooled is None else self.pooled.nbytes)
 
 
 @dataclass(frozen=True)
@@ -76,6 +99,38 @@ def prompt_path(folder: str | Path, index: int, prompt: str) -> Path:
     return Path(folder) / f"{index:03d}-{slug(prompt)}.npz"
 
 
+def require_distinct(rows: Sequence[VideoRow], csv_path: str | Path) -> None:
+    """Refuses two videos whose cache files would be the same one, such as ``x/clip.mp4`` and ``x/clip.mov``.
+
+    Names that differ in case or in the form of accents only are reported: some file systems take them for one.
+
+    Raises:
+        UserError: names the two rows.
+    """
+    owners: dict[str, VideoRow] = {}
+    alike: dict[str, VideoRow] = {}
+    pairs = []
+    for row in rows:
+        stem = os.path.splitext(row.relative)[0]
+        owner = owners.setdefault(stem, row)
+        if owner.relative != row.relative:
+            raise UserError(
+                f"{csv_path}, lines {owner.line} and {row.line}: {owner.relative} and {row.relative} would share the "
+                f"cache file {stem}.npz; rename one of the videos"
+            )
+        other = alike.setdefault(unicodedata.normalize("NFC", stem).casefold(), owner)
+        if other is not owner and owner is row:
+            pairs.append(f"{other.relative} in line {other.line} and {row.relative} in line {row.line}")
+    if pairs:
+        logger.warning(
+            "%s: %d names differ from another in case or accents only, such as %s; a file system that does not tell "
+            "them apart gives both one cache file",
+            csv_path,
+            len(pairs),
+            pairs[0],
+        )
+
+
 def latent_folders(folder: str | Path) -> list[Path]:
     """The subfolders ``latent_{h}x{w}`` of a cache in several resolutions, or the folder itself."""
     folder = Path(folder)
@@ -90,7 +145,8 @@ def prompt_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"text_embed_folder={folder} is not a folder; make it with scripts/infer_t5.py")
-    files = sorted(folder.glob("*.npz"), key=lambda path: (_number(path), path.name))
+    found = (path for path in folder.glob("*.npz") if not path.name.startswith(UNFINISHED))
+    files = sorted(found, key=lambda path: (_number(path), path.name))
     if not files:
         raise UserError(f"text_embed_folder={folder} has no .npz files; make them with scripts/infer_t5.py")
     return files
@@ -105,34 +161,73 @@ def _number(path: Path) -> int:
 
 
 def write_text(
-    path: str | Path, text_emb: np.ndarray, mask: np.ndarray, tokens: np.ndarray, batch_dim: bool = False
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    batch_dim: bool = False,
+    made_from: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes one caption's (L, D), (L,), (L,); with ``batch_dim`` as a prompt's (1, L, D), (1, L), (1, L)."""
-    arrays = {"text_emb": np.asarray(text_emb, np.float32), "mask": np.asarray(mask, np.uint8), "tokens": tokens}
-    arrays = {key: np.asarray(array)[None] if batch_dim else np.asarray(array) for key, array in arrays.items()}
-    _write(path, arrays)
+    """Writes one caption's ``text_emb`` (L, D), ``mask`` (L,), ``tokens`` (L,) and, if there is one, ``pooled`` (D',).
+
+    With ``batch_dim`` they get a first dimension of 1, as a prompt's have.
+    """
+    dtypes = {"text_emb": np.float32, "mask": np.uint8, "tokens": np.int32, "pooled": np.float32}
+    arrays = {key: np.asarray(array, dtypes[key])[None if batch_dim else ...] for key, array in arrays.items()}
+    _write(path, arrays, made_from)
 
 
 def read_text(path: str | Path) -> TextEntry:
     """Reads either form.
 
     Raises:
-        BadSample: missing, damaged, or not a text cache.
+        BadSample: missing, damaged, not a text cache, or with values that no encoder gives.
     """
-    arrays = _read(path, TEXT_KEYS, "a text embedding cache")
+    arrays = _read(path, TEXT_KEYS, ("tokens", "pooled", RECORD), "a text embedding cache")
     text_emb, mask, tokens = arrays["text_emb"], arrays["mask"], arrays.get("tokens")
     if text_emb.ndim == 3 and len(text_emb) == 1:
         text_emb = text_emb[0]
-    if text_emb.ndim != 2 or mask.size != len(text_emb) or (tokens is not None and tokens.size != len(text_emb)):
-        raise BadSample(f"{path}: text_emb of shape {text_emb.shape} does not fit mask of shape {mask.shape}")
-    tokens = None if tokens is None else tokens.reshape(-1).astype(np.int32)
-    return TextEntry(text_emb.astype(np.float32, copy=False), mask.reshape(-1).astype(np.uint8), tokens)
+    if text_emb.ndim != 2 or text_emb.size == 0:
+        raise BadSample(f"{path}: text_emb has the shape {arrays['text_emb'].shape}, not (tokens, width)")
+    for name, array in (("mask", mask), ("tokens", tokens)):
+        if array is not None and array.size != len(text_emb):
+            raise BadSample(f"{path}: text_emb of shape {text_emb.shape} does not fit {name} of shape {array.shape}")
+    if not ((mask == 0) | (mask == 1)).all() or not mask.any():
+        raise BadSample(f"{path}: mask has to be of zeros and ones, with one for every token; there is at least one")
+    if tokens is not None and (tokens.dtype.kind not in "iu" or (tokens < 0).any() or (tokens >= 1 << 31).any()):
+        raise BadSample(f"{path}: tokens are not ids of tokens")
+    record = _record(path, arrays) or {}
+    return TextEntry(
+        _float32(path, "text_emb", text_emb),
+        mask.reshape(-1).astype(np.uint8),
+        None if tokens is None else tokens.reshape(-1).astype(np.int32),
+        _float32(path, "pooled", arrays["pooled"]).reshape(-1) if "pooled" in arrays else None,
+        record.get("text"),
+        record.get("encoded"),
+    )
+
+
+def require_same_text(path: str | Path, entry: TextEntry, *forms: str) -> None:
+    """Refuses a cache that was made from another text than it is used for.
+
+    Args:
+        entry: what `read_text` gave for ``path``; one that does not tell its text is accepted.
+        forms: the prompt as it was asked for and, where it is known, as it would be encoded; one has to be the same.
+    Raises:
+        UserError: names both texts.
+    """
+    made_from = {text for text in (entry.text, entry.encoded) if text is not None}
+    if made_from and made_from.isdisjoint(forms):
+        raise UserError(
+            f"{path} was made from {_short(entry.text or entry.encoded)}, not from {_short(forms[0])}; give the "
+            "prompts that the cache was made from, in their order, or make the cache anew"
+        )
 
 
 # --- latents ---------------------------------------------------------------------------------------------------------
 
 
-def write_latent(path: str | Path, entry: LatentEntry, save_distribution: bool = True) -> None:
+def write_latent(
+    path: str | Path, entry: LatentEntry, save_distribution: bool = True, made_from: Mapping[str, Any] | None = None
+) -> None:
     """Writes one video's latents; without ``save_distribution`` the mean alone."""
     arrays = {
         "latent_mean": entry.mean.astype(np.float32, copy=False),
@@ -145,30 +240,98 @@ def write_latent(path: str | Path, entry: LatentEntry, save_distribution: bool =
         arrays["num_frames"] = np.int32(entry.num_frames)
     if entry.size is not None:
         arrays["size"] = np.asarray(entry.size, np.int32)
-    _write(path, arrays)
+    _write(path, arrays, made_from)
 
 
 def read_latent(path: str | Path) -> LatentEntry:
     """Reads one video's latents.
 
     Raises:
-        BadSample: missing, damaged, not a latent cache, or with numbers that are not finite.
+        BadSample: missing, damaged, not a latent cache, or with values that no video gives.
     """
-    arrays = _read(path, LATENT_KEYS, "a latent cache")
-    mean = arrays["latent_mean"].astype(np.float32, copy=False)
-    std = arrays.get("latent_std")
-    std = np.zeros_like(mean) if std is None else std.astype(np.float32, copy=False)
-    if mean.ndim != 4 or std.shape != mean.shape:
-        raise BadSample(f"{path}: latent_mean {mean.shape} and latent_std {std.shape} are not both (T, C, h, w)")
-    if not (np.isfinite(mean).all() and np.isfinite(std).all()):
-        raise BadSample(f"{path} has latents that are not finite numbers")
-    fps = float(arrays["fps"]) if "fps" in arrays else 0.0
-    num_frames = int(arrays["num_frames"]) if "num_frames" in arrays else None
-    return LatentEntry(mean, std, fps, _pair(arrays.get("ori_size")) or (0, 0), num_frames, _pair(arrays.get("size")))
+    arrays = _read(path, LATENT_KEYS, ("latent_std", "fps", "ori_size", "num_frames", "size"), "a latent cache")
+    mean, std = arrays["latent_mean"], arrays.get("latent_std")
+    if mean.ndim != 4 or mean.size == 0 or (std is not None and std.shape != mean.shape):
+        raise BadSample(
+            f"{path}: latent_mean {mean.shape} and latent_std {np.shape(std)} are not both (T, C, h, w)"
+            if std is not None
+            else f"{path}: latent_mean {mean.shape} is not (T, C, h, w)"
+        )
+    mean = _float32(path, "latent_mean", mean)
+    std = np.zeros_like(mean) if std is None else _float32(path, "latent_std", std)
+    if std.min() < 0:
+        raise BadSample(f"{path}: latent_std has negative numbers")
+    (fps,) = _values(path, arrays, "fps", 1, 0, whole=False) or (0.0,)
+    (num_frames,) = _values(path, arrays, "num_frames", 1, 1) or (None,)
+    ori_size = _values(path, arrays, "ori_size", 2, 0) or (0, 0)
+    return LatentEntry(mean, std, fps, ori_size, num_frames, _values(path, arrays, "size", 2, 1))
 
 
-def _pair(array: np.ndarray | None) -> tuple[int, int] | None:
-    return None if array is None or array.size != 2 else (int(array.flat[0]), int(array.flat[1]))
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _float32(path: str | Path, name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind != "f":
+        raise BadSample(f"{path}: {name} is of {array.dtype}, not of floats")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise BadSample(f"{path}: {name} has numbers that are not finite")
+    return array
+
+
+def _values(
+    path: str | Path, arrays: Mapping[str, np.ndarray], name: str, count: int, least: int, whole: bool = True
+) -> tuple | None:
+    """The ``count`` numbers of an entry, each at least ``least``; None if there is no such entry."""
+    if name not in arrays:
+        return None
+    values = arrays[name].reshape(-1).tolist()
+    if len(values) != count or not all(least <= value < 1 << 31 and (not whole or value % 1 == 0) for value in values):
+        kind = "whole number" if whole else "number"
+        raise BadSample(
+            f"{path}: {name}={str(values)[:60]} has to be {count} {kind}{'s' if count > 1 else ''} from {least} on"
+        )
+    return tuple(map(int if whole else float, values))
+
+
+def _short(text: str) -> str:
+    return repr(textwrap.shorten(text, 60, placeholder="..."))
+
+
+# --- what a file was made from ---------------------------------------------------------------------------------------
+
+
+def read_record(path: str | Path) -> dict[str, Any] | None:
+    """What a cache file says it was made from; None if it does not say.
+
+    Raises:
+        BadSample: missing or damaged.
+    """
+    return _record(path, read_npz(path, (RECORD,)))
+
+
+def difference(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """In which of the wanted settings a record differs, in words; None if it says nothing else than them.
+
+    Of a text only the form that is encoded counts.
+    """
+    for name, value in wanted.items():
+        if name in record and record[name] != value and name != "text":
+            return f"{name} was {_short(str(record[name]))} and is {_short(str(value))} now"
+    return None
+
+
+def _record(path: str | Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    if RECORD not in arrays:
+        return None
+    try:
+        record = json.loads(arrays[RECORD].tobytes())
+        if not all(isinstance(record.get(name, ""), str) for name in ("text", "encoded")):
+            raise ValueError("a text is no text")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise BadSample(f"{path}: {RECORD} does not say in JSON what the file was made from") from error
+    return record
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -176,28 +339,30 @@ def _pair(array: np.ndarray | None) -> tuple[int, int] | None:
 
 def is_complete(path: str | Path, keys: Sequence[str]) -> bool:
     """Whether a cache file is there and has these arrays; it is looked up in its directory only, so this is cheap."""
+    return npz_names(path) >= set(keys)
+
+
+def _write(path: str | Path, arrays: dict[str, np.ndarray], made_from: Mapping[str, Any] | None) -> None:
+    if made_from is not None:
+        arrays[RECORD] = np.frombuffer(json.dumps(made_from).encode(), np.uint8)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
-    return all(f"{key}.npy" in names for key in keys)
+        with atomic_write(path) as file:
+            file.write(content.getbuffer())
+    except UserError as error:
+        if getattr(error.__cause__, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
+        free = shutil.disk_usage(folder).free
+        raise UserError(
+            f"cannot write {path}: it takes {content.tell() / 1e6:.3f} MB, and {free / 1e6:.3f} MB are free; free some "
+            "space and repeat: complete files are kept"
+        ) from error
 
 
-def _write(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    with atomic_write(path) as file:
-        np.savez(file, **arrays)
-
-
-def _read(path: str | Path, keys: Sequence[str], what: str) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except FileNotFoundError as error:
-        raise BadSample(f"{path} is missing") from error
-    except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadSample(f"{path} is damaged or not an npz file ({reason})") from error
+def _read(path: str | Path, keys: Sequence[str], optional: Sequence[str], what: str) -> dict[str, np.ndarray]:
+    arrays = read_npz(path, (*keys, *optional))
     lacking = [key for key in keys if key not in arrays]
     if lacking:
         raise BadSample(f"{path} is not {what}: it lacks {', '.join(lacking)}")

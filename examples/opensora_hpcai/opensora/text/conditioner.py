@@ -29,6 +29,10 @@ class Conditioner(ABC):
         """Arrays of prepared texts, N rows each; a notice names texts that had to be cut."""
 
     @abstractmethod
+    def for_cache(self, texts: Sequence[str]) -> Arrays:
+        """What a cache keeps of prepared texts, N rows each; see `opensora.data.cache.write_text`."""
+
+    @abstractmethod
     def fit(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         """Arrays from a cache, as `encode` would have made them: padded or cut to the denoiser's tokens.
 
@@ -61,11 +65,14 @@ class T5Conditioner(Conditioner):
         self._encoder: TextEncoder | None = None
 
     def encode(self, texts: Sequence[str]) -> Arrays:
-        found = self.embed(texts)
+        found = self._embed(texts)
         return {"text": found.embeddings, "text_mask": found.mask.astype(np.int32)}
 
-    def embed(self, texts: Sequence[str]) -> TextEmbeddings:
-        """All that the encoder gives, for caches."""
+    def for_cache(self, texts: Sequence[str]) -> Arrays:
+        found = self._embed(texts)
+        return {"text_emb": found.embeddings, "mask": found.mask, "tokens": found.tokens}
+
+    def _embed(self, texts: Sequence[str]) -> TextEmbeddings:
         if self._encoder is None:
             self._encoder = TextEncoder.from_folder(self.folder, self.length, self.dtype, self.batch_size, self.width)
         return self._encoder.encode(texts)
@@ -126,10 +133,14 @@ class T5ClipConditioner(Conditioner):
         self._encoders: list[TextEncoder] = []
 
     def encode(self, texts: Sequence[str]) -> Arrays:
-        return self._named(*self.embed(texts))
+        t5, clip = self._embed(texts)
+        return {"text": t5.embeddings, "pooled": clip.pooled}
 
-    def embed(self, texts: Sequence[str]) -> tuple[TextEmbeddings, TextEmbeddings]:
-        """All that both encoders give, for caches."""
+    def for_cache(self, texts: Sequence[str]) -> Arrays:
+        t5, clip = self._embed(texts)
+        return {"text_emb": t5.embeddings, "mask": t5.mask, "tokens": t5.tokens, "pooled": clip.pooled}
+
+    def _embed(self, texts: Sequence[str]) -> tuple[TextEmbeddings, TextEmbeddings]:
         if not self._encoders:
             options = ("t5_model_name_or_path", "clip_model_name_or_path")
             lengths = (self.length, self.clip_length)
@@ -140,10 +151,6 @@ class T5ClipConditioner(Conditioner):
             ]
         t5, clip = (encoder.encode(texts) for encoder in self._encoders)
         return t5, clip
-
-    @staticmethod
-    def _named(t5: TextEmbeddings, clip: TextEmbeddings) -> Arrays:
-        return {"text": t5.embeddings, "pooled": clip.pooled}
 
     def fit(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         text, pooled = np.asarray(arrays["text"], np.float32), np.asarray(arrays["pooled"], np.float32)
@@ -164,7 +171,7 @@ class T5ClipConditioner(Conditioner):
     def read(self, path: Path) -> Arrays:
         """A cache with both encoders' arrays; see `opensora.data.cache.read_text`."""
         entry = read_text(path)
-        if getattr(entry, "pooled", None) is None:
+        if entry.pooled is None:
             raise UserError(f"{path} has no pooled CLIP vector; encode the captions for model_version v2.0")
         try:
             return self.fit({"text": entry.text_emb[None], "pooled": entry.pooled[None]})

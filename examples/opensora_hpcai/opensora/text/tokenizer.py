@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mindone.errors import UserError
+from opensora.text.prompts import require_text
 
 HUB_FILES = ("spiece.model", "tokenizer_config.json", "vocab.json")
 
@@ -33,11 +34,16 @@ class TextTokenizer:
             self._encode = self._from_hub_layout()
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[int]]:
-        """Token ids (B, max_length) int32, mask (B, max_length) uint8 (1 = token), and each text's uncut length."""
+        """Token ids (B, max_length) int32, mask (B, max_length) uint8 (1 = token), and each text's uncut length.
+
+        Raises:
+            UserError: a text has characters that cannot be written in UTF-8.
+        """
         ids = np.full((len(texts), self.max_length), self.pad_token_id, np.int32)
         mask = np.zeros((len(texts), self.max_length), np.uint8)
         lengths = []
         for row, text in enumerate(texts):
+            require_text(text, f"text {row + 1}")
             kept, length = self._encode(text)
             ids[row, : len(kept)] = kept
             mask[row, : len(kept)] = 1

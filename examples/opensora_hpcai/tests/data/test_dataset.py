@@ -29,7 +29,8 @@ def folder(tmp_path_factory):
         else:
             write_video(folder / f"clip{number}.mp4", frames, fps=12)
         text = np.full((4, 8), number, np.float32)
-        write_text(cache_path(folder / "text", f"clip{number}.mp4"), text, np.ones(4), np.arange(4))
+        arrays = {"text_emb": text, "mask": np.ones(4), "tokens": np.arange(4)}
+        write_text(cache_path(folder / "text", f"clip{number}.mp4"), arrays)
         lines.append(f"clip{number},caption {number}")
     (folder / "video_caption.csv").write_text("\n".join(lines))
     return folder

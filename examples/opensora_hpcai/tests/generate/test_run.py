@@ -139,10 +139,12 @@ def test_a_seed_gives_the_same_video_in_any_batch_and_nothing_is_overwritten(set
 def test_cached_embeddings_of_either_form_replace_the_text_encoder(settings, folders, tmp_path):
     encoded = TextEncoder.from_folder(folders / "t5", TOKENS).encode(PROMPTS)
     for row, prompt in enumerate(PROMPTS):
-        arrays = [array[row] for array in encoded[:3]]
-        write_text(prompt_path(tmp_path / "prompts", row, prompt), *arrays, batch_dim=True)
+        arrays = dict(zip(("text_emb", "mask", "tokens"), (array[row] for array in encoded[:3])))
+        write_text(prompt_path(tmp_path / "prompts", row, prompt), arrays, batch_dim=True)
         # A cache with fewer tokens than the denoiser takes is as good.
-        write_text(tmp_path / "videos" / f"clip{row}.npz", *[array[: TOKENS - 1] for array in arrays])
+        write_text(
+            tmp_path / "videos" / f"clip{row}.npz", {name: array[: TOKENS - 1] for name, array in arrays.items()}
+        )
     latents_only = {"save_latent": True, "use_vae_decode": False}
     online = generate(settings(**latents_only))
     for cache in ("prompts", "videos"):

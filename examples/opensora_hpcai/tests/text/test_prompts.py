@@ -1,7 +1,6 @@
 import pytest
 
 from mindone.errors import UserError
-from opensora.text.cleaning import cleaner
 from opensora.text.prompts import append_scores, collect_prompts, read_prompts
 
 
@@ -18,13 +17,58 @@ def test_a_csv_gives_its_caption_column(tmp_path):
     assert read_prompts(path) == ["one, two", "three"]
 
 
+def test_empty_prompts_of_a_table_and_the_word_nan_are_counted(tmp_path, caplog):
+    path = tmp_path / "prompts.csv"
+    path.write_text("video,caption\na,one\nb,\nc,NaN\n")
+    assert read_prompts(path) == ["one", "NaN"]
+    assert "2 of 3 prompts are empty" in caplog.text
+
+
+def test_comments_of_a_text_file_are_left_out(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("# circles\n#\na red circle # not blue\n  #a cat\n\\#sunset\n")
+    assert read_prompts(path) == ["a red circle # not blue", "#sunset"]
+
+
+def test_only_line_ends_end_a_prompt(tmp_path):
+    odd = "a\x0bb\x0cc\x1cd\x1de\x1ef\x85g\u2028h\u2029i"
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(f"{odd}\r\nsecond\rthird\n".encode())
+    assert read_prompts(path) == [odd, "second", "third"]
+
+
+def test_a_comma_in_a_csv_prompt_is_never_cut_off(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("caption\na red circle, which moves left\n")
+    with pytest.raises(UserError, match="line 2 has 2 cells, but the header has 1 .* double quotes"):
+        read_prompts(path)
+    path.write_text('caption\n"a red circle, which moves left"\n# not a comment in a table\n')
+    assert read_prompts(path) == ["a red circle, which moves left", "# not a comment in a table"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("a red circle caf\udce9", "prompt 2 has the byte 0xe9, which is not UTF-8, behind 'a red circle caf'"),
+        ("\ud83d face", r"prompt 2 has one half of a character \(.ud83d\)"),
+        ("a\0b", "prompt 2 has a NUL character"),
+    ],
+)
+def test_prompts_that_are_no_text_are_refused(prompt, message):
+    with pytest.raises(UserError, match=message):
+        collect_prompts(["caf\u00e9 \U0001f600", prompt], None)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("empty.txt", b"\n \n", "no prompt"),
-        ("empty.csv", b"caption\n", "no prompt"),
+        ("comments.txt", b"# a\n", "no prompt"),
+        ("binary.txt", b"a\nb\0c\n", "line 2 has a NUL character"),
+        ("empty.csv", b"caption\n", "no rows"),
+        ("blank.csv", b"video,caption\na,\n", "no prompt"),
         ("other.csv", b"video,text\na.mp4,hello\n", "caption"),
-        ("nothing.csv", b"", "caption"),
+        ("nothing.csv", b"", "is empty"),
         ("latin.txt", "caf\u00e9".encode("latin-1"), "UTF-8"),
     ],
 )
@@ -59,10 +103,3 @@ def test_a_score_the_prompt_already_names_is_not_repeated():
 def test_an_unknown_camera_motion_is_refused():
     with pytest.raises(UserError, match="zoom in"):
         append_scores("a cat", camera="roll")
-
-
-def test_basic_cleaning_lowers_and_unescapes():
-    assert cleaner("basic")(" A Cat &amp;amp; a DOG ") == "a cat & a dog"
-    assert cleaner("none")(" A Cat ") == " A Cat "
-    with pytest.raises(UserError, match="basic"):
-        cleaner("thorough")

@@ -55,3 +55,8 @@ def test_a_sentencepiece_file_without_its_package_is_refused_by_name(tmp_path, m
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install sentencepiece"):
         TextTokenizer(tmp_path, 4)
+
+
+def test_a_text_that_is_not_utf_8_is_refused_before_the_library_sees_it(folder):
+    with pytest.raises(UserError, match="text 2 has the byte 0xe9, which is not UTF-8"):
+        TextTokenizer(folder, 4)(["caf\u00e9", "caf\udce9"])
