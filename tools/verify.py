@@ -15,6 +15,7 @@ from mindone.checkpoint import read_tensors
 from mindone.checkpoint.describe import differences
 from mindone.checkpoint.read import INDEX_SUFFIX
 from mindone.checkpoint.run import verify_manifest
+from mindone.checkpoint.selection import WEIGHTS
 from mindone.errors import UserError, guarded
 
 LISTED = 10
@@ -28,13 +29,14 @@ def main(argv: list[str] | None = None) -> int:
         "first", help="a folder with manifest.json, a checkpoint of any format, or a reference run (STEM.json)"
     )
     parser.add_argument("second", nargs="?", help="a checkpoint that should hold the same tensors")
+    parser.add_argument("--weights", choices=WEIGHTS, default="model", help="which tensors of trainings' checkpoints")
     args = parser.parse_args(argv)
     if args.second is None and Path(args.first).suffix == ".json" and not args.first.endswith(INDEX_SUFFIX):
         return verify_reference(Path(args.first))
     if args.second is None:
         print(f"{args.first}: {verify_manifest(args.first)} files as saved")
         return 0
-    first, second = read_tensors(args.first), read_tensors(args.second)
+    first, second = (read_tensors(path, args.weights) for path in (args.first, args.second))
     found = differences(first, second)
     if found:
         more = f"; and {len(found) - LISTED} more" if len(found) > LISTED else ""
