@@ -47,8 +47,8 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
         if path.stat().st_size > MAX_JSON:
             raise ValueError(f"it has {path.stat().st_size} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a readable {what} ({error}); copy or download it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a readable {what} (it holds no JSON object); copy or download it again")
+        raise UserError(f"{path} is not a {what} in readable JSON ({error}); copy or download it again") from error
     return content
