@@ -41,7 +41,8 @@ TRAINED = (
 MAX_DEPTH = 16
 _AVERAGED = re.compile(r"(^|_)(ema|swa|averaged?|teacher)(_|$)", re.IGNORECASE)
 _NOT_WEIGHTS = re.compile(
-    r"optim|(^|_)opt(_|$)|sched|scaler|(^|_)rng(_|$)|random_state|sampler|dataloader|callbacks|loops", re.IGNORECASE
+    r"optim|(^|_)opt(_|$)|scheduler|(^|_)scaler|(^|_)rng(_|$)|random_state|(^|_)sampler|dataloader|^callbacks$|^loops$",
+    re.IGNORECASE,
 )
 # Counters that stand beside weights without a place in the network.
 _COUNTERS = frozenset(
@@ -155,15 +156,16 @@ class _Nested:
         averaged = [key for key in options if _AVERAGED.search(key)]
         trained = [key for key in TRAINED if key in options]
         wants_average = self.weights == "ema" and not self.result.is_average
-        if averaged and (wants_average or len(averaged) == len(options)):
+        own = [key for key, value in level.items() if self.is_leaf(value) and not self._is_beside(key, value)]
+        if averaged and (wants_average or (len(averaged) == len(options) and not own)):
             self.result.is_average = True
             return averaged[0]
         return trained[0] if trained else None
 
     def _is_beside(self, key: Any, value: Any) -> bool:
-        if self.is_leaf(value):
-            return key in _COUNTERS
         name = str(key)
+        if self.is_leaf(value):
+            return name in _COUNTERS or ("." not in name and bool(_NOT_WEIGHTS.search(name)))
         return _is_optimizer(name, value) or (isinstance(value, dict) and bool(_AVERAGED.search(name)))
 
     def _count(self, value: Any) -> int:
