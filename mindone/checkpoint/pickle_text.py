@@ -70,7 +70,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 }
 _KEYS = (str, int, float, bytes, type(None))
 # A checkpoint of ten thousand tensors takes a few hundred thousand steps. Every step makes one small object at most.
-MAX_STEPS = 5_000_000
+MAX_STEPS = 3_000_000
 
 
 def read_pickle(

@@ -170,7 +170,7 @@ def read_torch_zip(path: str | Path, weights: str = "model") -> tuple[TensorFile
         info = records.get(f"{root}data/{storage.key}")
         if info is None:
             _damaged(path, f"its storage {storage.key} is missing")
-        if info.file_size != storage.count * storage.dtype.itemsize:
+        if {info.file_size, info.compress_size} != {storage.count * storage.dtype.itemsize}:
             _damaged(path, f"its storage {storage.key} has {info.file_size} bytes")
         return _record_start(path, content, info)
 
@@ -192,9 +192,9 @@ def _check_directory(path: str | Path, content: MappedFile) -> None:
 
 def _small(path: str | Path, archive: zipfile.ZipFile, name: str) -> bytes:
     """The content of a record that is no tensor."""
-    size = archive.getinfo(name).file_size
-    if size > MAX_PICKLE:
-        _damaged(path, f"{name} has {size} bytes")
+    record = archive.getinfo(name)
+    if record.file_size > MAX_PICKLE or record.compress_size != record.file_size:
+        _damaged(path, f"{name} has {record.file_size} bytes")
     return archive.read(name)
 
 
