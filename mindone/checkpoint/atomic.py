@@ -208,17 +208,26 @@ def _failed_disk(path: Path, temporary: Path, size: int = 0) -> Iterator[None]:
 
 
 def _require_room(path: Path, size: int, named: Path | None = None) -> None:
-    if size and shutil.disk_usage(path.parent).free < size:
+    free = _free(path.parent)
+    if size and free is not None and free < size:
         raise _full(named or path, size)
+
+
+def _free(folder: Path) -> int | None:
+    """Bytes that can still be written there; None where the system does not know."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return None
+    return usage.free if usage.total else None
 
 
 def _full(path: Path, size: int, written: int = 0) -> UserError:
     folder = next((folder for folder in path.parents if folder.is_dir()), Path("."))
     needed = f"{size:,} bytes are needed" if size else f"more than the {written:,} bytes written so far are needed"
-    free = shutil.disk_usage(folder).free + written
-    return UserError(
-        f"cannot write {_place(path)}: the disk is full ({needed}, {free:,} are free); free some space and repeat"
-    )
+    free = _free(folder)
+    there = "" if free is None else f", {free + written:,} are free"
+    return UserError(f"cannot write {_place(path)}: the disk is full ({needed}{there}); free some space and repeat")
 
 
 def _written(path: Path) -> int:

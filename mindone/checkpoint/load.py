@@ -26,6 +26,7 @@ from mindone.checkpoint.tensors import (
     is_finite,
     is_float,
     narrowed,
+    one_line,
 )
 from mindone.errors import UserError
 
@@ -148,7 +149,7 @@ def _listed(what: str, names: list[str], total: int) -> str:
     if not names:
         return ""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{len(names)} of {total} tensors {what} ({', '.join(names[:LISTED])}{more})"
+    return f"{len(names)} of {total} tensors {what} ({', '.join(map(one_line, names[:LISTED]))}{more})"
 
 
 def _hint(tensors: TensorFile, parameters: Mapping[str, Any], found: Mapping[str, str]) -> str:

@@ -69,9 +69,15 @@ def _selected(tensors: TensorFile, nested: Selection, weights: str, counters: bo
     if weights == "ema" and not is_average:
         raise UserError(f"{tensors.path} holds no averaged weights; leave weights=ema out to take the trained ones")
     if left or (is_average and weights != "ema"):
-        what = ("averaged weights" if is_average else "weights") + (f" in {nested.place}" if nested.place else "")
+        what = ("averaged weights" if is_average else "weights") + (
+            f" in {one_line(nested.place)}" if nested.place else ""
+        )
         rest = f"; left out: {left_in_words(left)}" if left else ", as there are no others"
-        hint = "; weights=ema takes the averaged ones" if nested.has_average or flat.has_average else ""
+        hint = (
+            "; weights=ema (of the tools: --weights ema) takes the averaged ones"
+            if nested.has_average or flat.has_average
+            else ""
+        )
         logger.warning("%s: taking the %s%s%s", tensors.path, what, rest, hint)
     entries = {name: tensors.entries[stored] for name, stored in flat.leaves.items()}
     return TensorFile(tensors.path, entries, tensors.metadata, tensors.is_complete)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mindone.checkpoint.naming import without_wrappers
+from mindone.checkpoint.tensors import one_line
 from mindone.errors import UserError
 
 WEIGHTS = ("model", "ema", "all")
@@ -259,4 +260,4 @@ def _counted(names: Collection[str], what: str) -> str:
 def left_in_words(left: list[str]) -> str:
     """The parts that were left out as one short enumeration."""
     more = f" and {len(left) - _LISTED} more" if len(left) > _LISTED else ""
-    return ", ".join(left[:_LISTED]) + more
+    return ", ".join(map(one_line, left[:_LISTED])) + more

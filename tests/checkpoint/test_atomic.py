@@ -81,7 +81,7 @@ def full_disk():
 
 
 def test_a_disk_without_the_room_is_found_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000, total=9000))
     with pytest.raises(UserError, match=r"a\.safetensors: the disk is full \(4,000 bytes are needed, 1,000 are free\)"):
         save_safetensors(tmp_path / "a.safetensors", {"w": np.zeros(1000, np.float32)})
     assert not list(tmp_path.iterdir())

@@ -35,7 +35,7 @@ def test_averages_are_taken_only_when_they_are_asked_for(tmp_path, torch_save, c
     with caplog.at_level(logging.WARNING):
         assert {name: array.tolist() for name, array in read_tensors(path).items()} == {"w": [1, 1]}
     assert caplog.text.count("left out: ") == 1
-    assert "weights=ema takes the averaged ones" in caplog.text
+    assert "weights=ema (of the tools: --weights ema) takes the averaged ones" in caplog.text
     if "online_model.w" not in content.get("ema", {}):
         assert {name: array.tolist() for name, array in read_tensors(path, "ema").items()} == {"w": [2, 2]}
     assert len(read_tensors(path, "all")) >= 2
