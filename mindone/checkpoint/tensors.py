@@ -245,7 +245,8 @@ def narrowed(array: np.ndarray, dtype: np.dtype, out: np.ndarray | None = None) 
             np.copyto(out, array, casting="unsafe")
     except FloatingPointError as error:
         largest = np.abs(array[np.isfinite(array)]).max()
-        raise UserError(f"the value {largest:.4g} is too large for {dtype.name}; use bf16 or fp32") from error
+        hint = "; use bf16 or fp32" if dtype == np.float16 else ""
+        raise UserError(f"the value {largest:.4g} is too large for {dtype.name}{hint}") from error
     return out
 
 
