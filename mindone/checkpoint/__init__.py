@@ -1,8 +1,9 @@
 """Checkpoints: safe reading of every format, strict loading, published names, and files that appear whole."""
 
-from mindone.checkpoint.atomic import atomic_folder, atomic_write
+from mindone.checkpoint.atomic import atomic_folder, atomic_write, require_writable
 from mindone.checkpoint.ckpt_file import save_ckpt
 from mindone.checkpoint.convert import convert
+from mindone.checkpoint.find import find_model
 from mindone.checkpoint.load import LoadReport, load_into, network_tensors, save_model
 from mindone.checkpoint.naming import DEFAULT_ADAPTERS
 from mindone.checkpoint.read import read_tensors
@@ -20,9 +21,11 @@ __all__ = [
     "atomic_write",
     "cast",
     "convert",
+    "find_model",
     "load_into",
     "network_tensors",
     "read_tensors",
+    "require_writable",
     "save_ckpt",
     "save_model",
     "save_safetensors",

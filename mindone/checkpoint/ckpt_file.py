@@ -23,12 +23,15 @@ from mindone.checkpoint.atomic import atomic_write
 from mindone.checkpoint.safetensors_file import write_array
 from mindone.checkpoint.tensors import (
     MAX_DIMENSIONS,
+    MAX_NUMBER,
+    MAX_TENSORS,
     MINDSPORE_DTYPES,
     Entry,
     MappedFile,
     TensorFile,
     as_tensor_file,
     map_file,
+    one_line,
     stored_entry,
 )
 from mindone.errors import UserError
@@ -37,6 +40,8 @@ CHECKSUM_MARK = b"crc_num"
 CHECKSUM_BYTES = len(CHECKSUM_MARK) + 10
 # MindSpore writes large tensors in parts of this many bytes; a protocol buffer must stay below 2 GiB.
 PART_BYTES = 1 << 29
+MAX_PARTS = 10_000
+MAX_NAME = 4096
 CRC_BLOCK = 1 << 26
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 DTYPE_NAMES = {dtype: name for name, dtype in MINDSPORE_DTYPES.items()}
@@ -66,19 +71,25 @@ def read_ckpt(path: str | Path) -> TensorFile:
             if number != 1 or not isinstance(span, tuple):
                 raise ValueError("an unknown part")
             name, value = _value(content, span)
+            if len(values) == MAX_TENSORS:
+                raise ValueError(f"it has more than {MAX_TENSORS} tensors")
             if name in values and (name != last or value.dims != values[name].dims):
                 raise ValueError(f"tensor {name} occurs twice")
-            values.setdefault(name, _Value(value.dtype_name, value.dims)).parts += value.parts
+            parts = values.setdefault(name, _Value(value.dtype_name, value.dims)).parts
+            parts += value.parts
+            if len(parts) > MAX_PARTS:
+                raise ValueError(f"tensor {name} has more than {MAX_PARTS} parts")
             last = name
     except (ValueError, UnicodeDecodeError) as error:
         _damaged(path, str(error))
     entries = {name: _entry(path, content, name, value) for name, value in values.items() if value.dtype_name != "str"}
-    return TensorFile(path, entries)
+    return TensorFile(path, entries, is_complete=end < len(content))
 
 
 def _damaged(path: str | Path, reason: str) -> NoReturn:
     raise UserError(
-        f"{path} is not a sound MindSpore checkpoint: {reason}; it may be cut or encrypted: copy or save it again"
+        f"{path} is not a sound MindSpore checkpoint: {one_line(reason)}; it may be cut or encrypted: copy or save it "
+        "again"
     )
 
 
@@ -134,6 +145,8 @@ def _fields(content: mmap.mmap, span: Span) -> Iterator[tuple[int, int | Span]]:
 def _text(content: mmap.mmap, span: int | Span) -> str:
     if isinstance(span, int):
         raise ValueError("a number in place of a text")
+    if span[1] - span[0] > MAX_NAME:
+        raise ValueError(f"a name of {span[1] - span[0]} bytes")
     return content[span[0] : span[1]].decode("utf-8")
 
 
@@ -155,16 +168,22 @@ def _tensor(content: mmap.mmap, span: Span) -> _Value:
     for number, inner in _fields(content, span):
         if number == 1:
             dims += [inner] if isinstance(inner, int) else _packed(content, inner)
+            if len(dims) > MAX_DIMENSIONS or max(dims, default=0) > MAX_NUMBER:
+                raise ValueError("a tensor without a proper shape")
         elif number == 2:
             value.dtype_name = _text(content, inner)
         elif number == 3 and isinstance(inner, tuple):
             value.parts.append(inner)
+            if len(value.parts) > MAX_PARTS:
+                raise ValueError(f"a tensor of more than {MAX_PARTS} parts")
     value.dims = tuple(dims)
     return value
 
 
 def _packed(content: mmap.mmap, span: Span) -> list[int]:
     position, end = span
+    if end - position > 10 * MAX_DIMENSIONS:
+        raise ValueError("a tensor without a proper shape")
     numbers = []
     while position < end:
         number, position = _varint(content, position, end)
@@ -174,7 +193,8 @@ def _packed(content: mmap.mmap, span: Span) -> list[int]:
 
 def _entry(path: str | Path, content: MappedFile, name: str, value: _Value) -> Entry:
     if value.dtype_name not in MINDSPORE_DTYPES:
-        raise UserError(f"{path}: tensor {name} has the dtype {value.dtype_name!r}, which is not known")
+        what = one_line(f"tensor {name} has the dtype {value.dtype_name}")
+        raise UserError(f"{path}: {what}, which is not known")
     dtype, shape = MINDSPORE_DTYPES[value.dtype_name], value.dims
     size = sum(end - start for start, end in value.parts)
     if shape == (0,) and size == dtype.itemsize:
@@ -203,7 +223,7 @@ def save_ckpt(path: str | Path, tensors: TensorFile | Mapping[str, Any] | Iterab
         UserError: a dtype that MindSpore does not know, or a place that cannot be written.
     """
     source = as_tensor_file(tensors)
-    with atomic_write(path) as file:
+    with atomic_write(path, source.nbytes) as file:
         output = _Summed(file)
         for name, entry in source.entries.items():
             if entry.dtype not in DTYPE_NAMES:

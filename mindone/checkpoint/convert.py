@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from mindone.checkpoint.read import read_tensors
 from mindone.checkpoint.safetensors_file import save_safetensors
 from mindone.checkpoint.tensors import Entry, TensorFile, cast
 from mindone.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _ATTENTION_MATRIX = re.compile(r".*\.attentions\.\d+\.(to_q|to_k|to_v|to_out\.0)\.weight")
 
@@ -38,13 +41,22 @@ NAMES: Mapping[str, tuple[Adapter, ...]] = {
 }
 
 
-def convert(source: str | Path, target: str | Path, names: str = "keep", dtype: str | None = None) -> TensorFile:
+def convert(
+    source: str | Path,
+    target: str | Path,
+    names: str = "keep",
+    dtype: str | None = None,
+    weights: str = "model",
+    strip: str = "",
+) -> TensorFile:
     """Writes a checkpoint in another format; the suffix of ``target`` says which: ``.ckpt`` or ``.safetensors``.
 
     Args:
         names: ``keep``; ``published`` undoes what MindSpore and wrappers do to names; ``mindspore`` gives norms
             ``gamma`` and ``beta``.
         dtype: ``fp32``, ``fp16`` or ``bf16`` for floating tensors; each keeps its own if not given.
+        weights: ``model``, ``ema`` or ``all``, see `read_tensors`.
+        strip: take only the tensors whose names begin so, without that beginning.
     Returns:
         What was written.
     Raises:
@@ -53,7 +65,12 @@ def convert(source: str | Path, target: str | Path, names: str = "keep", dtype: 
     if names not in NAMES:
         raise UserError(f"names={names} is not known; use one of {', '.join(NAMES)}")
     writer = writer_for(target)
-    tensors = read_tensors(source)
+    tensors = _read(source, weights)
+    if strip:
+        first = next(iter(tensors), "nothing")
+        tensors = tensors.under(strip)
+        if not tensors:
+            raise UserError(f"no tensor in {source} has a name that begins with {strip!r}; the first is {first}")
     tensors = tensors.renamed(naming.renames(tensors, NAMES[names]))
     tensors = tensors if dtype is None else cast(tensors, dtype)
     writer(target, tensors)
@@ -81,7 +98,7 @@ def convert_autoencoder(
         UserError: as `convert`, or the source is another network.
     """
     writer = writer_for(target)
-    tensors = read_tensors(source)
+    tensors = _read(source)
     tensors = tensors.renamed({name: _autoencoder_name(name, prefix) for name in tensors})
     for part in parts:
         if not any(name.startswith(f"{part}.") for name in tensors):
@@ -90,6 +107,19 @@ def convert_autoencoder(
     entries = {name: _reshaped(entry, shape_of(name, entry.shape)) for name, entry in tensors.entries.items()}
     tensors = TensorFile(tensors.path, entries, tensors.metadata)
     writer(target, tensors)
+    return tensors
+
+
+def _read(source: str | Path, weights: str = "model") -> TensorFile:
+    """`read_tensors`, and a warning if nothing in the file proves that it is whole: no network compares its names."""
+    tensors = read_tensors(source, weights)
+    if not tensors.is_complete:
+        logger.warning(
+            "%s has no checksum, and its format no count of tensors: %d were found, and if it was cut between two of "
+            "them nothing shows it; compare that number with the source's",
+            tensors.path,
+            len(tensors),
+        )
     return tensors
 
 

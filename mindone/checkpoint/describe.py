@@ -46,6 +46,8 @@ def summary(tensors: TensorFile, signatures: Signatures | None = None) -> str:
         f"bytes     {tensors.nbytes:,}",
         f"dtypes    {', '.join(f'{name} x {count}' for name, count in dtypes.most_common())}",
     ]
+    if not tensors.is_complete:
+        lines.append("complete  not known: the file has no checksum, and its format no count of tensors")
     return "\n".join(lines + [f"metadata  {key} = {value}" for key, value in tensors.metadata.items()])
 
 

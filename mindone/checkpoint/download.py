@@ -16,10 +16,13 @@ from pathlib import Path, PurePosixPath
 
 from mindone.checkpoint.atomic import atomic_write, sha256
 from mindone.checkpoint.convert import convert
+from mindone.checkpoint.files import read_json
 from mindone.errors import UserError
 
 TORCH_SUFFIXES = (".bin", ".pth", ".pt")
 WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".ckpt", ".h5", ".msgpack", ".onnx")
+# What trainers leave beside the weights; it is neither fetched nor converted.
+_TRAINING_STATE = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state)")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -77,6 +80,8 @@ def wanted(files: list[RemoteFile], include: str = "*") -> list[RemoteFile]:
         if path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json"):
             return True
         is_torch = path.suffix in TORCH_SUFFIXES or path.name.endswith(".bin.index.json")
+        if is_torch and _TRAINING_STATE.match(path.name):
+            return False
         return str(path.parent) not in safe if is_torch else path.suffix not in WEIGHT_SUFFIXES
 
     return [file for file in files if needed(file)]
@@ -135,6 +140,8 @@ def convert_folder(folder: Path, say: Callable[[str], None] = print) -> Path:
     for path in sorted(folder.rglob("*")):
         if path.suffix not in TORCH_SUFFIXES or ".cache" in path.relative_to(folder).parts:
             continue
+        if _TRAINING_STATE.match(path.name):
+            continue
         twin = path.with_name(_safe_name(path.name))
         if twin.exists():
             continue
@@ -153,10 +160,10 @@ def _safe_name(name: str) -> str:
 
 
 def _convert_index(index: Path, twin: Path) -> None:
+    content = read_json(index, "index of shards")
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))
         content["weight_map"] = {name: _safe_name(shard) for name, shard in content["weight_map"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is not a readable index of shards ({error!r}); download it again") from error
     with atomic_write(twin) as file:
         file.write(json.dumps(content, indent=2).encode("utf-8"))

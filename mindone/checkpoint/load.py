@@ -23,7 +23,10 @@ from mindone.checkpoint.tensors import (
     cast,
     entry_of,
     float_dtype,
+    is_finite,
     is_float,
+    narrowed,
+    one_line,
 )
 from mindone.errors import UserError
 
@@ -55,11 +58,13 @@ def load_into(
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
     dtype: str | None = None,
+    allow_not_finite: bool = False,
 ) -> LoadReport:
     """Fills the parameters of a network from a checkpoint, one tensor at a time.
 
-    Everything is checked before the first parameter changes. Parameters are known by their place in the network
-    (``parameters_and_names``); those made under `runtime.lazy_parameters` get their memory here.
+    Names, shapes and dtypes are checked before the first parameter changes, values while they are read. Parameters are
+    known by their place in the network (``parameters_and_names``); those made under `runtime.lazy_parameters` get their
+    memory here.
 
     Args:
         source: a path or named arrays.
@@ -68,8 +73,9 @@ def load_into(
         allow_unexpected: patterns of tensors in the file that may stay unused, besides the well-known ones and those
             that ``network.computed_buffers`` names.
         dtype: ``fp32``, ``fp16`` or ``bf16`` for all floating parameters; each keeps its own if not given.
+        allow_not_finite: load NaN and infinity as well, to look at a training that diverged.
     Raises:
-        UserError: tensors are missing, unexpected or of another shape; the message lists them.
+        UserError: tensors are missing, unexpected, of another shape or kind, or not finite; the message lists them.
     """
     floats = None if dtype is None else float_dtype(dtype)
     tensors = read_tensors(source) if isinstance(source, (str, Path)) else as_tensor_file(source)
@@ -84,9 +90,21 @@ def load_into(
         [name for name in missing if not naming.matches(name, allow_missing)],
         [name for name in unexpected if not naming.matches(name, unused)],
     )
-    fill = _Fill(floats)
+    _check_kinds(tensors, parameters, found)
+    fill, not_finite = _Fill(floats), []
     for name, file_name in found.items():
-        fill(parameters[name], tensors[file_name])
+        array = tensors[file_name]
+        try:
+            fill(parameters[name], array)
+        except UserError as error:
+            raise UserError(f"{tensors.path}: tensor {file_name}: {error}") from error
+        if not (allow_not_finite or is_finite(array)):
+            not_finite.append(file_name)
+    if not_finite:
+        raise UserError(
+            f"{tensors.path} has {_listed('with NaN or infinite values', not_finite, len(found))}; the training that "
+            "wrote it diverged, or the file is damaged: take an earlier checkpoint or copy it again"
+        )
     renamed = {name: file_name for name, file_name in found.items() if name != file_name}
     return LoadReport(tuple(found), tuple(missing), tuple(unexpected), renamed)
 
@@ -111,17 +129,38 @@ def _check(
         _listed("unexpected", unexpected, len(tensors)),
         _listed("of another shape", misshapen, len(found)),
     ]
-    raise UserError(f"{tensors.path} does not fit the network: {'; '.join(filter(None, parts))}. {_hint(found)}")
+    hint = _hint(tensors, parameters, found)
+    raise UserError(f"{tensors.path} does not fit the network: {'; '.join(filter(None, parts))}. {hint}")
+
+
+def _check_kinds(tensors: TensorFile, parameters: Mapping[str, Any], found: Mapping[str, str]) -> None:
+    """Refuses integers in the place of real numbers: quantized weights mean nothing without their scales."""
+    wrong = [
+        f"{file_name} {tensors.dtype(file_name)}"
+        for name, file_name in found.items()
+        if is_float(MINDSPORE_DTYPES[str(parameters[name].dtype)]) and not is_float(tensors.dtype(file_name))
+    ]
+    if wrong:
+        raise UserError(
+            f"{tensors.path} has {_listed('that are not floating point', wrong, len(found))}, where the network has "
+            "real numbers; are they quantized? Take the float weights of the model"
+        )
 
 
 def _listed(what: str, names: list[str], total: int) -> str:
     if not names:
         return ""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{len(names)} of {total} tensors {what} ({', '.join(names[:LISTED])}{more})"
+    return f"{len(names)} of {total} tensors {what} ({', '.join(map(one_line, names[:LISTED]))}{more})"
 
 
-def _hint(found: Mapping[str, str]) -> str:
+def _hint(tensors: TensorFile, parameters: Mapping[str, Any], found: Mapping[str, str]) -> str:
+    prefix, count = naming.foreign_prefix(tensors, parameters)
+    if count > len(found):
+        return (
+            f"Behind the prefix {prefix!r} the checkpoint has {count} of the {len(parameters)} names: "
+            f"tools/convert.py SOURCE TARGET --strip {prefix} takes them"
+        )
     if not found:
         return "No name is shared: is it the checkpoint of another network?"
     return "Check that model, version and config.json belong to this checkpoint"
@@ -151,7 +190,11 @@ class _Fill:
         if len(self._buffer) < size:
             self._buffer = np.empty(size, np.uint8)
         result = self._buffer[:size].view(dtype).reshape(array.shape)
+        if is_float(dtype):
+            return narrowed(array, dtype, result)
         np.copyto(result, array, casting="unsafe")
+        if not np.array_equal(result, array):
+            raise UserError(f"its values are no {dtype.name}: {array.dtype} does not go into it without loss")
         return result
 
 

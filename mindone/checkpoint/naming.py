@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -31,7 +32,19 @@ ALWAYS_UNEXPECTED = (
     "learning_rate",
 )
 
-_PREFIX = re.compile(r"^(network|backbone|module|ema|model)\.")
+# What compilers, sharding, recomputation and data parallelism put anywhere into names.
+_INSIDE = (
+    "_backbone.",
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "_fpw_module.",
+    "_checkpoint_wrapped_module.",
+    "_forward_module.",
+)
+_PREFIX = re.compile(r"^(network|backbone|module|ema|model|ema_model|model_ema|online_model|averaged_model)\.")
+# Names under which trainers hold the network. A network may have such a part itself, so they go only where everything
+# stands behind them.
+_COMMON_PREFIX = re.compile(r"^(net|generator|gen_model|net_g|denoiser|diffusion_model|student|unet|dit|transformer)\.")
 _MINDSPORE_ENDS = {
     "gamma": "weight",
     "beta": "bias",
@@ -45,11 +58,34 @@ COMPVIS_LEVELS = 4
 
 
 def without_wrappers(name: str) -> str:
-    """Drops what wrappers put into names: ``_backbone.`` anywhere, ``network.``, ``module.``, ``ema.`` in front."""
-    name = name.replace("_backbone.", "")
+    """Drops what wrappers put into names: ``_orig_mod.`` and the like anywhere, ``module.``, ``ema.`` in front."""
+    for part in _INSIDE:
+        name = name.replace(part, "")
     while _PREFIX.match(name):
         name = _PREFIX.sub("", name, count=1)
     return name
+
+
+def common_wrappers(names: Collection[str]) -> str:
+    """The names of wrappers that every name begins with, such as ``model.generator.``; empty if there are none."""
+    first = next(iter(names), "")
+    end = 0
+    while match := (_PREFIX.match(first[end:]) or _COMMON_PREFIX.match(first[end:])):
+        if not all(name.startswith(first[: end + match.end()]) for name in names):
+            break
+        end += match.end()
+    return first[:end]
+
+
+def foreign_prefix(names: Collection[str], known: Collection[str]) -> tuple[str, int]:
+    """The beginning behind which most names of a file are names of the network, and how many those are."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        parts = name.split(".")
+        counts.update(
+            ".".join(parts[:depth]) + "." for depth in range(1, len(parts)) if ".".join(parts[depth:]) in known
+        )
+    return counts.most_common(1)[0] if counts else ("", 0)
 
 
 def from_mindspore(name: str) -> str:
@@ -119,10 +155,11 @@ def resolve(
     """
     found = {name: name for name in names if name in known}
     exact, unexpected = frozenset(found), []
+    common = "" if found else common_wrappers(names)
     for name in names:
         if name in exact:
             continue
-        target = published_name(name, known, adapters)
+        target = published_name(name[len(common) :], known, adapters)
         if target not in known or target in exact:
             unexpected.append(name)
         elif target in found:

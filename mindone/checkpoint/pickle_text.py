@@ -69,6 +69,8 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_SET": list,
 }
 _KEYS = (str, int, float, bytes, type(None))
+# A checkpoint of ten thousand tensors takes a few hundred thousand steps. Every step makes one small object at most.
+MAX_STEPS = 3_000_000
 
 
 def read_pickle(
@@ -100,9 +102,11 @@ class _Machine:
     stack: list[Any] = field(default_factory=list)
     below: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+    steps: int = 0
 
     def run(self, stream: BinaryIO) -> Any:
         for opcode, argument, _ in pickletools.genops(stream):
+            self._spend(1)
             if opcode.name == "STOP":
                 return self.stack.pop()
             if opcode.name in _VALUES:
@@ -112,6 +116,11 @@ class _Machine:
             elif opcode.name not in ("PROTO", "FRAME"):
                 self._step(opcode.name, argument)
         raise DamagedPickle("it has no end")
+
+    def _spend(self, steps: int) -> None:
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise DamagedPickle(f"it has more than {MAX_STEPS} steps")
 
     def _step(self, name: str, argument: Any) -> None:
         handler = getattr(self, f"_op_{name.lower()}", None)
@@ -237,6 +246,8 @@ class _Machine:
             raise DamagedPickle("it calls something that has no name")
         if function.name not in self.calls:
             return Inert(function.name)
+        # What a call copies counts, or calls with one long list would fill the memory.
+        self._spend(sum(len(argument) for argument in arguments if isinstance(argument, (list, tuple, dict))))
         return self.calls[function.name](*arguments)
 
     def _op_build(self, _: Any) -> None:

@@ -7,6 +7,7 @@ is saved again becomes ``step-00000100-2`` before the first one goes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mindone.checkpoint.atomic import UNFINISHED, atomic_folder, remove_folder, sha256
+from mindone.checkpoint.files import read_json
 from mindone.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -55,12 +57,20 @@ class RunCheckpoint:
 
 
 class RunCheckpoints:
-    """The checkpoints in a run's folder, of which the last ``keep_last`` are kept (0 keeps all)."""
+    """The checkpoints in a run's folder, of which those written last are kept.
 
-    def __init__(self, folder: str | Path, keep_last: int = 3):
-        if keep_last < 0:
-            raise UserError(f"keep_last={keep_last} has to be 0 (keep all) or more")
-        self.folder, self.keep_last = Path(folder), keep_last
+    Their order is that of writing, not of their steps: a run that begins anew in a used folder goes on from its own.
+
+    Args:
+        keep_last: how many are kept; 0 keeps all.
+        keep_every: checkpoints of steps that are a multiple of it are kept as well; 0 is none.
+    """
+
+    def __init__(self, folder: str | Path, keep_last: int = 3, keep_every: int = 0):
+        for name, value in (("keep_last", keep_last), ("keep_every", keep_every)):
+            if value < 0:
+                raise UserError(f"{name}={value} has to be 0 or more")
+        self.folder, self.keep_last, self.keep_every = Path(folder), keep_last, keep_every
 
     def save(
         self, step: int, writers: Mapping[str, Writer], metadata: Mapping[str, Any] | None = None
@@ -78,22 +88,23 @@ class RunCheckpoints:
         with atomic_folder(path) as temporary:
             for name, writer in writers.items():
                 _write(temporary / _inside(self.folder, name), writer)
-            content = {"step": step, "metadata": dict(metadata or {}), "files": _described(temporary)}
+            content = {"step": step, "written": self._next_number(), "metadata": dict(metadata or {})}
+            content["files"] = _described(temporary)
             _write(temporary / MANIFEST, (json.dumps(content, indent=2) + "\n").encode("utf-8"))
         self._drop_old()
         return RunCheckpoint(path, step, content["metadata"])
 
     def all(self) -> list[RunCheckpoint]:
-        """The complete checkpoints, oldest first; an incomplete one is named in a warning and left out."""
+        """The complete checkpoints in the order of writing; an incomplete one is named in a warning and left out."""
         found = []
         for path in self._step_folders():
             try:
                 content = _manifest(path)
                 _check_sizes(path, content["files"])
-                found.append(RunCheckpoint(path, content["step"], content["metadata"]))
+                found.append((_number(content), RunCheckpoint(path, content["step"], content["metadata"])))
             except UserError as error:
                 logger.warning("left out: %s", error)
-        return found
+        return [checkpoint for _, checkpoint in sorted(found, key=lambda item: item[0])]
 
     def latest(self) -> RunCheckpoint | None:
         """The newest checkpoint that is complete and whose files have their SHA-256, or None."""
@@ -120,13 +131,26 @@ class RunCheckpoints:
         used = [_order(path)[1] for path in self._step_folders() if _order(path)[0] == step]
         return self.folder / (f"step-{step:08d}-{max(used) + 1}" if used else f"step-{step:08d}")
 
+    def _next_number(self) -> int:
+        """One more than that of every checkpoint so far: clocks may be set back, and copies get new times."""
+        numbers = [0]
+        for path in self._step_folders():
+            with contextlib.suppress(UserError):
+                numbers.append(_number(_manifest(path)))
+        return max(numbers) + 1
+
     def _drop_old(self) -> None:
         # Damaged ones do not count as kept, or they could push out the last good one.
-        latest_of_step = {checkpoint.step: checkpoint for checkpoint in self.all()}
-        keep = [checkpoint.path for checkpoint in latest_of_step.values()][-self.keep_last :]
+        latest_of_step: dict[int, Path] = {}
+        for checkpoint in self.all():
+            latest_of_step.pop(checkpoint.step, None)
+            latest_of_step[checkpoint.step] = checkpoint.path
+        keep = set(list(latest_of_step.values())[-self.keep_last :])
+        if self.keep_every:
+            keep |= {path for step, path in latest_of_step.items() if step % self.keep_every == 0}
+        first_kept = min(map(_order, keep))
         for path in self._step_folders():
-            step, _ = _order(path)
-            if path not in keep and (step in latest_of_step or _order(path) < _order(keep[0])):
+            if path not in keep and (_order(path)[0] in latest_of_step or _order(path) < first_kept):
                 remove_folder(path)
 
 
@@ -134,6 +158,22 @@ def _order(path: Path) -> tuple[int, int]:
     """(step, how often that step was saved) of a checkpoint's folder."""
     match = _STEP.fullmatch(path.name)
     return int(match[1]), int(match[2] or 1)
+
+
+def check_saved_size(path: Path) -> None:
+    """Compares the size of a file with the manifest of the checkpoint it belongs to, if it belongs to one.
+
+    Raises:
+        UserError: it is not as long as it was when it was saved.
+    """
+    for folder in path.absolute().parents[:2]:
+        try:
+            described = _manifest(folder)["files"].get(path.absolute().relative_to(folder).as_posix())
+        except UserError:  # No manifest, or that of another program.
+            continue
+        size = path.stat().st_size
+        if described and described["size"] != size:
+            raise UserError(f"{path} has {size} of the {described['size']} bytes that were saved; copy it again")
 
 
 def verify_manifest(folder: str | Path) -> int:
@@ -174,18 +214,24 @@ def _described(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder} is not a complete checkpoint: {MANIFEST} is not there")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, "manifest")
         files = content["files"]
         if not isinstance(content["step"], int) or not isinstance(content["metadata"], dict):
             raise TypeError("step or metadata")
         if not all({"size", "sha256"} <= set(described) for described in files.values()):
             raise TypeError("files")
-    except OSError as error:
-        raise UserError(f"{folder} is not a complete checkpoint: {MANIFEST} is not there") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} is not a complete checkpoint: {MANIFEST} is damaged") from error
     return content
+
+
+def _number(manifest: Mapping[str, Any]) -> int:
+    """The place of a checkpoint in the order of writing; 0 for those that do not say theirs."""
+    number = manifest.get("written")
+    return number if isinstance(number, int) else 0
 
 
 def _check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,10 +21,13 @@ from mindone.checkpoint.atomic import atomic_write, write_behind
 from mindone.checkpoint.tensors import (
     BFLOAT16,
     MAX_DIMENSIONS,
+    MAX_NUMBER,
+    MAX_TENSORS,
     Entry,
     TensorFile,
     as_tensor_file,
     map_file,
+    one_line,
     stored_entry,
 )
 from mindone.errors import UserError
@@ -49,6 +53,8 @@ DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # The limits of the format's own library.
 MAX_HEADER = 100_000_000
+# Characters of a header that a list or object takes at least on average, in the shortest description of a tensor.
+_HEADER_DENSITY = 12
 ALIGNMENT = 8
 WRITE_BLOCK = 1 << 26
 
@@ -62,7 +68,7 @@ def read_safetensors(path: str | Path) -> TensorFile:
     content = map_file(path)
     header, start = _header(path, content)
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(map(_is_text, metadata.values())):
         _damaged(path, "its __metadata__ is not a mapping of strings")
     described = {name: _described(path, name, value) for name, value in header.items()}
     _check_layout(path, described, len(content) - start)
@@ -73,7 +79,7 @@ def read_safetensors(path: str | Path) -> TensorFile:
 
 
 def _damaged(path: str | Path, reason: str) -> NoReturn:
-    raise UserError(f"{path} is not a sound safetensors file: {reason}; copy or download it again")
+    raise UserError(f"{path} is not a sound safetensors file: {one_line(reason)}; copy or download it again")
 
 
 def _header(path: str | Path, content: Any) -> tuple[dict[str, Any], int]:
@@ -85,13 +91,24 @@ def _header(path: str | Path, content: Any) -> tuple[dict[str, Any], int]:
         _damaged(path, f"its first 8 bytes announce a header of {length} bytes")
     if 8 + length > len(content):
         _damaged(path, f"it is cut inside its header ({len(content)} of {8 + length} bytes)")
+    text = content[8 : 8 + length]
+    # Lists in lists would become many times as large in memory as they are in the file.
+    if text.count(b"data_offsets") > MAX_TENSORS or text.count(b"[") + text.count(b"{") > length // _HEADER_DENSITY + 8:
+        _damaged(path, "its header has too many parts")
     try:
-        header = json.loads(content[8 : 8 + length].decode("utf-8"), object_pairs_hook=_no_twins)
-    except (ValueError, RecursionError) as error:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_twins)
+    except (ValueError, RecursionError) as error:  # A UnicodeError is a ValueError.
         _damaged(path, f"its header is not readable ({error})")
     if not isinstance(header, dict):
         _damaged(path, "its header is not a JSON object")
+    if not all(_is_text(name) for name in header):
+        _damaged(path, "a name in its header is no text")
     return header, 8 + length
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text that can be printed: JSON allows halves of characters."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -107,11 +124,12 @@ def _described(path: str | Path, name: str, value: Any) -> tuple[np.dtype, tuple
         _damaged(path, f"tensor {name} lacks dtype, shape or data_offsets")
     shape, offsets = value["shape"], value["data_offsets"]
     if not _naturals(shape) or len(shape) > MAX_DIMENSIONS:
-        _damaged(path, f"tensor {name} has the shape {shape}")
+        _damaged(path, f"tensor {name} has the shape {reprlib.repr(shape)}")
     if not _naturals(offsets) or len(offsets) != 2:
-        _damaged(path, f"tensor {name} has the data_offsets {offsets}")
+        _damaged(path, f"tensor {name} has the data_offsets {reprlib.repr(offsets)}")
     if not isinstance(value["dtype"], str) or value["dtype"] not in DTYPES:
-        raise UserError(f"{path}: tensor {name} has the dtype {value['dtype']}; known are {', '.join(DTYPES)}")
+        what = one_line(f"tensor {name} has the dtype {value['dtype']}")
+        raise UserError(f"{path}: {what}; known are {', '.join(DTYPES)}")
     dtype, (begin, end) = DTYPES[value["dtype"]], offsets
     if end - begin != math.prod(shape) * dtype.itemsize:
         _damaged(path, f"tensor {name} of {value['dtype']} {shape} has {end - begin} bytes")
@@ -119,7 +137,7 @@ def _described(path: str | Path, name: str, value: Any) -> tuple[np.dtype, tuple
 
 
 def _naturals(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < MAX_NUMBER for value in values)
 
 
 def _check_layout(path: str | Path, described: Mapping[str, tuple], size: int) -> None:
@@ -147,8 +165,9 @@ def save_safetensors(
     Raises:
         UserError: a dtype that the format does not know, or a place that cannot be written.
     """
-    with atomic_write(path) as file:
-        write_safetensors(file, tensors, metadata)
+    source = as_tensor_file(tensors)
+    with atomic_write(path, source.nbytes) as file:
+        write_safetensors(file, source, metadata)
 
 
 def write_safetensors(

@@ -19,6 +19,11 @@ from mindone.errors import UserError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 MAX_DIMENSIONS = 32
+# Far more than any network has: a file with more is made to fill the memory.
+MAX_TENSORS = 200_000
+# More than any size, stride or position in bytes; beyond it lie the limits of numpy.
+MAX_NUMBER = 1 << 48
+_MAX_QUOTED = 300
 
 # The names of dtypes in settings and options.
 FLOAT_DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": BFLOAT16}
@@ -81,12 +86,20 @@ class TensorFile(Mapping[str, np.ndarray]):
         path: where the tensors come from, for messages.
         entries: name → `Entry`, in the order of the file.
         metadata: the strings stored beside the tensors.
+        is_complete: False if a file that lacks its last tensors would have looked the same.
     """
 
-    def __init__(self, path: str | Path, entries: Mapping[str, Entry], metadata: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        entries: Mapping[str, Entry],
+        metadata: Mapping[str, str] | None = None,
+        is_complete: bool = True,
+    ):
         self.path = Path(path)
         self.entries = dict(entries)
         self.metadata = dict(metadata or {})
+        self.is_complete = is_complete
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.entries[name].read()
@@ -133,6 +146,12 @@ class TensorFile(Mapping[str, np.ndarray]):
         return TensorFile(self.path, entries, self.metadata)
 
 
+def one_line(text: str) -> str:
+    """A text from a file as part of a message: short, and without characters that steer a terminal."""
+    text = text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "..."
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def as_tensor_file(source: TensorFile | Mapping[str, Any] | Iterable[tuple[str, Any]]) -> TensorFile:
     """Any collection of named arrays or MindSpore tensors as a `TensorFile` that converts each when it is read."""
     if isinstance(source, TensorFile):
@@ -154,6 +173,36 @@ def entry_of(value: Any) -> Entry:
 def is_float(dtype: np.dtype) -> bool:
     """Whether a dtype holds real numbers; those of ml_dtypes do not say so by their kind alone."""
     return dtype.kind in "fV"
+
+
+# Bits from which on a float is infinite or NaN, by its bytes: of positive ones, and of negative ones with the sign.
+_NOT_FINITE = {
+    np.dtype(np.float32): (np.int32, 0x7F800000, np.uint32, 0xFF800000),
+    np.dtype(np.float16): (np.int16, 0x7C00, np.uint16, 0xFC00),
+    BFLOAT16: (np.int16, 0x7F80, np.uint16, 0xFF80),
+}
+_FINITE_BLOCK = 1 << 19
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether an array is free of NaN and infinity.
+
+    Of floats the bits are compared as integers, block by block: so the values pass through the processor's cache once,
+    nothing is allocated, and the check is a few times as fast as `numpy.isfinite`.
+    """
+    if array.dtype.kind in "biuO" or not array.size:
+        return True
+    if array.dtype not in _NOT_FINITE or not array.flags.c_contiguous:
+        wide = array if array.dtype.kind in "fc" else array.astype(np.float32)
+        return bool(np.isfinite(wide).all())
+    signed, positive, unsigned, negative = _NOT_FINITE[array.dtype]
+    flat = array.reshape(-1)
+    step = _FINITE_BLOCK // array.itemsize
+    for start in range(0, flat.size, step):
+        block = flat[start : start + step]
+        if block.view(signed).max() >= positive or block.view(unsigned).max() >= negative:
+            return False
+    return True
 
 
 def float_dtype(name: str) -> np.dtype:
@@ -181,7 +230,24 @@ def cast(tensors: TensorFile, dtype: str) -> TensorFile:
 def _cast_entry(entry: Entry, dtype: np.dtype) -> Entry:
     if entry.dtype == dtype or not is_float(entry.dtype):
         return entry
-    return Entry(dtype, entry.shape, lambda: entry.read().astype(dtype))
+    return Entry(dtype, entry.shape, lambda: narrowed(entry.read(), dtype))
+
+
+def narrowed(array: np.ndarray, dtype: np.dtype, out: np.ndarray | None = None) -> np.ndarray:
+    """The array as another floating dtype, in ``out`` if given.
+
+    Raises:
+        UserError: a finite value is too large for it.
+    """
+    out = np.empty(array.shape, dtype) if out is None else out
+    try:
+        with np.errstate(over="raise"):
+            np.copyto(out, array, casting="unsafe")
+    except FloatingPointError as error:
+        largest = np.abs(array[np.isfinite(array)]).max()
+        hint = "; use bf16 or fp32" if dtype == np.float16 else ""
+        raise UserError(f"the value {largest:.4g} is too large for {dtype.name}{hint}") from error
+    return out
 
 
 def map_file(path: str | Path) -> MappedFile:

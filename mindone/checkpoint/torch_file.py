@@ -8,11 +8,10 @@ the storages, each an 8-byte count of items and the items.
 from __future__ import annotations
 
 import io
-import logging
 import math
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,25 +21,28 @@ import ml_dtypes
 import numpy as np
 
 from mindone.checkpoint.pickle_text import DamagedPickle, Global, RefusedPickle, read_pickle
+from mindone.checkpoint.selection import Selection, left_in_words, select_nested
 from mindone.checkpoint.tensors import (
     BFLOAT16,
     MAX_DIMENSIONS,
+    MAX_NUMBER,
+    MAX_TENSORS,
     Entry,
     MappedFile,
     TensorFile,
     forget_pages,
     map_file,
+    one_line,
     stored_entry,
 )
 from mindone.errors import UserError
 
-logger = logging.getLogger(__name__)
-
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-# Where training scripts keep the weights among other things; averaged weights are preferred, as published loaders do.
-CONTAINERS = ("ema", "state_dict", "model", "module")
-MAX_DEPTH = 16
-ZIP_LOCAL_HEADER = 30
+# A pickle only describes the tensors: what is longer is no checkpoint, or made to fill the memory.
+MAX_PICKLE = 1 << 26
+# So much of a list of records makes a few hundred megabytes of Python objects.
+MAX_DIRECTORY = 1 << 24
+ZIP_LOCAL_HEADER, ZIP_END, ZIP_COMMENT, ZIP64_LOCATOR, ZIP64_END = 30, 22, 65535, 20, 56
 # What Python's zip reader lets through for damaged archives.
 ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -141,22 +143,23 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-def read_torch_zip(path: str | Path) -> TensorFile:
-    """Maps a file that ``torch.save`` wrote in its zip format.
+def read_torch_zip(path: str | Path, weights: str = "model") -> tuple[TensorFile, Selection]:
+    """Maps a file that ``torch.save`` wrote in its zip format, and says what of it was taken.
 
     Raises:
         UserError: cut, damaged, not from PyTorch, or it wants to run something.
     """
     content = map_file(path)
+    _check_directory(path, content)
     try:
         with zipfile.ZipFile(path) as archive:
             records = {info.filename: info for info in archive.infolist()}
             root = _archive_root(path, records)
             if any(info.compress_type != zipfile.ZIP_STORED for info in records.values()):
                 raise UserError(f"{path} is a compressed zip file; PyTorch does not compress, unpack or save it again")
-            if f"{root}byteorder" in records and archive.read(f"{root}byteorder") != b"little":
+            if f"{root}byteorder" in records and _small(path, archive, f"{root}byteorder") != b"little":
                 raise UserError(f"{path} has big-endian numbers; save it again on a little-endian machine")
-            pickle = archive.read(f"{root}data.pkl")
+            pickle = _small(path, archive, f"{root}data.pkl")
     except UserError:
         raise
     except ZIP_ERRORS as error:
@@ -167,11 +170,32 @@ def read_torch_zip(path: str | Path) -> TensorFile:
         info = records.get(f"{root}data/{storage.key}")
         if info is None:
             _damaged(path, f"its storage {storage.key} is missing")
-        if info.file_size != storage.count * storage.dtype.itemsize:
+        if {info.file_size, info.compress_size} != {storage.count * storage.dtype.itemsize}:
             _damaged(path, f"its storage {storage.key} has {info.file_size} bytes")
         return _record_start(path, content, info)
 
-    return _tensor_file(path, content, result, locate)
+    return _tensor_file(path, content, result, locate, weights)
+
+
+def _check_directory(path: str | Path, content: MappedFile) -> None:
+    """Refuses a list of records that would fill the memory: Python's zip reader makes an object of each."""
+    end = content.rfind(b"PK\x05\x06", max(0, len(content) - ZIP_END - ZIP_COMMENT))
+    if end < 0:
+        _damaged(path, "it is cut: a zip file ends in a list of its records")
+    size = int.from_bytes(content[end + 12 : end + 16], "little")
+    wide = end - ZIP64_LOCATOR - ZIP64_END
+    if content[end - ZIP64_LOCATOR : end - ZIP64_LOCATOR + 4] == b"PK\x06\x07" and wide >= 0:
+        size = max(size if size < 0xFFFFFFFF else 0, int.from_bytes(content[wide + 40 : wide + 48], "little"))
+    if size > MAX_DIRECTORY:
+        _damaged(path, f"its list of records has {size} bytes")
+
+
+def _small(path: str | Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    """The content of a record that is no tensor."""
+    record = archive.getinfo(name)
+    if record.file_size > MAX_PICKLE or record.compress_size != record.file_size:
+        _damaged(path, f"{name} has {record.file_size} bytes")
+    return archive.read(name)
 
 
 def _archive_root(path: str | Path, records: dict[str, zipfile.ZipInfo]) -> str:
@@ -190,32 +214,32 @@ def _record_start(path: str | Path, content: MappedFile, info: zipfile.ZipInfo) 
         _damaged(path, f"the record {info.filename} is not where it should be")
     names = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     start = info.header_offset + ZIP_LOCAL_HEADER + names
-    if start + info.file_size > len(content):
+    if info.header_offset < 0 or start + info.file_size > len(content):
         _damaged(path, f"it is cut inside {info.filename}")
     return start
 
 
-def read_torch_legacy(path: str | Path) -> TensorFile:
+def read_torch_legacy(path: str | Path, weights: str = "model") -> tuple[TensorFile, Selection]:
     """Maps a file that ``torch.save`` wrote before PyTorch 1.6, or with the older format asked for.
 
     Raises:
         UserError: cut, damaged, not from PyTorch, or it wants to run something.
     """
     content = map_file(path)
-    if _interpret(path, content) != LEGACY_MAGIC:
+    if _interpret_next(path, content) != LEGACY_MAGIC:
         raise UserError(f"{path} is a pickle, but not a checkpoint of PyTorch")
-    _interpret(path, content)
-    system = _interpret(path, content)
+    _interpret_next(path, content)
+    system = _interpret_next(path, content)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise UserError(f"{path} has big-endian numbers; save it again on a little-endian machine")
     storages: dict[str, _Storage] = {}
-    result = _interpret(path, content, storages)
+    result = _interpret_next(path, content, storages)
     starts = _legacy_starts(path, content, storages)
-    return _tensor_file(path, content, result, lambda storage: starts[storage.key])
+    return _tensor_file(path, content, result, lambda storage: starts[storage.key], weights)
 
 
 def _legacy_starts(path: str | Path, content: MappedFile, storages: dict[str, _Storage]) -> dict[str, int]:
-    keys = _interpret(path, content)
+    keys = _interpret_next(path, content)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(storages):
         _damaged(path, "its list of storages does not fit its tensors")
     starts, position = {}, content.tell()
@@ -228,6 +252,15 @@ def _legacy_starts(path: str | Path, content: MappedFile, storages: dict[str, _S
         if position > len(content):
             _damaged(path, f"it is cut inside storage {key}")
     return starts
+
+
+def _interpret_next(path: str | Path, content: MappedFile, storages: dict[str, _Storage] | None = None) -> Any:
+    """Interprets the pickle at the position of the file, and leaves it behind that one's end."""
+    start = content.tell()
+    stream = io.BytesIO(content[start : start + MAX_PICKLE])
+    result = _interpret(path, stream, storages)
+    content.seek(start + stream.tell())
+    return result
 
 
 # --- what the pickle says --------------------------------------------------------------------------------------------
@@ -243,14 +276,14 @@ def _interpret(path: str | Path, stream: Any, storages: dict[str, _Storage] | No
         "torch._tensor._rebuild_from_type_v2": lambda function, _, arguments, state: calls[function.name](*arguments),
         "collections.OrderedDict": _ordered_dict,
         "collections.defaultdict": lambda *_: {},
-        "torch.Size": tuple,
+        "torch.Size": _few,
     }
     try:
         return read_pickle(stream, calls, _is_plain, partial(_storage, {} if storages is None else storages))
     except RefusedPickle as error:
         raise UserError(
-            f"{path} wants to run {error}, which a checkpoint has no need of; it was refused and nothing was run; "
-            "use the safetensors file of the model, or one from a source you trust"
+            f"{path} wants to run {one_line(str(error))}, which a checkpoint has no need of; it was refused and "
+            "nothing was run; use the safetensors file of the model, or one from a source you trust"
         ) from error
     except DamagedPickle as error:
         _damaged(path, str(error))
@@ -260,6 +293,13 @@ def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
     if not all(isinstance(key, str) for key, _ in pairs):
         raise DamagedPickle("a key is not a text")
     return dict(pairs)
+
+
+def _few(sizes: Any = ()) -> tuple[Any, ...]:
+    """The sizes of a tensor."""
+    if len(sizes) > MAX_DIMENSIONS:
+        raise DamagedPickle("a tensor has too many dimensions")
+    return tuple(sizes)
 
 
 def _is_plain(name: str) -> bool:
@@ -272,7 +312,7 @@ def _storage(storages: dict[str, _Storage], identity: Any) -> _Storage:
     kind, storage_class, key, _, count, *rest = identity
     if kind != "storage" or not isinstance(storage_class, Global) or not isinstance(key, (str, int)):
         raise DamagedPickle("a storage is not described as PyTorch does")
-    if type(count) is not int or count < 0:
+    if type(count) is not int or not 0 <= count < MAX_NUMBER:
         raise DamagedPickle("a storage has no proper size")
     dtype = STORAGES[storage_class.name.rpartition(".")[2]]
     storage = storages.setdefault(str(key), _Storage(dtype, str(key), count))
@@ -285,19 +325,19 @@ def _storage(storages: dict[str, _Storage], identity: Any) -> _Storage:
 
 
 def _rebuild(storage: _Storage, offset: int, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    return _checked(_Tensor(storage, storage.dtype, storage.offset + offset, tuple(shape), tuple(strides)))
+    return _checked(_Tensor(storage, storage.dtype, storage.offset + offset, _few(shape), _few(strides)))
 
 
 def _rebuild_typed(
     storage: _Storage, offset: int, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Global, *_: Any
 ) -> _Tensor:
-    return _checked(_Tensor(storage, DTYPES[dtype.name], storage.offset + offset, tuple(shape), tuple(strides)))
+    return _checked(_Tensor(storage, DTYPES[dtype.name], storage.offset + offset, _few(shape), _few(strides)))
 
 
 def _checked(tensor: _Tensor) -> _Tensor:
     """Refuses a tensor that reaches beyond its storage or is larger than it."""
     numbers = (tensor.offset, *tensor.shape, *tensor.strides)
-    if not all(type(number) is int and number >= 0 for number in numbers):
+    if not all(type(number) is int and 0 <= number < MAX_NUMBER for number in numbers):
         raise DamagedPickle("a tensor has no proper shape")
     if len(tensor.shape) != len(tensor.strides) or len(tensor.shape) > MAX_DIMENSIONS:
         raise DamagedPickle("a tensor has no proper shape")
@@ -312,14 +352,27 @@ def _checked(tensor: _Tensor) -> _Tensor:
 # --- from nested containers to names ---------------------------------------------------------------------------------
 
 
-def _tensor_file(path: str | Path, content: MappedFile, result: Any, locate: Callable[[_Storage], int]) -> TensorFile:
-    tensors = dict(_flatten(path, _weights(path, result), set()))
+def _tensor_file(
+    path: str | Path, content: MappedFile, result: Any, locate: Callable[[_Storage], int], weights: str
+) -> tuple[TensorFile, Selection]:
+    try:
+        selection = select_nested(result, lambda value: isinstance(value, _Tensor), weights)
+    except UserError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    tensors = selection.leaves
     if not tensors:
-        raise UserError(f"{path} holds no tensors")
+        other = f", only {left_in_words(selection.left)}" if selection.left else ""
+        raise UserError(f"{path} holds no tensors of a network{other}; give the file with the weights")
+    if len(tensors) > 1 and not any(math.prod(tensor.shape) for tensor in tensors.values()):
+        raise UserError(
+            f"all {len(tensors)} tensors in {path} are empty: the weights lie in other files, one per rank; "
+            "merge them with the tool of the trainer (DeepSpeed writes zero_to_fp32.py beside them)"
+        )
+    if len(tensors) > MAX_TENSORS:
+        _damaged(path, f"it has {len(tensors)} tensors")
     starts = {tensor.storage.key: locate(tensor.storage) for tensor in tensors.values()}
-    return TensorFile(
-        path, {name: _entry(content, starts[tensor.storage.key], tensor) for name, tensor in tensors.items()}
-    )
+    entries = {name: _entry(content, starts[tensor.storage.key], tensor) for name, tensor in tensors.items()}
+    return TensorFile(path, entries), selection
 
 
 def _entry(content: MappedFile, start: int, tensor: _Tensor) -> Entry:
@@ -329,37 +382,6 @@ def _entry(content: MappedFile, start: int, tensor: _Tensor) -> Entry:
     if tensor.strides == row_major and math.prod(tensor.shape):
         return stored_entry(content, first, tensor.dtype, tensor.shape)
     return Entry(tensor.dtype, tensor.shape, partial(_read, content, first, tensor))
-
-
-def _weights(path: str | Path, result: Any) -> Any:
-    """The part of a checkpoint that holds the weights: the first of `CONTAINERS` at each level that is a mapping."""
-    if isinstance(result, _Tensor):
-        return {"tensor": result}
-    while isinstance(result, dict) and not any(isinstance(value, _Tensor) for value in result.values()):
-        name = next((name for name in CONTAINERS if isinstance(result.get(name), dict) and result[name]), None)
-        if name is None:
-            break
-        others = [other for other in CONTAINERS if other != name and isinstance(result.get(other), dict)]
-        if others:
-            logger.warning("%s: taking %s, leaving %s", path, name, ", ".join(others))
-        result = result[name]
-    return result
-
-
-def _flatten(
-    path: str | Path, value: Any, seen: set[int], prefix: str = "", depth: int = 0
-) -> Iterator[tuple[str, _Tensor]]:
-    # Each container is entered once, so a file cannot make this endless by containers that hold each other.
-    if not isinstance(value, (dict, list, tuple)) or id(value) in seen:
-        return
-    if depth > MAX_DEPTH:
-        _damaged(path, f"its containers are nested more than {MAX_DEPTH} deep")
-    seen.add(id(value))
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(item, _Tensor):
-            yield f"{prefix}{key}", item
-        else:
-            yield from _flatten(path, item, seen, f"{prefix}{key}.", depth + 1)
 
 
 def _read(content: MappedFile, first: int, tensor: _Tensor) -> np.ndarray:
@@ -373,4 +395,4 @@ def _read(content: MappedFile, first: int, tensor: _Tensor) -> np.ndarray:
 
 
 def _damaged(path: str | Path, reason: str) -> NoReturn:
-    raise UserError(f"{path} is not a sound PyTorch file: {reason}; copy or download it again")
+    raise UserError(f"{path} is not a sound PyTorch file: {one_line(reason)}; copy or download it again")

@@ -26,6 +26,7 @@ from mindspore import Parameter, Tensor, nn
 from mindone import runtime
 from mindone.checkpoint import load_into, read_tensors, save_model, save_safetensors
 from mindone.checkpoint.atomic import atomic_folder
+from mindone.checkpoint.find import CHECKPOINTS, EMA, MODEL
 from mindone.checkpoint.run import RunCheckpoint, RunCheckpoints
 from mindone.errors import UserError
 from mindone.parallel.collectives import barrier, from_first_rank
@@ -33,8 +34,7 @@ from mindone.train.step import TrainStep
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS = "ckpt"
-STATE, OPTIMIZER, MODEL, EMA = "state.json", "optimizer.safetensors", "model", "ema"
+STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
 
 
 @dataclass

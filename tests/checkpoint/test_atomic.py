@@ -1,9 +1,12 @@
 import errno
 import os
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from mindone.checkpoint.atomic import atomic_folder, atomic_write
+from mindone.checkpoint import save_safetensors
+from mindone.checkpoint.atomic import atomic_folder, atomic_write, remove_folder, require_writable
 from mindone.errors import UserError
 
 
@@ -71,3 +74,76 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
         (folder / "two").write_text("2")
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "one"]
+
+
+def full_disk():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_disk_without_the_room_is_found_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000, total=9000))
+    with pytest.raises(UserError, match=r"a\.safetensors: the disk is full \(4,000 bytes are needed, 1,000 are free\)"):
+        save_safetensors(tmp_path / "a.safetensors", {"w": np.zeros(1000, np.float32)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_names_the_final_place_of_a_file_in_an_unfinished_folder(tmp_path):
+    place = tmp_path / "step-00000100"
+    with pytest.raises(UserError) as error, atomic_folder(place) as outer, atomic_folder(outer / "model") as inner:
+        (inner / "config.json").write_text("12345")
+        with atomic_write(inner / "model.safetensors", 7) as file:
+            file.write(b"123")
+            full_disk()
+    message = str(error.value)
+    assert f"cannot write {place / 'model' / 'model.safetensors'}: the disk is full (7 bytes are needed" in message
+    assert ".tmp-" not in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_in_a_folder_says_what_was_written_so_far(tmp_path):
+    with pytest.raises(UserError, match="out: the disk is full .more than the 2,000 bytes written so far"):  # noqa: SIM117
+        with atomic_folder(tmp_path / "out") as folder:
+            (folder / "a").write_bytes(bytes(2000))
+            full_disk()
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS])
+def test_what_else_a_disk_says_is_one_sentence_too(tmp_path, number):
+    with pytest.raises(UserError, match="cannot write .*a.txt: "), atomic_write(tmp_path / "a.txt"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_missing_source_is_not_blamed_on_the_target(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a.txt"):
+        (tmp_path / "nothing").read_bytes()
+
+
+def test_a_folder_that_cannot_be_deleted_stays_with_a_warning(tmp_path, monkeypatch, caplog):
+    (tmp_path / "mounted").mkdir()
+
+    def busy(*_):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr("os.rename", busy)
+    assert not remove_folder(tmp_path / "mounted")
+    assert "mounted stays: it cannot be deleted (Device or resource busy)" in caplog.text
+    monkeypatch.undo()
+    assert remove_folder(tmp_path / "mounted")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_made_and_proven_to_be_writable(tmp_path, monkeypatch):
+    require_writable(tmp_path / "new" / "run")
+    assert not list((tmp_path / "new" / "run").iterdir())
+    with pytest.raises(UserError, match="run: the disk is full .1,000,000,000,000,000 bytes are needed"):
+        require_writable(tmp_path / "new" / "run", 10**15)
+
+    def read_only(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", read_only)
+    with pytest.raises(UserError, match="cannot write .*run: Read-only file system"):
+        require_writable(tmp_path / "new" / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write .*below"):
+        require_writable(tmp_path / "file" / "below")

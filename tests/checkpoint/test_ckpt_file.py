@@ -21,6 +21,8 @@ def test_values_that_training_stored_beside_the_weights_are_read_or_passed_over(
     extra = {"epoch_num": 3, "lr": 0.5, "note": "text"}
     ms.save_checkpoint(parameters[:1], str(tmp_path / "a.ckpt"), append_dict=extra)
     found = read_tensors(tmp_path / "a.ckpt")
+    assert list(found) == ["block.weight"]
+    found = read_tensors(tmp_path / "a.ckpt", "all")
     assert list(found) == ["block.weight", "epoch_num", "lr"]
     assert (found["epoch_num"], found["lr"]) == (3, 0.5)
 

@@ -2,7 +2,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindone.checkpoint import read_tensors, save_safetensors
+from mindone.checkpoint import read_tensors, save_ckpt, save_safetensors
 from mindone.checkpoint.convert import convert, convert_autoencoder, to_mindspore
 from mindone.checkpoint.describe import differences, guess_network, summary, table
 from mindone.checkpoint.tensors import as_tensor_file
@@ -114,3 +114,33 @@ def test_differences_are_named():
     )
     found = [line.split(":")[0] for line in differences(first, second)]
     assert sorted(found) == ["a", "dtype", "shape", "value"]
+
+
+def test_a_file_that_cannot_prove_to_be_whole_is_converted_with_a_warning(tmp_path, arrays, caplog):
+    save_ckpt(tmp_path / "a.ckpt", arrays)
+    whole = (tmp_path / "a.ckpt").read_bytes()
+    convert(tmp_path / "a.ckpt", tmp_path / "a.safetensors")
+    assert not caplog.text
+    assert "complete" not in summary(read_tensors(tmp_path / "a.ckpt"))
+    (tmp_path / "b.ckpt").write_bytes(whole[:-17])
+    convert(tmp_path / "b.ckpt", tmp_path / "b.safetensors")
+    assert "b.ckpt has no checksum, and its format no count of tensors: 6 were found" in caplog.text
+    assert "complete  not known" in summary(read_tensors(tmp_path / "b.ckpt"))
+    (tmp_path / "c.ckpt").write_bytes(whole[:-18])
+    with pytest.raises(UserError, match=r"c\.ckpt is not a sound MindSpore checkpoint"):
+        convert(tmp_path / "c.ckpt", tmp_path / "c.safetensors")
+
+
+def test_a_value_that_half_precision_cannot_hold_is_not_converted(tmp_path):
+    save_safetensors(tmp_path / "a.safetensors", {"w": np.array([1, -1e6, np.inf], np.float32)})
+    with pytest.raises(UserError, match=r"1e\+06 is too large for float16"):
+        convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dtype="fp16")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_averages_are_converted_on_request(tmp_path, torch_save):
+    weights = {"model": {"w": np.zeros(2, np.float32)}, "ema": {"w": np.ones(2, np.float32)}}
+    torch_save(tmp_path / "a.pth", weights)
+    for choice, value in (("model", 0), ("ema", 1)):
+        convert(tmp_path / "a.pth", tmp_path / "b.safetensors", weights=choice)
+        assert read_tensors(tmp_path / "b.safetensors")["w"].tolist() == [value, value]

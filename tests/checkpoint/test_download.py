@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mindone.checkpoint import read_tensors, save_safetensors
-from mindone.checkpoint.download import RemoteFile, fetch_model, wanted
+from mindone.checkpoint.download import RemoteFile, convert_folder, fetch_model, wanted
 from mindone.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -172,3 +172,17 @@ def test_one_format_of_the_weights_is_fetched():
         "text/x.safetensors",
     ]
     assert [file.name for file in wanted([RemoteFile(name, 1, None) for name in names], "vae/*")] == kept[2:4]
+
+
+def test_what_a_trainer_left_beside_the_weights_is_neither_fetched_nor_converted(tmp_path, save_zip):
+    names = ["pytorch_model.bin", "optimizer.bin", "scheduler.bin", "training_args.bin", "rng_state.pth"]
+    kept = [file.name for file in wanted([RemoteFile(name, 1, None) for name in names])]
+    assert kept == ["pytorch_model.bin"]
+    save_zip(tmp_path / "pytorch_model.bin", {"w": np.zeros(2, np.float32)})
+    save_zip(tmp_path / "optimizer.bin", {"state": {"0": {"exp_avg": np.zeros(2, np.float32)}}, "param_groups": ()})
+    convert_folder(tmp_path, say=lambda line: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "model.safetensors",
+        "optimizer.bin",
+        "pytorch_model.bin",
+    ]

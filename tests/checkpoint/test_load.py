@@ -10,6 +10,7 @@ from mindspore.common.initializer import initializer
 
 from mindone import runtime
 from mindone.checkpoint import load_into, network_tensors, read_tensors, save_ckpt, save_model, save_safetensors
+from mindone.checkpoint.convert import convert
 from mindone.checkpoint.naming import DEFAULT_ADAPTERS
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
@@ -233,3 +234,81 @@ def test_every_tensor_of_an_autoencoder_is_found_under_its_latent_diffusion_name
     network = autoencoder()
     load_into(network, old)
     assert_same(values_of(network), published)
+
+
+def test_weights_that_are_not_finite_are_named_and_can_be_allowed(weights):
+    weights["norm.bias"][2] = np.nan
+    weights["blocks.0.weight"][0, 0] = -np.inf
+    with pytest.raises(UserError, match=r"2 of 9 tensors with NaN or infinite values .norm.bias, blocks.0.weight."):
+        load_into(Network(), weights)
+    network = Network()
+    load_into(network, weights, allow_not_finite=True)
+    assert np.isnan(network.norm.bias.asnumpy()[2])
+
+
+def test_a_value_that_half_precision_cannot_hold_is_named(weights):
+    weights["norm.bias"][2] = 1e5
+    with pytest.raises(UserError, match=r"tensor norm.bias: the value 1e\+05 is too large for float16; use bf16"):
+        load_into(Network(), weights, dtype="fp16")
+    load_into(Network(), weights, dtype="bf16")
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int8, np.uint8, np.bool_])
+def test_integers_in_the_place_of_real_numbers_are_refused(weights, dtype):
+    network = Network()
+    before = values_of(network)
+    weights["blocks.0.weight"] = weights["blocks.0.weight"].astype(dtype)
+    with pytest.raises(UserError, match=rf"floating point .blocks.0.weight {np.dtype(dtype)}.*are they quantized"):
+        load_into(network, weights)
+    assert all(np.array_equal(array, before[name]) for name, array in values_of(network).items())
+
+
+def test_whole_numbers_take_only_whole_numbers(weights):
+    with pytest.raises(UserError, match="tensor steps: its values are no int64"):
+        load_into(Network(), weights | {"steps": np.array([3.5, 4.0])})
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "_fsdp_wrapped_module.",
+        "_forward_module._fsdp_wrapped_module.",
+        "model.",
+        "model._orig_mod.",
+        "network._backbone.",
+        "net.",
+        "model.generator.module.",
+        "ema_model.",
+    ],
+)
+def test_names_behind_the_prefixes_of_wrappers_are_found(weights, assert_same, prefix):
+    network = Network()
+    load_into(network, {prefix + name: array for name, array in weights.items()})
+    assert_same(values_of(network), weights)
+
+
+def test_wrappers_inside_of_names_are_found(weights, assert_same):
+    network, old = Network(), dict(weights)
+    for name in list(old):
+        new = name.replace("blocks.0.", "blocks.0._checkpoint_wrapped_module._fsdp_wrapped_module.")
+        old[f"_fsdp_wrapped_module.{new}"] = old.pop(name)
+    load_into(network, old)
+    assert_same(values_of(network), weights)
+
+
+def test_an_unknown_prefix_is_named_with_the_way_to_drop_it(tmp_path, weights, assert_same):
+    foreign = {f"my.system.{name}": array for name, array in weights.items()} | {"loss.vgg.weight": np.zeros(3)}
+    save_safetensors(tmp_path / "a.safetensors", foreign)
+    hint = r"Behind the prefix 'my.system.' the checkpoint has 9 of the 9 names: .* --strip my.system. takes them"
+    with pytest.raises(UserError, match=hint):
+        load_into(Network(), tmp_path / "a.safetensors")
+    convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", strip="my.system.")
+    network = Network()
+    load_into(network, tmp_path / "b.safetensors")
+    assert_same(values_of(network), weights)
+    with pytest.raises(UserError, match="no tensor .* begins with 'your.'; the first is "):
+        convert(tmp_path / "a.safetensors", tmp_path / "c.safetensors", strip="your.")

@@ -81,3 +81,27 @@ def test_a_part_of_a_file_can_be_taken_and_renamed():
     with pytest.raises(UserError, match="two tensors for b"):
         part.renamed({"x": "b"})
     assert isinstance(part, TensorFile)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "a.pth", "a.ckpt", "a.bin", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4194304\n", "pointer of Git LFS"),
+        (b"/annex/objects/SHA256E-s1--4d7a.safetensors\n", "pointer of git-annex"),
+        (b"\n<!DOCTYPE html>\n<html>...", "web page"),
+    ],
+)
+def test_what_only_stands_in_for_a_checkpoint_is_called_that(tmp_path, name, content, what):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is .*{what}"):
+        read_tensors(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "tool"), [("__0_0.distcp", "dcp|format_utils"), ("zero_to_fp32.py", "zero_to_fp32.py . OUTPUT")]
+)
+def test_a_folder_of_shards_that_only_their_trainer_merges_is_named_with_its_tool(tmp_path, name, tool):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=tool):
+        read_tensors(tmp_path)

@@ -1,11 +1,14 @@
+import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from mindone.checkpoint import RunCheckpoints
+from mindone.checkpoint import RunCheckpoints, read_tensors, save_ckpt
 from mindone.checkpoint.run import MANIFEST, verify_manifest
 from mindone.errors import UserError
 
@@ -179,3 +182,58 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path):
     manifest.write_text(manifest.read_text().replace('"a"', '"../../secret"'))
     with pytest.raises(UserError, match="cannot be the name"):
         verify_manifest(manifest.parent)
+
+
+def test_a_run_that_begins_anew_keeps_its_own_checkpoints(tmp_path):
+    """The order is that of writing: higher steps of the run before do not push out what was just written."""
+    old = RunCheckpoints(tmp_path, keep_last=1)
+    old.save(130, {"a": b"old"})
+    runs = RunCheckpoints(tmp_path, keep_last=1)
+    for step in (10, 20):
+        runs.save(step, {"a": b"new"})
+        assert [checkpoint.step for checkpoint in runs.all()] == [step]
+        assert runs.latest().step == step
+
+
+def test_checkpoints_that_do_not_say_their_place_come_before_those_that_do(tmp_path):
+    runs = RunCheckpoints(tmp_path, keep_last=0)
+    for step in (100, 200, 10):
+        runs.save(step, {"a": b"x"})
+    for name in ("step-00000100", "step-00000200"):
+        manifest = tmp_path / name / MANIFEST
+        content = json.loads(manifest.read_text())
+        del content["written"]
+        manifest.write_text(json.dumps(content))
+    assert [checkpoint.step for checkpoint in runs.all()] == [100, 200, 10]
+
+
+def test_every_so_many_steps_one_is_kept_for_good(tmp_path):
+    runs = RunCheckpoints(tmp_path, keep_last=1, keep_every=4)
+    for step in range(1, 11):
+        runs.save(step, {"a": b"x"})
+    assert [checkpoint.step for checkpoint in runs.all()] == [4, 8, 10]
+    with pytest.raises(UserError, match="keep_every=-1"):
+        RunCheckpoints(tmp_path, keep_every=-1)
+
+
+def test_a_checkpoint_that_cannot_be_deleted_does_not_end_the_run(tmp_path, monkeypatch, caplog):
+    runs = RunCheckpoints(tmp_path, keep_last=1)
+    runs.save(1, {"a": b"x"})
+    rename = os.rename
+
+    def held(source, target):
+        if os.path.basename(source) == "step-00000001":
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        rename(source, target)
+
+    monkeypatch.setattr("os.rename", held)
+    assert runs.save(2, {"a": b"y"}).step == runs.latest().step == 2
+    assert "step-00000001 stays" in caplog.text
+
+
+def test_a_file_that_is_shorter_than_its_manifest_says_is_refused(tmp_path):
+    path = RunCheckpoints(tmp_path).save(1, {"model/a.ckpt": lambda path: save_ckpt(path, {"w": np.zeros(3)})}).path
+    file = path / "model" / "a.ckpt"
+    file.write_bytes(file.read_bytes()[:-17])
+    with pytest.raises(UserError, match=r"a\.ckpt has \d+ of the \d+ bytes that were saved"):
+        read_tensors(file)

@@ -89,7 +89,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, arrays):
         (b"[1, 2]", b"", "not a JSON object"),
         (b"{oops", b"", "not readable"),
         (b'{"a": \xff}', b"", "not readable"),
-        (b"[" * 100_000, b"", "not readable"),
+        (b"[" * 100_000, b"", "too many parts"),
     ],
 )
 def test_a_header_that_does_not_describe_the_file_is_refused(tmp_path, header, data, reason):

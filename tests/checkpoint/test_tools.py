@@ -1,4 +1,7 @@
 import importlib.util
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,13 +77,50 @@ def test_inspect_prints_the_totals_and_on_request_every_tensor(tmp_path, torch_s
 
 
 def test_verify_compares_a_network_with_a_reference_run(golden_dir, tmp_path):
-    """In a process of its own, because pytest does not run inside itself."""
+    """In a process of its own, which finds a pytest that cannot be imported: it must not need one."""
+    (tmp_path / "pytest.py").write_text("raise ImportError")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, TOOLS / "verify.py", golden_dir / "sched_v12_rflow_losses.json"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout
+    assert "3 of 3 comparisons passed" in done.stdout
     (tmp_path / "v99_unknown.json").write_text("{}")
     command[-1] = tmp_path / "v99_unknown.json"
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 2
     assert "no test compares with v99_unknown" in done.stderr
+
+
+def test_verify_says_which_comparison_failed(golden_dir, tmp_path):
+    for file in golden_dir.glob("sched_v12_rflow_losses.*"):
+        shutil.copy(file, tmp_path)
+    sidecar = tmp_path / "sched_v12_rflow_losses.json"
+    content = json.loads(sidecar.read_text())
+    content["timestep_transform"]["rows"][0][-1] += 1
+    sidecar.write_text(json.dumps(content))
+    done = subprocess.run([sys.executable, TOOLS / "verify.py", sidecar], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "2 of 3 comparisons passed" in done.stdout
+    assert "FAILED" in done.stdout
+    assert "test_timestep_transform_matches_the_original_table" in done.stdout
+
+
+def test_inspect_finds_the_model_of_a_run_and_values_that_are_not_finite(tmp_path, capsys):
+    def model(path):
+        save_safetensors(path / "model.safetensors", {"a": np.ones(2, np.float32), "b": np.array([np.nan])})
+
+    path = RunCheckpoints(tmp_path / "ckpt").save(1, {"ema/config.json": b"{}", "ema": model}).path
+    for place in (tmp_path, path, path / "ema"):
+        tool("inspect_checkpoint")(place, "--finite")
+        assert "finite    all but 1: b" in capsys.readouterr().out
+
+
+def test_tools_take_averages_on_request(tmp_path, torch_save, capsys):
+    weights, average = {"w": np.zeros(2, np.float32)}, {"w": np.ones(2, np.float32)}
+    torch_save(tmp_path / "a.pth", {"model": weights, "ema": average})
+    tool("convert")(tmp_path / "a.pth", tmp_path / "b.safetensors", "--weights", "ema")
+    assert read_tensors(tmp_path / "b.safetensors")["w"].tolist() == [1, 1]
+    tool("inspect_checkpoint")(tmp_path / "a.pth", "--weights", "all", "--all")
+    out = capsys.readouterr().out
+    assert "model.w" in out
+    assert "ema.w" in out

@@ -55,11 +55,23 @@ def test_a_tensor_that_reaches_out_of_its_storage_is_refused(tmp_path, save_zip,
 @pytest.mark.parametrize(
     ("content", "names"),
     [
-        ({"ema": {"w": 1}, "state_dict": {"v": 1}}, ["w"]),
+        ({"ema": {"w": 1}, "state_dict": {"v": 1}}, ["v"]),
         ({"state_dict": {"w": 1}, "optimizer": {"m": 1}, "epoch": 0}, ["w"]),
         ({"model": {"module": {"w": 1}}}, ["w"]),
         ({"encoder": {"w": 1}, "decoder": {"w": 1}}, ["encoder.w", "decoder.w"]),
-        ({"w": 1, "model": {"x": 1}}, ["w", "model.x"]),
+        ({"a.w": 1, "model": {"x": 1}}, ["a.w", "model.x"]),
+        ({"state_dict": {"w": 1}, "loss": 1, "step": 1}, ["w"]),
+        ({"model_state_dict": {"w": 1}, "optimizer_state_dict": {"state": {"0": {"exp_avg": 1}}}}, ["w"]),
+        ({"model": {"w": 1}, "ema": {"w": 1}, "opt": {"state": {"0": {"exp_avg": 1}}}, "step": 1}, ["w"]),
+        ({"state_dict": {"w": 1}, "state_dict_ema": {"v": 1}}, ["w"]),
+        ({"ema_state_dict": {"v": 1}}, ["v"]),
+        ({"state_dict_ema": {"module": {"v": 1}}, "optimizer": {"m": 1}}, ["v"]),
+        ({"params": {"w": 1}, "params_ema": {"v": 1}}, ["w"]),
+        ({"params": {"lr": 0}, "net": {"w": 1}}, ["w"]),
+        ({"generator": {"w": 1}, "discriminator": {"v": 1}}, ["w"]),
+        ({"state_dict": {"gen_model": {"w": 1}, "dics_model": {"v": 1}}, "ema_state_dict": {"u": 1}}, ["w"]),
+        ({"encoder": {"w": 1}, "decoder": {"w": 1}, "opt": {"m": 1}, "ema": {"v": 1}}, ["encoder.w", "decoder.w"]),
+        ({"w": 1, "num_batches_tracked": 1, "global_step": 1, "lr_scheduler": {"x": 1}}, ["w", "num_batches_tracked"]),
     ],
 )
 def test_the_weights_are_found_in_the_usual_containers(tmp_path, torch_save, content, names):
@@ -79,7 +91,7 @@ def test_the_container_that_is_left_out_is_named(tmp_path, torch_save, caplog):
     weights = {"w": np.zeros(2, np.float32)}
     with caplog.at_level(logging.WARNING):
         read_tensors(torch_save(tmp_path / "a.pth", {"ema": weights, "model": weights}))
-    assert "taking ema, leaving model" in caplog.text
+    assert "taking the weights in model; left out: ema (1 tensors); weights=ema (of the tools" in caplog.text
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mindone.checkpoint.files import read_json
+from mindone.checkpoint.find import find_model
 from mindone.errors import UserError
 
 Config = TypeVar("Config")
 
 
 def require_path(path: str | Path | None, what: str, option: str) -> Path:
-    """The path of a model's file or folder, which has to exist.
+    """The path of a model's file or folder, which has to exist; the folder of a run or a step stands for its model.
 
     Args:
         what: the model in words, for the message: "the denoiser's weights".
@@ -27,7 +28,7 @@ def require_path(path: str | Path | None, what: str, option: str) -> Path:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{what} are not at {path}; set {option} to a folder or file that exists")
-    return path
+    return find_model(path)
 
 
 def read_config(path: str | Path | None) -> dict[str, Any]:
@@ -38,17 +39,9 @@ def read_config(path: str | Path | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
-    path = Path(path)
+    path = find_model(path)
     file = (path if path.is_dir() else path.parent) / "config.json"
-    if not file.is_file():
-        return {}
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} holds no JSON object; a model's config.json has its constructor arguments")
-    return values
+    return read_json(file, "model configuration") if file.is_file() else {}
 
 
 def config_from(schema: type[Config], values: Mapping[str, Any]) -> Config:

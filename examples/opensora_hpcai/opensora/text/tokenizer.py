@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mindone.checkpoint.files import read_json, refuse_stand_in
+from mindone.checkpoint.tensors import one_line
 from mindone.errors import UserError
 from opensora.text.prompts import require_text
 
-HUB_FILES = ("spiece.model", "tokenizer_config.json", "vocab.json")
+# What holds a vocabulary: without one, the hub's classes make an empty tokenizer and say nothing.
+VOCABULARIES = (("tokenizer.json",), ("spiece.model",), ("vocab.json", "merges.txt"))
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 class TextTokenizer:
@@ -28,6 +31,7 @@ class TextTokenizer:
             UserError: the folder has no tokenizer that can be read.
         """
         self.folder, self.max_length, self.pad_token_id = Path(folder), max_length, pad_token_id
+        _check_files(self.folder)
         if (self.folder / "tokenizer.json").is_file():
             self._encode = self._from_tokenizer_json()
         else:
@@ -70,22 +74,14 @@ class TextTokenizer:
         return encode
 
     def _from_hub_layout(self) -> Callable[[str], tuple[list[int], int]]:
-        if not any((self.folder / name).is_file() for name in HUB_FILES):
-            raise UserError(
-                f"{self.folder} has no tokenizer; copy the model's tokenizer.json (or spiece.model and "
-                "tokenizer_config.json) there"
-            )
-        if (self.folder / "spiece.model").is_file() and importlib.util.find_spec("sentencepiece") is None:
-            raise UserError(
-                f"{self.folder}/spiece.model needs the package sentencepiece; pip install sentencepiece, or copy a "
-                "tokenizer.json there"
-            )
+        if (self.folder / "spiece.model").is_file():
+            _check_pieces(self.folder / "spiece.model")
         from transformers import AutoTokenizer
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds for unreadable files
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            reason = one_line(" ".join(f"{type(error).__name__}: {error}".split()))
             raise UserError(f"the tokenizer in {self.folder} cannot be read ({reason})") from error
         self._pad_with(tokenizer.pad_token_id)
 
@@ -100,13 +96,39 @@ class TextTokenizer:
 
     def _pad_token(self) -> str | None:
         """The pad token that the files beside tokenizer.json name."""
-        for name in ("tokenizer_config.json", "special_tokens_map.json"):
-            try:
-                token = json.loads((self.folder / name).read_text(encoding="utf-8")).get("pad_token")
-            except FileNotFoundError:
+        for name in SETTINGS:
+            if not (self.folder / name).is_file():
                 continue
-            except (OSError, ValueError, AttributeError) as error:
-                raise UserError(f"{self.folder / name} is not a readable JSON object: {error}") from error
+            token = read_json(self.folder / name, "tokenizer file").get("pad_token")
+            token = token.get("content") if isinstance(token, dict) else token
+            if token is not None and not isinstance(token, str):
+                raise UserError(f"{self.folder / name} names the pad_token {one_line(str(token))}; it has to be a text")
             if token:
-                return token["content"] if isinstance(token, dict) else token
+                return token
         return None
+
+
+def _check_files(folder: Path) -> None:
+    """Names the file that a tokenizer lacks, or that only stands in for one."""
+    if not any(all((folder / name).is_file() for name in names) for names in VOCABULARIES):
+        half = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
+        lacking = (
+            half[0] if len(half) == 1 else "tokenizer.json (or spiece.model for T5, vocab.json and merges.txt for CLIP)"
+        )
+        raise UserError(f"the tokenizer in {folder} lacks {lacking}; copy it there from the published model")
+    for name in (*sum(VOCABULARIES, ()), *SETTINGS):
+        if (folder / name).is_file():
+            refuse_stand_in(folder / name)
+
+
+def _check_pieces(path: Path) -> None:
+    if importlib.util.find_spec("sentencepiece") is None:
+        raise UserError(
+            f"{path} needs the package sentencepiece; pip install sentencepiece, or copy a tokenizer.json there"
+        )
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        SentencePieceProcessor().LoadFromSerializedProto(path.read_bytes())
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{path} is not a readable tokenizer file; copy or download it again") from error

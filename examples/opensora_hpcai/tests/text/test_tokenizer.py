@@ -50,6 +50,44 @@ def test_a_folder_without_a_tokenizer_or_with_a_broken_one_is_refused(tmp_path):
         TextTokenizer(tmp_path, 4)
 
 
+@pytest.mark.parametrize(
+    ("there", "lacking"),
+    [
+        (
+            {"tokenizer_config.json": '{"tokenizer_class": "T5Tokenizer"}'},
+            "lacks tokenizer.json .or spiece.model for T5",
+        ),
+        ({"vocab.json": "{}", "tokenizer_config.json": "{}"}, "lacks merges.txt"),
+        ({"merges.txt": ""}, "lacks vocab.json"),
+    ],
+)
+def test_a_tokenizer_that_lacks_a_file_is_refused_with_its_name(tmp_path, there, lacking):
+    """The hub's classes make a tokenizer of a T5 folder without spiece.model, for which every word is unknown."""
+    for name, text in there.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=lacking):
+        TextTokenizer(tmp_path, 4)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "spiece.model", "tokenizer_config.json"])
+def test_a_pointer_of_git_lfs_is_called_one(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 791656\n")
+    with pytest.raises(UserError, match=f"{name} is only a pointer of Git LFS"):
+        TextTokenizer(folder, 4)
+
+
+def test_a_damaged_sentencepiece_file_is_named(tmp_path):
+    (tmp_path / "spiece.model").write_bytes(b"no model at all")
+    with pytest.raises(UserError, match="spiece.model is not a readable tokenizer file"):
+        TextTokenizer(tmp_path, 4)
+
+
+def test_a_pad_token_that_is_no_text_is_refused(folder):
+    (folder / "tokenizer_config.json").write_text('{"pad_token": 3}')
+    with pytest.raises(UserError, match="pad_token 3; it has to be a text"):
+        TextTokenizer(folder, 4)
+
+
 def test_a_sentencepiece_file_without_its_package_is_refused_by_name(tmp_path, monkeypatch):
     (tmp_path / "spiece.model").touch()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
