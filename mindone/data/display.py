@@ -54,9 +54,7 @@ def warn_once(kind: str, message: str) -> None:
 def check_size(path: str | Path, height: int, width: int) -> None:
     """Raises BadSample for a frame of no pixels or of more than `MAX_PIXELS`."""
     if height * width > MAX_PIXELS:
-        raise BadSample(
-            f"{path} has {height}x{width} pixels per frame; at most {MAX_PIXELS} are read, so make it smaller"
-        )
+        raise BadSample(f"{path} has {height}x{width} pixels per frame, more than the {MAX_PIXELS} that are read")
 
 
 def over_white(rgba: np.ndarray) -> np.ndarray:
@@ -67,8 +65,8 @@ def over_white(rgba: np.ndarray) -> np.ndarray:
 
 def film_stream(container: av.container.InputContainer) -> av.VideoStream | None:
     """The video stream that players show; None if there is none but cover pictures."""
-    films = [stream for stream in container.streams.video if not int(stream.disposition) & NO_FILM]
-    return max(films, key=lambda s: (int(s.disposition) & DEFAULT, s.width * s.height, -s.index), default=None)
+    films = [stream for stream in container.streams.video if not stream.disposition.value & NO_FILM]
+    return max(films, key=lambda s: (s.disposition.value & DEFAULT, s.width * s.height, -s.index), default=None)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ PyAV looks at it first, and what they would show otherwise is refused.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -66,12 +67,12 @@ def file_url(path: str | Path) -> str:
 class PyAVReader:
     def __init__(self, path: str | Path):
         require_file(path)
-        self.path, self._frame, self._pending = path, None, None
+        self.path, self._frame, self._pending, self._number = path, None, None, -1
         # one for all frames: a frame's own converter sets up its tables anew, which costs more than a small picture
         self._converter = VideoReformatter()
         self._open()
 
-    def _open(self) -> None:
+    def _open(self, threads: int = 0) -> None:
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
         try:
             self._container = av.open(file_url(self.path), options=options)
@@ -82,7 +83,7 @@ class PyAVReader:
         except BadSample:
             self._container.close()
             raise
-        self._stream.thread_type = "AUTO"
+        self._stream.thread_type, self._stream.thread_count = "AUTO", threads
         self._frames = self._container.decode(self._stream)
 
     def _film(self) -> av.VideoStream:
@@ -93,8 +94,6 @@ class PyAVReader:
             raise BadSample(f"{self.path} has no video stream ({why})")
         if stream.codec_context is None:
             raise BadSample(f"{self.path} has a video stream that no decoder knows; convert it to h264")
-        if stream.metadata.get("alpha_mode") == "1":
-            raise BadSample(f"{self.path} has transparency that is not decoded; put it on a background before")
         display.check_size(self.path, stream.height, stream.width)
         stream.codec_context.options = {"max_pixels": str(display.MAX_PIXELS)}
         return stream
@@ -121,18 +120,42 @@ class PyAVReader:
         return display.display_of(self._frame, self._stream, self.path)
 
     def advance(self) -> bool:
+        self._number += 1
         if self._pending is not None:
             self._frame, self._pending = self._pending, None
             return True
         try:
-            self._frame = next(self._frames, None)
+            self._frame = self._next()
         except (av.FFmpegError, OSError) as error:
             raise BadSample(f"{self.path} is damaged or truncated ({reason(error)})") from error
         return self._frame is not None
 
+    def _next(self) -> av.VideoFrame | None:
+        try:
+            return next(self._frames, None)
+        except av.InvalidDataError:
+            # With several threads, frames from before a damaged packet can get lost with it: again, with one.
+            self.close()
+            self._open(threads=1)
+            self._frames = itertools.islice(self._frames_before_the_end(), self._number, None)
+            return next(self._frames, None)
+
+    def _frames_before_the_end(self) -> Iterator[av.VideoFrame]:
+        """Frames of a file whose last packet may be cut off; a damaged packet before the last one raises."""
+        damage = None
+        for packet in self._container.demux(self._stream):
+            if damage and packet.size:
+                raise damage
+            try:
+                yield from packet.decode()
+            except av.InvalidDataError as error:
+                damage = error
+
     def image(self) -> np.ndarray:
         frame, alpha = self._frame, display.has_alpha(self._frame)
-        display.warn_of_loss(frame, self.path)
+        self.warn_of_loss()
+        if not alpha and self._stream.metadata.get("alpha_mode") == "1":
+            raise BadSample(f"{self.path} has transparency that is not decoded; put it on a background before")
         matrix, colour_range = display.colour_of(frame, self.path)
         try:
             # Everything is said, because what releases of PyAV assume for what is left out is not the same.
@@ -149,15 +172,21 @@ class PyAVReader:
             raise BadSample(f"{self.path} has frames that cannot be converted to RGB ({reason(error)})") from error
         return self.display.apply(display.over_white(image) if alpha else image)
 
-    def deviations(self, knows_matrix: bool) -> Iterator[str]:
+    def warn_of_loss(self) -> None:
+        display.warn_of_loss(self._frame, self.path)
+
+    def deviations(self, knows_matrix: bool, turns: bool) -> Iterator[str]:
         """What of the frame it stands on the other backends show otherwise, or leave out.
 
         Args:
             knows_matrix: the backend converts by the colour matrix and range that the file names.
+            turns: frames come from the backend as they are stored, so that turning them here is right.
         """
         frame, space = self._frame, int(self._frame.colorspace)
         matrix, colour_range = display.colour_of(frame, self.path)
-        if display.has_alpha(frame):
+        if self.display.is_turned and not turns:
+            yield "frames to be turned or mirrored"
+        if display.has_alpha(frame) or self._stream.metadata.get("alpha_mode") == "1":
             yield "transparency"
         if max(part.bits for part in frame.format.components) > 8:
             yield "more than 8 bits"
@@ -191,19 +220,20 @@ class PyAVReader:
             number = float((frame.pts - stream.start_time) * stream.time_base * rate)
         if not position < round(number) <= index or abs(number - round(number)) > 0.05:
             return self._restart()
-        self._pending = frame
-        return round(number) - 1
+        self._pending, self._number = frame, round(number) - 1
+        return self._number
 
     def _restart(self) -> int:
         self.close()
         self._open()
+        self._number = -1
         return -1
 
     def close(self) -> None:
         self._container.close()
 
 
-def _display_for(path: str | Path, backend: str, knows_matrix: bool) -> Display:
+def _display_for(path: str | Path, backend: str, **abilities: bool) -> Display:
     """How to show the file, if ``backend`` gives the same pixels as PyAV.
 
     Raises:
@@ -212,7 +242,8 @@ def _display_for(path: str | Path, backend: str, knows_matrix: bool) -> Display:
     with contextlib.closing(PyAVReader(path)) as reader:
         if not reader.advance():
             raise BadSample(f"{path} has no frames")
-        deviations = list(reader.deviations(knows_matrix))
+        reader.warn_of_loss()
+        deviations = list(reader.deviations(**abilities))
         if deviations:
             raise BadSample(f"{path} has {' and '.join(deviations)}, which {backend} shows wrongly; use pyav")
         return reader.display
@@ -220,7 +251,7 @@ def _display_for(path: str | Path, backend: str, knows_matrix: bool) -> Display:
 
 class CV2Reader:
     def __init__(self, path: str | Path):
-        self.path, self._display = path, _display_for(path, "cv2", knows_matrix=False)
+        self.path, self._display = path, _display_for(path, "cv2", knows_matrix=False, turns=True)
         self._capture = cv2.VideoCapture(file_url(path), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
             self._capture.release()
@@ -262,7 +293,7 @@ class DecordReader:
                 "video backend decord is not installed; pip install decord, or choose pyav or cv2"
             ) from error
         self.path, self._position = path, -1
-        self._display = _display_for(path, "decord", knows_matrix=True)
+        self._display = _display_for(path, "decord", knows_matrix=True, turns=False)
         try:
             self._reader = decord.VideoReader(file_url(path), ctx=decord.cpu(0), num_threads=1)
         except Exception as error:
