@@ -148,9 +148,8 @@ def test_pictures_that_are_not_read_are_named_by_their_suffix(tmp_path, suffix):
 
 
 def numbered(num_frames):
-    return (
-        np.full((num_frames, 32, 32, 3), 1, np.uint8) * np.arange(0, 2 * num_frames, 2, np.uint8)[:, None, None, None]
-    )
+    levels = np.arange(0, 3 * num_frames, 3, np.uint8)
+    return np.broadcast_to(levels[:, None, None, None], (num_frames, 32, 32, 3)).copy()
 
 
 def numbers(frames):
