@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,24 +30,32 @@ REDUCED_RESOLUTION = 1
 DISPLAY_GAMMA = 2.2
 
 
+@contextlib.contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    """Turns whatever Pillow raises for damaged files, which is many kinds, into BadSample."""
+    try:
+        yield
+    except (BadSample, MemoryError):
+        raise
+    except Exception as error:
+        raise BadSample(f"{path} is not a readable picture ({reason(error)})") from error
+
+
 class PictureReader:
     """A reader like those of `mindone.data.readers`; most pictures have one frame."""
 
     def __init__(self, path: str | Path):
         require_file(path)
         self.path, self._position, self._start, self._time = path, -1, 0, 0.0
-        try:
-            self._picture = Image.open(path, formats=FORMATS)
+        # an open file, because Pillow maps named ones into memory and then turns some uncompressed tiffs wrongly
+        self._file = io.BufferedReader(io.FileIO(path))
+        with contextlib.ExitStack() as on_failure, _reading(path):
+            on_failure.callback(self._file.close)
+            self._picture = Image.open(self._file, formats=FORMATS)
             check_size(path, self._picture.height, self._picture.width)
             self.header_frames = self._count()
-        except BadSample:
-            raise
-        except Exception as error:
-            raise self._unreadable(error) from error
+            on_failure.pop_all()
         self._image: np.ndarray | None = None
-
-    def _unreadable(self, error: Exception) -> BadSample:
-        return BadSample(f"{self.path} is not a readable picture ({reason(error)})")
 
     def _count(self) -> int:
         pictures = getattr(self._picture, "n_frames", 1)
@@ -93,22 +102,16 @@ class PictureReader:
             return False
         self._time += self._duration() if self._position >= 0 else 0.0
         self._position, self._image = self._position + 1, None
-        try:
+        with _reading(self.path):
             if self.header_frames > 1:
                 self._picture.seek(self._start + self._position)
             self._picture.load()
-        except Exception as error:
-            raise self._unreadable(error) from error
         return True
 
     def image(self) -> np.ndarray:
         if self._image is None:
-            try:
+            with _reading(self.path):
                 self._image = to_rgb(self._picture, self.path)
-            except BadSample:
-                raise
-            except Exception as error:
-                raise self._unreadable(error) from error
         return self._image
 
     def seek(self, index: int, position: int) -> int:
@@ -116,6 +119,7 @@ class PictureReader:
 
     def close(self) -> None:
         self._picture.close()
+        self._file.close()
 
 
 def to_rgb(picture: Image.Image, path: str | Path) -> np.ndarray:
@@ -149,9 +153,7 @@ def _in_8_bits(picture: Image.Image, path: str | Path) -> Image.Image:
                 "scale them to 0 to 1 (0 is black, 1 is white), or save it with 8 or 16 bits"
             )
     elif picture.mode == "I":
-        raise BadSample(
-            f"{path} has 32-bit or signed numbers, which do not say what is white; save it with 8 or 16 bits"
-        )
+        raise BadSample(f"{path} has 32-bit or signed numbers without a white; save it with 8 or 16 bits")
     else:
         return picture
     shades = np.round(values * (255 / white)).clip(0, 255).astype(np.uint8)
