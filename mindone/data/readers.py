@@ -315,7 +315,9 @@ class DecordReader:
         try:
             return self._display.apply(self._reader[self._position].asnumpy())
         except Exception as error:
-            raise BadSample(f"{self.path} is damaged: frame {self._position} does not decode") from error
+            raise BadSample(
+                f"{self.path} is damaged, or needs the pyav backend: decord does not decode frame {self._position}"
+            ) from error
 
     def seek(self, index: int, position: int) -> int:
         self._position = min(index, len(self._reader)) - 1
