@@ -111,15 +111,26 @@ def display_of(frame: av.VideoFrame, stream: av.VideoStream, path: str | Path) -
     Raises:
         BadSample: turned by an angle that is not a multiple of 90 degrees, or stretched beyond sense.
     """
-    turn = (False, False, False)
-    if "DISPLAYMATRIX" in frame.side_data:
-        turn = quarter_turn(np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), np.int32).tolist(), path)
+    turn = quarter_turn(_display_matrix(frame, path), path)
     aspect = stream.sample_aspect_ratio or Fraction(1)
     if aspect > 0 and not Fraction(1, 16) <= aspect <= 16:
         raise BadSample(f"{path} has pixels of {aspect} times their height, which cannot be meant")
     display = Display(*turn, aspect if aspect > 0 else Fraction(1))
     check_size(path, *display.size(frame.height, frame.width))
     return display
+
+
+def _display_matrix(frame: av.VideoFrame, path: str | Path) -> list[int]:
+    """The nine numbers of a frame's display matrix; zeros if it has none."""
+    try:
+        if "DISPLAYMATRIX" not in frame.side_data:
+            return [0] * 9
+        return np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), np.int32).tolist()
+    except ValueError as error:
+        # PyAV does not list a frame's data if one piece is of a kind that is newer than itself: EXIF in a jpeg
+        if frame.rotation:
+            raise BadSample(f"{path} is to be shown turned in a way that PyAV {av.__version__} cannot tell") from error
+        return [0] * 9
 
 
 def quarter_turn(matrix: Sequence[int], path: str | Path) -> tuple[bool, bool, bool]:

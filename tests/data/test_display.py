@@ -6,6 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from mindone.data import display
 from mindone.data.display import Display, over_white, quarter_turn
@@ -53,6 +54,22 @@ def test_other_angles_are_refused_and_a_matrix_of_zeros_says_nothing(film, quart
         read_video(with_matrix(film("turned.mp4", quarters), 0.8, 0.6, -0.6, 0.8))
     assert quarter_turn([0] * 9, "x") == (False, False, False)
     assert quarter_turn([65536, 100, 0, -100, 65536], "x") == (False, False, False)
+
+
+def test_a_turn_beside_data_that_pyav_does_not_know_is_never_overlooked(tmp_path, quarters, corners):
+    """ffmpeg hands on the EXIF of jpegs, which makes some releases of PyAV list none of a frame's data."""
+    for orientation, seen in ((1, "RGBW"), (6, "BRWG"), (2, "GRWB")):
+        image = Image.fromarray(quarters[0])
+        exif = image.getexif()
+        exif[274] = orientation
+        image.save(tmp_path / "one.jpg", exif=exif)
+        (tmp_path / "film.mjpeg").write_bytes((tmp_path / "one.jpg").read_bytes() * 3)
+        try:
+            shown = read_video(tmp_path / "film.mjpeg")
+        except BadSample as error:
+            assert orientation > 1 and "is to be shown turned in a way that PyAV" in str(error)
+        else:
+            assert len(shown) == 3 and corners(shown[0]) == seen
 
 
 @pytest.mark.parametrize("backend", INSTALLED)
