@@ -59,14 +59,21 @@ def check_size(path: str | Path, height: int, width: int) -> None:
 
 def over_white(rgba: np.ndarray) -> np.ndarray:
     """(..., 4) uint8 with straight alpha on a white background: (..., 3) uint8."""
-    alpha = rgba[..., 3:].astype(np.uint16)
-    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    darkness = (255 - rgba[..., :3]).astype(np.uint16)
+    darkness *= rgba[..., 3:]
+    darkness += 127
+    darkness //= 255
+    return 255 - darkness.astype(np.uint8)
 
 
 def film_stream(container: av.container.InputContainer) -> av.VideoStream | None:
     """The video stream that players show; None if there is none but cover pictures."""
     films = [stream for stream in container.streams.video if not stream.disposition.value & NO_FILM]
-    return max(films, key=lambda s: (s.disposition.value & DEFAULT, s.width * s.height, -s.index), default=None)
+    return max(films, key=lambda s: (s.disposition.value & DEFAULT, _pixels(s), -s.index), default=None)
+
+
+def _pixels(stream: av.VideoStream) -> int:
+    return stream.width * stream.height if stream.codec_context else 0
 
 
 @dataclass(frozen=True)

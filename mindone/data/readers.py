@@ -75,7 +75,7 @@ class PyAVReader:
     def _open(self, threads: int = 0) -> None:
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
         try:
-            self._container = av.open(file_url(self.path), options=options)
+            self._container = av.open(file_url(self.path), options=options, metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
             raise BadSample(f"{self.path} is not a readable video ({reason(error)})") from error
         try:
@@ -128,6 +128,9 @@ class PyAVReader:
             self._frame = self._next()
         except (av.FFmpegError, OSError) as error:
             raise BadSample(f"{self.path} is damaged or truncated ({reason(error)})") from error
+        except IndexError as error:
+            # at its end, PyAV looks for streams that were not there when the file was opened
+            raise BadSample(f"{self.path} gets further streams on its way, which PyAV does not read") from error
         return self._frame is not None
 
     def _next(self) -> av.VideoFrame | None:

@@ -144,6 +144,21 @@ def test_pictures_that_are_not_read_are_named_by_their_suffix(tmp_path, suffix):
         probe(tmp_path / f"x.{suffix}")
 
 
+def test_metadata_in_another_encoding_are_no_obstacle(film, quarters, tmp_path):
+    content = film("clip.mp4", quarters).read_bytes()
+    assert b"VideoHandler" in content
+    (tmp_path / "latin.mp4").write_bytes(content.replace(b"VideoHandler", b"Vid\xe9oHandler"))
+    assert read_video(tmp_path / "latin.mp4").shape == quarters.shape
+
+
+@pytest.mark.parametrize("backend", ["pyav", "cv2"])
+def test_a_codec_without_a_decoder_is_named_as_the_reason(film, quarters, tmp_path, backend):
+    content = film("clip.mp4", quarters).read_bytes()
+    (tmp_path / "odd.mp4").write_bytes(content.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+    with pytest.raises(BadSample, match="odd.mp4 has a video stream that no decoder knows"):
+        read_video(tmp_path / "odd.mp4", backend=backend)
+
+
 # --- which frame is which --------------------------------------------------------------------------------------------
 
 
