@@ -7,6 +7,7 @@ What is done, by every reader alike:
 - Pixels that are not square are stretched, along the side that grows, so that nothing is thrown away.
 - Transparent pixels are shown on white, alpha being straight (not multiplied into the colours).
 - A colour matrix that is not named is BT.709 for HD (at least 1280 columns or more than 576 rows) and BT.601 below.
+- Primaries are not converted: they are taken for those of BT.709, as the models and the files written take them.
 - HDR (PQ, HLG) is converted by its matrix but not tone mapped, and interlaced frames stay woven as they are stored;
   both are read with a warning.
 - Cropping by the codec is done by its decoder. Crop boxes of containers are not known to the decoder and not applied.

@@ -160,6 +160,17 @@ def test_transparent_pixels_are_shown_on_white(film, quarters, name, codec, pix_
     assert np.abs(shown[24, 16] - [127, 127, 252]).max() <= 3
 
 
+def test_transparent_pixels_of_a_gif_are_shown_on_white(tmp_path):
+    images = [Image.new("RGBA", (32, 32), (level, 0, 0, 255)) for level in (100, 200)]
+    for image in images:
+        image.paste((0, 0, 0, 0), (0, 0, 16, 32))
+    images[0].save(tmp_path / "x.gif", save_all=True, append_images=images[1:], duration=100, disposal=2)
+    shown = read_video(tmp_path / "x.gif")
+    assert (shown[:, 16, 8] == 255).all() and shown[:, 16, 24].tolist() == [[100, 0, 0], [200, 0, 0]]
+    with pytest.raises(BadSample, match="transparency, which cv2 shows wrongly"):
+        read_video(tmp_path / "x.gif", backend="cv2")
+
+
 def test_alpha_is_straight_and_rounded():
     assert over_white(np.array([[100, 0, 255, 255], [100, 0, 255, 0], [100, 0, 255, 51]], np.uint8)).tolist() == [
         [100, 0, 255],

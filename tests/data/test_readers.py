@@ -200,6 +200,18 @@ def test_a_film_whose_last_packet_is_cut_off_gives_the_frames_before_it(film):
     assert 30 < count < 80 and numbers(read_frames(path, [0, count - 1])) == [0, count - 1]
 
 
+def test_a_damaged_packet_between_others_is_a_bad_sample(film):
+    path = film("clip.mov", numbered(30), "png", "rgb24")
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    content = bytearray(path.read_bytes())
+    content[places[20][0] : sum(places[20])] = bytes(places[20][1])
+    path.write_bytes(content)
+    with pytest.raises(BadSample, match="clip.mov is damaged or truncated"):
+        read_video(path)
+    assert numbers(read_frames(path, [0, 19])) == [0, 19]
+
+
 def test_lost_frames_are_read_again_with_one_thread(film, monkeypatch):
     path = film("clip.mp4", numbered(80), g="10", bf="2", crf="1")
     reader = readers.PyAVReader(path)
