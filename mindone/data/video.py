@@ -1,26 +1,26 @@
 """Video reading behind one interface: PyAV (default), OpenCV, or decord if it is installed.
 
-Frames are (H, W, 3) uint8 RGB, upright (rotation metadata is applied). A picture is a video of one frame. Decoding
-streams: only the frames asked for are converted, and only they are kept. What cannot be read raises `BadSample`, a
-`UserError`, with the reason. Writing is in `mindone.data.write`; its functions can be imported from here too.
+Frames are (H, W, 3) uint8 RGB, as players show them: `mindone.data.display` says what that means for films,
+`mindone.data.pictures` for pictures. A picture is a video of one frame, an animated one of several. Decoding streams:
+only the frames asked for are converted, and only they are kept. What cannot be read raises `BadSample`, a `UserError`,
+with the reason. Writing is in `mindone.data.write`; its functions can be imported from here too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-import cv2
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
-from mindone.data.errors import BadSample
+from mindone.data import pictures
+from mindone.data.errors import BadSample, MissingFrames
+from mindone.data.pictures import PictureReader
+from mindone.data.readers import CV2Reader, DecordReader, PyAVReader
 from mindone.data.write import contact_sheet, slug, to_uint8, write_contact_sheet, write_gif, write_png, write_video
 from mindone.errors import UserError
 
@@ -29,6 +29,8 @@ __all__ = [
     "BadSample",
     "MissingFrames",
     "VideoInfo",
+    "clip_indices",
+    "clip_rate",
     "contact_sheet",
     "count_frames",
     "is_image",
@@ -45,15 +47,21 @@ __all__ = [
 ]
 
 BACKENDS = ("pyav", "cv2", "decord")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
+Reader = PyAVReader | CV2Reader | DecordReader | PictureReader
 
 # A seek costs about as much as decoding this many frames; nearer frames are reached by decoding.
 SEEK_GAP = 64
 
+# Containers write time stamps in steps of up to a millisecond: two of them may be off by so many seconds.
+TIME_STEP = 0.002
+
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says of itself: frame count, size in upright pixels, frames per second (0 for a picture), seconds."""
+    """What a file says of itself: frame count, size in pixels as shown, frames per second (0 for a picture), seconds.
+
+    Of a variable frame rate ``fps`` is the mean; see `clip_rate` for that of a part.
+    """
 
     num_frames: int
     height: int
@@ -62,20 +70,9 @@ class VideoInfo:
     duration: float
 
 
-class MissingFrames(BadSample):
-    """A file ends before the frame asked for; ``num_frames`` is how many it really has."""
-
-    def __init__(self, message: str, num_frames: int = 0):
-        super().__init__(message)
-        self.num_frames = num_frames
-
-    def __reduce__(self):
-        return MissingFrames, (str(self), self.num_frames)
-
-
 def is_image(path: str | Path) -> bool:
     """Whether the file's name is that of a picture."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+    return Path(path).suffix.lower() in pictures.SUFFIXES
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -87,10 +84,7 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         BadSample: missing, not a video, without a video stream, or without a single frame that decodes.
     """
-    if is_image(path):
-        height, width, _ = _ImageReader(path).image().shape
-        return VideoInfo(1, height, width, 0.0, 0.0)
-    with contextlib.closing(_PyAVReader(path)) as reader:
+    with contextlib.closing(_open_reader(path)) as reader:
         if not reader.advance():
             raise BadSample(f"{path} has no frames")
         height, width = reader.size
@@ -106,7 +100,7 @@ def count_frames(path: str | Path) -> int:
         BadSample: as for `probe`, or damaged.
     """
     count = 0
-    with contextlib.closing(_ImageReader(path) if is_image(path) else _PyAVReader(path)) as reader:
+    with contextlib.closing(_open_reader(path)) as reader:
         while reader.advance():
             count += 1
     return count
@@ -150,7 +144,11 @@ def _stacked(path: str | Path, frames: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def iter_frames(
-    path: str | Path, indices: Sequence[int] | None = None, backend: str = "pyav", allow_short: bool = False
+    path: str | Path,
+    indices: Sequence[int] | None = None,
+    backend: str = "pyav",
+    allow_short: bool = False,
+    times: list[float] | None = None,
 ) -> Iterator[np.ndarray]:
     """Yields frames (H, W, 3) uint8 RGB one at a time, so that only one of them is in memory.
 
@@ -158,6 +156,7 @@ def iter_frames(
         indices: ascending frame numbers, repeats allowed; all frames if not given.
         backend: ``pyav``, ``cv2`` or ``decord``.
         allow_short: end quietly with the video instead of raising `MissingFrames`.
+        times: gets the time stamp of each frame in seconds, for `clip_rate`; nan where the file has none.
     Raises:
         BadSample: as for `probe`, damaged, or `MissingFrames` if the video ends before the last index.
     """
@@ -173,6 +172,8 @@ def iter_frames(
                         return
                     raise _missing(path, index, position + 1, reader.header_frames)
                 position += 1
+            if times is not None:
+                times.append(math.nan if reader.time is None else reader.time)
             yield reader.image()
 
 
@@ -184,213 +185,14 @@ def _missing(path: str | Path, index: int, num_frames: int, header_frames: int) 
     return MissingFrames(message, num_frames)
 
 
-# --- readers ---------------------------------------------------------------------------------------------------------
-#
-# A reader stands before frame 0. `advance` goes to the next frame and says whether there is one, `image` converts the
-# frame it stands on, `seek` jumps to shortly before a frame and returns the number of the frame it then stands on.
-
-
-def _open_reader(path: str | Path, backend: str) -> _PyAVReader | _CV2Reader | _DecordReader | _ImageReader:
-    readers = {"pyav": _PyAVReader, "cv2": _CV2Reader, "decord": _DecordReader}
+def _open_reader(path: str | Path, backend: str = "pyav") -> Reader:
+    readers = {"pyav": PyAVReader, "cv2": CV2Reader, "decord": DecordReader}
     if backend not in readers:
         raise UserError(f"video backend {backend} is not known; use one of {', '.join(BACKENDS)}")
-    return _ImageReader(path) if is_image(path) else readers[backend](path)
-
-
-def _require_file(path: str | Path) -> None:
-    if not os.path.isfile(path):
-        raise BadSample(f"{path} is not a file" if os.path.exists(path) else f"{path} is missing")
-    if os.path.getsize(path) == 0:
-        raise BadSample(f"{path} is empty")
-
-
-class _PyAVReader:
-    def __init__(self, path: str | Path):
-        _require_file(path)
-        self.path, self._frame, self._pending = path, None, None
-        # one for all frames: a frame's own converter sets up its tables anew, which costs more than a small picture
-        self._converter = VideoReformatter()
-        self._open()
-
-    def _open(self) -> None:
-        try:
-            self._container = av.open(str(self.path))
-        except (av.FFmpegError, OSError) as error:
-            raise BadSample(f"{self.path} is not a readable video ({_reason(error)})") from error
-        if not self._container.streams.video:
-            kinds = " and ".join(sorted({stream.type for stream in self._container.streams}))
-            self._container.close()
-            raise BadSample(f"{self.path} has no video stream ({f'{kinds} only' if kinds else 'damaged or truncated'})")
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "AUTO"
-        self._frames = self._container.decode(self._stream)
-
-    @property
-    def fps(self) -> float:
-        return float(self._stream.average_rate or self._stream.guessed_rate or 0)
-
-    @property
-    def header_frames(self) -> int:
-        return self._stream.frames
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the upright frame it stands on."""
-        frame = self._frame
-        return (frame.width, frame.height) if self._turns % 2 else (frame.height, frame.width)
-
-    @property
-    def _turns(self) -> int:
-        """Quarter turns to the left that make the frame upright; older releases of PyAV do not tell."""
-        return round(getattr(self._frame, "rotation", 0) / 90) % 4
-
-    def advance(self) -> bool:
-        if self._pending is not None:
-            self._frame, self._pending = self._pending, None
-            return True
-        try:
-            self._frame = next(self._frames, None)
-        except (av.FFmpegError, OSError) as error:
-            raise BadSample(f"{self.path} is damaged or truncated ({_reason(error)})") from error
-        return self._frame is not None
-
-    def image(self) -> np.ndarray:
-        try:
-            image = self._converter.reformat(self._frame, format="rgb24").to_ndarray()
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise BadSample(f"{self.path} has frames that cannot be converted to RGB ({_reason(error)})") from error
-        return np.ascontiguousarray(np.rot90(image, self._turns)) if self._turns else image
-
-    def seek(self, index: int, position: int) -> int:
-        """Jumps to the keyframe before ``index`` if frame numbers follow from time stamps: a constant frame rate."""
-        stream, rate = self._stream, self._stream.average_rate
-        if not rate or rate != stream.base_rate or stream.start_time is None or index >= (stream.frames or index):
-            return position
-        seconds = float(index / rate)
-        try:
-            self._container.seek(stream.start_time + int(seconds / stream.time_base), stream=stream)
-            self._frames = self._container.decode(stream)
-            frame = next(self._frames, None)
-        except (av.FFmpegError, OSError):
-            frame = None
-        number = -1.0
-        if frame is not None and frame.pts is not None:
-            number = float((frame.pts - stream.start_time) * stream.time_base * rate)
-        if not position < round(number) <= index or abs(number - round(number)) > 0.05:
-            return self._restart()
-        self._pending = frame
-        return round(number) - 1
-
-    def _restart(self) -> int:
-        self.close()
-        self._open()
-        return -1
-
-    def close(self) -> None:
-        self._container.close()
-
-
-class _CV2Reader:
-    def __init__(self, path: str | Path):
-        _require_file(path)
-        self.path, self._capture = path, cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-        if not self._capture.isOpened():
-            self._capture.release()
-            probe(path)
-            raise BadSample(f"{path} cannot be opened by OpenCV; try the pyav backend")
-        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
-
-    @property
-    def header_frames(self) -> int:
-        return max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-
-    def advance(self) -> bool:
-        return self._capture.grab()
-
-    def image(self) -> np.ndarray:
-        ok, image = self._capture.retrieve()
-        if not ok:
-            raise BadSample(f"{self.path} is damaged: a frame does not decode")
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-    def seek(self, index: int, position: int) -> int:
-        if index >= self.header_frames or not self._capture.set(cv2.CAP_PROP_POS_FRAMES, index):
-            return position
-        return int(self._capture.get(cv2.CAP_PROP_POS_FRAMES)) - 1
-
-    def close(self) -> None:
-        self._capture.release()
-
-
-class _DecordReader:
-    def __init__(self, path: str | Path):
-        try:
-            import decord
-        except ImportError as error:
-            raise UserError(
-                "video backend decord is not installed; pip install decord, or choose pyav or cv2"
-            ) from error
-        _require_file(path)
-        self.path, self._position = path, -1
-        try:
-            self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-        except Exception as error:
-            probe(path)
-            raise BadSample(f"{path} cannot be opened by decord; try the pyav backend") from error
-
-    @property
-    def header_frames(self) -> int:
-        return len(self._reader)
-
-    def advance(self) -> bool:
-        self._position += 1
-        return self._position < len(self._reader)
-
-    def image(self) -> np.ndarray:
-        try:
-            return self._reader[self._position].asnumpy()
-        except Exception as error:
-            raise BadSample(f"{self.path} is damaged: frame {self._position} does not decode") from error
-
-    def seek(self, index: int, position: int) -> int:
-        self._position = min(index, len(self._reader)) - 1
-        return self._position
-
-    def close(self) -> None:
-        self._reader = None
-
-
-class _ImageReader:
-    header_frames = 1
-
-    def __init__(self, path: str | Path):
-        from PIL import Image, ImageOps
-
-        _require_file(path)
-        self._position = -1
-        try:
-            with Image.open(path) as image:
-                self._image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise BadSample(f"{path} is not a readable picture ({_reason(error)})") from error
-
-    def advance(self) -> bool:
-        self._position += 1
-        return self._position < 1
-
-    def image(self) -> np.ndarray:
-        return self._image
-
-    def seek(self, index: int, position: int) -> int:
-        return position
-
-    def close(self) -> None:
-        self._image = None
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text[0].lower() + text[1:] if text else type(error).__name__
+    suffix = Path(path).suffix.lower()
+    if suffix in pictures.UNREAD_SUFFIXES:
+        raise BadSample(f"{path} is a {suffix[1:]} picture, which is not read; convert it to png or jpeg")
+    return PictureReader(path) if is_image(path) else readers[backend](path)
 
 
 # --- choosing frames -------------------------------------------------------------------------------------------------
@@ -415,3 +217,16 @@ def clip_indices(
         return [math.floor(position + 0.5) for position in np.linspace(0, total - 1, num_frames)]
     start = int(rng.integers(total - span + 1)) if rng is not None else 0
     return list(range(start, start + span, stride))
+
+
+def clip_rate(times: Sequence[float], fps: float, stride: int = 1) -> float:
+    """Frames per second of the frames taken, whose time stamps are ``times`` in seconds.
+
+    It is ``fps / stride``, the mean rate of the file over the stride, wherever that agrees with the time stamps, which
+    are rounded; of a variable frame rate, and of frames that were repeated, it is what the time stamps say.
+    """
+    steps, mean = len(times) - 1, fps / stride
+    span = times[-1] - times[0] if steps > 0 else math.nan
+    if math.isnan(span) or span <= 0 or (mean > 0 and abs(span - steps / mean) <= TIME_STEP):
+        return mean
+    return steps / span

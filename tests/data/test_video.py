@@ -1,4 +1,5 @@
-import struct
+import importlib.util
+import math
 from fractions import Fraction
 
 import av
@@ -11,6 +12,7 @@ from mindone.data.video import (
     MissingFrames,
     VideoInfo,
     clip_indices,
+    clip_rate,
     count_frames,
     iter_frames,
     probe,
@@ -109,27 +111,6 @@ def test_a_picture_is_a_video_of_one_frame(tmp_path):
         read_frames(tmp_path / "picture.png", [1])
 
 
-def test_pictures_are_turned_upright(tmp_path):
-    image = Image.fromarray(clip(1, 16, 32)[0])
-    exif = image.getexif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_video(tmp_path / "turned.jpg").shape == (1, 32, 16, 3)
-
-
-@pytest.mark.parametrize("backend", ["pyav", "cv2"])
-def test_rotated_videos_are_turned_upright(tmp_path, backend):
-    frames = np.zeros((3, 32, 64, 3), np.uint8)
-    frames[:, :, :32] = 200
-    content = bytearray(write_video(tmp_path / "clip.mp4", frames, fps=8).read_bytes())
-    matrix = content.find(b"tkhd") + 44
-    content[matrix : matrix + 36] = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)
-    (tmp_path / "turned.mp4").write_bytes(content)
-    turned = read_video(tmp_path / "turned.mp4", backend=backend)
-    assert turned.shape == (3, 64, 32, 3) and probe(tmp_path / "turned.mp4").height == 64
-    assert turned[:, :30].mean() > 190 and turned[:, 34:].mean() < 10
-
-
 def test_frames_of_files_without_a_count_are_counted(tmp_path):
     path = write_gif(tmp_path / "clip.gif", clip(12), fps=10)
     assert probe(path).num_frames == 12
@@ -224,3 +205,51 @@ def test_short_videos_are_refused_or_stretched():
     with pytest.raises(BadSample, match="too short: 4 frames, 3 frames at stride 2 need 5"):
         clip_indices(4, 3, 2)
     assert clip_indices(2, 4, 1, stretch=True) == [0, 0, 1, 1]
+
+
+# --- rates -----------------------------------------------------------------------------------------------------------
+
+INSTALLED = ["pyav", "cv2"] + (["decord"] if importlib.util.find_spec("decord") else [])
+
+
+@pytest.mark.parametrize("backend", INSTALLED)
+@pytest.mark.parametrize("name", ["slowing.mp4", "slowing.mkv"])
+def test_the_rate_is_that_of_the_frames_taken(film, name, backend):
+    """20 frames at 24 a second, then 20 at 6."""
+    times = [n / 24 for n in range(20)] + [20 / 24 + n / 6 for n in range(20)]
+    path = film(name, clip(40), rate=24, times=times)
+    mean = probe(path).fps
+    for indices, rate in (
+        (range(10), 24),
+        (range(20, 40), 6),
+        (range(21, 39, 3), 2),
+        (range(10, 30, 5), 2.4),
+    ):
+        taken = []
+        list(iter_frames(path, indices, backend, times=taken))
+        assert clip_rate(taken, mean, indices.step) == pytest.approx(rate, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [(name, backend) for name in ("even.mp4", "even.mkv", "even.avi") for backend in INSTALLED]
+    + [("even.ts", "pyav"), ("even.ts", "cv2")],
+)
+def test_a_constant_rate_is_the_headers_to_the_last_digit(film, name, backend):
+    path = film(name, clip(20), rate=Fraction(30000, 1001))
+    mean = probe(path).fps
+    assert mean == pytest.approx(30000 / 1001, rel=1e-4)
+    for indices in (range(20), range(3, 20, 4)):
+        taken = []
+        list(iter_frames(path, indices, backend, times=taken))
+        assert clip_rate(taken, mean, indices.step) == mean / indices.step
+
+
+def test_a_rate_without_time_stamps_is_the_headers():
+    assert clip_rate([], 24.0, 2) == clip_rate([1.0], 24.0, 2) == clip_rate([math.nan, math.nan], 24.0, 2) == 12.0
+    assert clip_rate([1.0, 1.0], 24.0) == clip_rate([2.0, 1.0], 24.0) == 24.0
+
+
+def test_a_rate_of_repeated_frames_is_what_their_time_stamps_say():
+    assert clip_rate([0, 0, 0.5, 0.5, 1.0], 2.0) == 4.0
+    assert clip_rate([0, 0.1, 0.2], 0.0) == pytest.approx(10)

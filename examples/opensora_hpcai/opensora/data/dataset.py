@@ -19,7 +19,7 @@ import numpy as np
 from mindone.data.errors import BadSample
 from mindone.data.table import VideoRow
 from mindone.data.transforms import ResizeCrop, normalise
-from mindone.data.video import MissingFrames, clip_indices, count_frames, iter_frames, probe
+from mindone.data.video import MissingFrames, clip_indices, clip_rate, count_frames, iter_frames, probe
 from mindone.errors import UserError
 from opensora.data import cache
 
@@ -127,16 +127,16 @@ class VideoTextDataset:
         """Resized frames (T, H, W, 3) uint8 and their rate."""
         info = None if row.file in self.memory else probe(row.file)
         if info is None or self.memory.fits(info.num_frames * self.transform.height * self.transform.width * 3):
-            whole = self.memory.get(row.file, lambda: self._whole(row, info.fps))
-            return whole.frames[self._indices(row, len(whole.frames), rng)], whole.fps / self.frame_stride
+            whole = self.memory.get(row.file, lambda: self._read(row, None, info.fps))
+            return whole.part(self._indices(row, len(whole.frames), rng), self.frame_stride)
         start = rng.bit_generator.state
         try:
-            frames = self._read(row, self._indices(row, info.num_frames, rng))
+            clip = self._read(row, self._indices(row, info.num_frames, rng), info.fps)
         except MissingFrames:
             # the header promises more frames than there are: choose again among those that decode
             rng.bit_generator.state = start
-            frames = self._read(row, self._indices(row, count_frames(row.file), rng))
-        return frames, info.fps / self.frame_stride
+            clip = self._read(row, self._indices(row, count_frames(row.file), rng), info.fps)
+        return clip.frames, clip_rate(clip.times, clip.fps, self.frame_stride)
 
     def _indices(self, row: VideoRow, total: int, rng: np.random.Generator) -> list[int]:
         try:
@@ -146,19 +146,23 @@ class VideoTextDataset:
         except BadSample as error:
             raise BadSample(f"{row.file} is {error}") from error
 
-    def _read(self, row: VideoRow, indices: Sequence[int]) -> np.ndarray:
-        return self.transform.clip(iter_frames(row.file, indices, self.backend))
-
-    def _whole(self, row: VideoRow, fps: float) -> WholeVideo:
-        return WholeVideo(self.transform.clip(iter_frames(row.file, None, self.backend)), fps)
+    def _read(self, row: VideoRow, indices: Sequence[int] | None, fps: float) -> TimedFrames:
+        times: list[float] = []
+        frames = self.transform.clip(iter_frames(row.file, indices, self.backend, times=times))
+        return TimedFrames(frames, np.asarray(times), fps)
 
 
 @dataclass(frozen=True)
-class WholeVideo:
-    """All resized frames (T, H, W, 3) uint8 of a video, and its rate."""
+class TimedFrames:
+    """Resized frames (T, H, W, 3) uint8 of a video, their time stamps in seconds, and the video's mean rate."""
 
     frames: np.ndarray
+    times: np.ndarray
     fps: float
+
+    def part(self, indices: Sequence[int], stride: int) -> tuple[np.ndarray, float]:
+        """The frames at ``indices`` and their rate."""
+        return self.frames[indices], clip_rate(self.times[indices], self.fps, stride)
 
     @property
     def nbytes(self) -> int:
@@ -194,10 +198,11 @@ class WholeVideoDataset:
         info = probe(file)
         stop = self.num_frames * self.frame_stride if self.num_frames else sys.maxsize
         wanted = range(0, stop, self.frame_stride)
-        frames = iter_frames(file, wanted, self.backend, allow_short=self.num_frames is None)
+        times: list[float] = []
+        frames = self.transform.clip(iter_frames(file, wanted, self.backend, self.num_frames is None, times))
         return {
-            "frames": self.transform.clip(frames),
-            "fps": (info.fps or IMAGE_FPS) / self.frame_stride,
+            "frames": frames,
+            "fps": clip_rate(times, info.fps or IMAGE_FPS, self.frame_stride),
             "ori_size": (info.height, info.width),
             "index": index,
         }

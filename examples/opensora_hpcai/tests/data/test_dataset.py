@@ -1,15 +1,19 @@
 import subprocess
 import sys
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
 from mindone.data.errors import BadSample
 from mindone.data.loader import Loader
 from mindone.data.table import read_video_table
+from mindone.data.transforms import ResizeCrop
+from mindone.data.video import probe
 from mindone.data.write import write_png, write_video
 from opensora.data.cache import LatentEntry, cache_path, write_latent, write_text
-from opensora.data.dataset import LatentTextDataset, Memory, VideoTextDataset
+from opensora.data.dataset import LatentTextDataset, Memory, VideoTextDataset, WholeVideoDataset
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -62,6 +66,44 @@ def test_memory_and_backend_change_nothing(rows, backend, cache_bytes):
     other = VideoTextDataset(rows, 5, (16, 16), flip=True, backend=backend, cache_bytes=cache_bytes)
     for seed in range(6):
         assert (plain.get(2, rng(seed))["video"] == other.get(2, rng(seed))["video"]).all()
+
+
+@pytest.fixture
+def slowing(tmp_path):
+    """A table of one video: 8 frames at 24 a second, then 8 at 6."""
+    with av.open(str(tmp_path / "slowing.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        for number in range(16):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 10 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number + 3 * max(0, number - 8), Fraction(1, 24)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    (tmp_path / "table.csv").write_text("video,caption\nslowing.mp4,x\n")
+    return read_video_table(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 10**6])
+def test_the_rate_of_a_clip_is_that_of_its_own_frames(slowing, cache_bytes):
+    dataset = VideoTextDataset(slowing, 4, (16, 16), frame_stride=2, cache_bytes=cache_bytes)
+    rates = {0: 12, 2: 12, 8: 3, 9: 3}
+    seen = set()
+    for seed in range(60):
+        item = dataset.get(0, rng(seed))
+        start = round(((item["video"][0, 0].mean() + 1) * 127.5) / 10)
+        if start in rates:
+            assert item["fps"] == pytest.approx(rates[start])
+            seen.add(start)
+    assert seen == set(rates)
+
+
+def test_the_rate_of_a_whole_video_is_that_of_the_frames_taken(slowing):
+    rates = [
+        WholeVideoDataset(slowing, ResizeCrop(16, 16), num_frames, stride).get(0, rng())["fps"]
+        for num_frames, stride in ((8, 1), (4, 2), (None, 1), (1, 1))
+    ]
+    mean = probe(slowing[0].file).fps
+    assert rates == pytest.approx([24, 12, 15 / (36 / 24), mean])
 
 
 def test_starts_are_random_unless_switched_off(rows):
