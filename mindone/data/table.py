@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # How spreadsheets separate cells where a comma stands in numbers; only where the header has no comma.
 SEPARATORS = (",", ";", "\t")
+LONGEST_CELL = 1 << 17
+ROWS_AT_ONCE = 1000
 
 # What programs write where a text is missing.
 NO_TEXT = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>", "#n/a"))
@@ -272,13 +274,29 @@ def _records(csv_path: str | Path) -> Iterator[tuple[int, list[str]]]:
     )
     line = blank + 1
     try:
-        for row in reader:
-            yield line, list(map(str.strip, row))
-            line = blank + reader.line_num + 1
+        while True:
+            records = []
+            with _limited_cells():
+                for row in itertools.islice(reader, ROWS_AT_ONCE):
+                    records.append((line, list(map(str.strip, row))))
+                    line = blank + reader.line_num + 1
+            if not records:
+                return
+            yield from records
     except csv.Error as error:
         last = blank + reader.line_num
         where = f"line {line}" if line == last else f"lines {line} to {last}"
         raise UserError(f"{csv_path}, {where}: {_in_words(error)}; {HOW_TO_QUOTE}") from error
+
+
+@contextlib.contextmanager
+def _limited_cells() -> Iterator[None]:
+    """The csv module has one limit for the whole process, which other packages raise."""
+    before = csv.field_size_limit(LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _separator(header: str) -> str:
@@ -296,7 +314,7 @@ def _in_words(error: csv.Error) -> str:
     if "unexpected end" in reason:
         return "a cell begins with a quote that is never closed"
     if "field limit" in reason:
-        return f"a cell is longer than {csv.field_size_limit()} characters, so its quote is most likely not closed"
+        return f"a cell is longer than {LONGEST_CELL} characters, so its quote is most likely not closed"
     if "expected after" in reason:
         return "there is text behind the closing quote of a cell"
     return reason

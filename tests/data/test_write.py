@@ -99,12 +99,13 @@ def test_a_write_that_fails_halfway_leaves_no_file_and_prints_nothing(tmp_path):
 import resource, signal, sys
 import numpy as np
 from mindone.data.write import write_video
+from mindone.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 try:
     write_video(sys.argv[1], np.random.default_rng(0).integers(0, 255, (20, 64, 64, 3), np.uint8), 8)
-except OSError as error:
-    print(error.strerror)
+except UserError as error:
+    print(str(error).rpartition(": ")[2])
 """
     command = [sys.executable, "-c", code, str(tmp_path / "clip.mp4")]
     run = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -3,8 +3,7 @@ import pytest
 
 from mindone.diffusion.dpm_solver import DPMSolver
 from mindone.diffusion.iddpm import betas_of
-
-from .toy_network import guided
+from mindone.testing.stand_ins import guided
 
 
 @pytest.mark.golden("sched_v10_iddpm_sampling")

@@ -8,8 +8,7 @@ from mindone.diffusion.iddpm import Diffusion, DiffusionConfig, betas_of, respac
 from mindone.diffusion.iddpm_loss import noisy, training_losses
 from mindone.diffusion.speed import Speed
 from mindone.errors import UserError
-
-from .toy_network import guided, toy_prediction
+from mindone.testing.stand_ins import guided, toy_prediction
 
 NOISING = ("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod")
 UNDOING = ("sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_mean_coef1", "posterior_mean_coef2")

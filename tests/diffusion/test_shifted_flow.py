@@ -18,15 +18,9 @@ from mindone.diffusion.shifted_flow import (
     velocity_of,
 )
 from mindone.errors import UserError
+from mindone.testing.stand_ins import toy_velocity
 
 PATCH = 2
-
-
-def toy_velocity(tokens, t, text, vector, guidance, condition=None):
-    """The stand-in for the network: tokens (B, N, D), text (B, L, D), vector (B, D), condition (B, N, D)."""
-    rows = lambda values: values.reshape(len(values), -1).mean(1)[:, None, None]  # noqa: E731
-    seen = 0 if condition is None else 0.25 * condition.mean(-1, keepdims=True)
-    return (0.3 * tokens + 0.1 * t + 0.2 * rows(text) + 0.1 * rows(vector) + 0.01 * guidance + seen).astype(np.float32)
 
 
 def flow_of(settings):

@@ -147,6 +147,8 @@ class Family(ABC):
     name: str
     model_max_length: int
     """text tokens; a model folder's config.json may say otherwise"""
+    num_frames: int
+    """frames of a video whose length is not given"""
     denoiser_preset: str
     autoencoder_preset: str
 
@@ -171,7 +173,9 @@ class Family(ABC):
         Raises:
             UserError: no size, unknown names, or an explicit size that ``compression`` does not divide.
         """
-        return video_size(shape.num_frames, shape.image_size, shape.resolution, shape.aspect_ratio, compression)
+        return video_size(
+            shape.num_frames or self.num_frames, shape.image_size, shape.resolution, shape.aspect_ratio, compression
+        )
 
     @abstractmethod
     def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:

@@ -26,6 +26,7 @@ class OpenSora10(STDiTFamily):
 
     name: str = "v1"
     model_max_length: int = 120
+    num_frames: int = 16
     denoiser_preset: str = "STDiT-XL/2"
     autoencoder_preset: str = "SD-VAE"
 
@@ -43,7 +44,6 @@ class OpenSora10(STDiTFamily):
 
     def defaults(self) -> dict[str, Any]:
         return {
-            "num_frames": 16,
             "vae_type": "VideoAutoencoderKL",
             "noise_scheduler": "ddpm",
             "sampling": "ddpm",

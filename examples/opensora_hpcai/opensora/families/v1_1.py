@@ -24,6 +24,7 @@ class OpenSora11(STDiTFamily):
 
     name: str = "v1.1"
     model_max_length: int = 200
+    num_frames: int = 16
     denoiser_preset: str = "STDiT2-XL/2"
     autoencoder_preset: str = "SD-VAE"
 
@@ -34,7 +35,6 @@ class OpenSora11(STDiTFamily):
 
     def defaults(self) -> dict[str, Any]:
         return {
-            "num_frames": 16,
             "vae_type": "VideoAutoencoderKL",
             "noise_scheduler": "ddpm",
             "sampling": "ddpm",

@@ -23,6 +23,7 @@ class OpenSora12(STDiTFamily):
 
     name: str = "v1.2"
     model_max_length: int = 300
+    num_frames: int = 51
     denoiser_preset: str = "STDiT3-XL/2"
     autoencoder_preset: str = "OpenSora-VAE-v1.2"
 
@@ -34,7 +35,6 @@ class OpenSora12(STDiTFamily):
 
     def defaults(self) -> dict[str, Any]:
         return {
-            "num_frames": 51,
             "vae_type": "OpenSora-VAE-v1.2",
             "noise_scheduler": "rflow",
             "sampling": "rflow",

@@ -26,6 +26,7 @@ class OpenSora20(Family):
 
     name: str = "v2.0"
     model_max_length: int = 512
+    num_frames: int = 129
     denoiser_preset: str = "MMDiT-11B"
     autoencoder_preset: str = "Hunyuan-VAE"
 
@@ -40,7 +41,6 @@ class OpenSora20(Family):
 
     def defaults(self) -> dict[str, Any]:
         return {
-            "num_frames": 129,
             "vae_type": "Hunyuan-VAE",
             "noise_scheduler": "rflow",
             "sampling": "rflow",
@@ -53,7 +53,9 @@ class OpenSora20(Family):
         }
 
     def size(self, shape: Shape, compression: int = 8) -> VideoSize:
-        return video_size_2_0(shape.num_frames, shape.image_size, shape.resolution, shape.aspect_ratio)
+        return video_size_2_0(
+            shape.num_frames or self.num_frames, shape.image_size, shape.resolution, shape.aspect_ratio
+        )
 
     def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:
         return prompt_text(prompt, rules.fps, rules.motion_score)

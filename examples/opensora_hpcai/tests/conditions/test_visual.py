@@ -4,6 +4,7 @@ import pytest
 from mindone import runtime
 from mindone.diffusion.shifted_flow import pack, point_on_path, shift_of, timesteps_from_draws, velocity_of
 from mindone.errors import UserError
+from mindone.testing.stand_ins import toy_encode
 from opensora.conditions.visual import (
     KINDS,
     draw_kinds,
@@ -13,21 +14,6 @@ from opensora.conditions.visual import (
     sampling_condition,
     training_condition,
 )
-
-
-def toy_encode(channels, causal, compression=4):
-    """The stand-in for an autoencoder of the reference runs: means over 8x8 pixels and over groups of frames."""
-
-    def encode(video):
-        batch, _, frames, height, width = video.shape
-        grey = video.mean(1).reshape(batch, frames, height // 8, 8, width // 8, 8).mean((3, 5))
-        start = 1 if causal or frames == 1 else 0
-        groups = [grey[:, :1]] if start else []
-        groups += [grey[:, i : i + compression].mean(1, keepdims=True) for i in range(start, frames, compression)]
-        latents = np.concatenate(groups, 1)
-        return np.stack([latents * (c + 1) * 0.5 for c in range(channels)], 1).astype(np.float32)
-
-    return encode
 
 
 def close(ours, expected, what):

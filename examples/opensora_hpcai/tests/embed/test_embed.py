@@ -281,7 +281,8 @@ def test_other_settings_and_weights_are_noticed(networks, encoder_folder, tmp_pa
 
 def test_files_that_do_not_say_what_they_are_made_from_are_taken(networks, folder, tmp_path, caplog):
     for name in ("clip0", "clip1"):
-        write_text(tmp_path / f"out/{name}.npz", np.ones((4, 8)), np.ones(4), np.ones(4, np.int32))
+        arrays = {"text_emb": np.ones((4, 8)), "mask": np.ones(4), "tokens": np.ones(4)}
+        write_text(tmp_path / f"out/{name}.npz", arrays)
     with caplog.at_level("INFO"):
         counts = enter("embed-text", text_flags(folder, tmp_path / "out", table_of(tmp_path / "t.csv", "a", "b")))
     assert (counts.written, counts.skipped) == (0, 2)
@@ -378,11 +379,11 @@ def test_prompts_of_another_encoding_end_in_one_line(networks, folder, tmp_path,
     error = error_of(
         partial(enter, "embed-text"), text_flags(folder, tmp_path, "--captions", "a red circle caf\udce9"), capsys
     )
-    assert error.startswith("error: prompt 1 has the byte 0xe9, which is not UTF-8")
+    assert error.startswith("error: the argument 'a red circle caf\\udce9' is not UTF-8 text")
 
 
 def test_a_disk_that_will_be_full_is_foretold(networks, folder, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10_000, "total": 1}))
     enter("embed-text", text_flags(folder, tmp_path / "out", table_of(tmp_path / "t.csv", "a cat", "a dog")))
     assert "the other files will take about 0.0 MB, but 0.0 MB are free" in caplog.text
 

@@ -16,6 +16,7 @@ from mindone.diffusion.shifted_flow import (
     unpack,
     velocity_of,
 )
+from mindone.testing.stand_ins import toy_encode
 from opensora.conditions.visual import training_condition
 from opensora.families.base import LatentBatch, SampleRequest
 from opensora.families.mmdit import (
@@ -26,8 +27,6 @@ from opensora.families.mmdit import (
     with_dropped,
 )
 from opensora.families.v2_0 import prompt_text, with_fps, with_motion
-
-from ..conditions.test_visual import toy_encode
 
 
 class ToyNetwork(nn.Cell):
