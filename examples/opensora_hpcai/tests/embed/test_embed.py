@@ -383,7 +383,7 @@ def test_prompts_of_another_encoding_end_in_one_line(networks, folder, tmp_path,
 
 
 def test_a_disk_that_will_be_full_is_foretold(networks, folder, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10_000, "total": 1}))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10, "total": 0}))
     enter("embed-text", text_flags(folder, tmp_path / "out", table_of(tmp_path / "t.csv", "a cat", "a dog")))
     assert "the other files will take about 0.0 MB, but 0.0 MB are free" in caplog.text
 
