@@ -55,12 +55,15 @@ class RunCheckpoint:
 
 
 class RunCheckpoints:
-    """The checkpoints in a run's folder, of which the last ``keep_last`` are kept (0 keeps all)."""
+    """The checkpoints in a run's folder, of which the last ``keep_last`` are kept (0 keeps all).
 
-    def __init__(self, folder: str | Path, keep_last: int = 3):
+    Those of steps that are a multiple of ``keep_every`` are kept as well; 0 is none.
+    """
+
+    def __init__(self, folder: str | Path, keep_last: int = 3, keep_every: int = 0):
         if keep_last < 0:
             raise UserError(f"keep_last={keep_last} has to be 0 (keep all) or more")
-        self.folder, self.keep_last = Path(folder), keep_last
+        self.folder, self.keep_last, self.keep_every = Path(folder), keep_last, keep_every
 
     def save(
         self, step: int, writers: Mapping[str, Writer], metadata: Mapping[str, Any] | None = None
@@ -124,6 +127,9 @@ class RunCheckpoints:
         # Damaged ones do not count as kept, or they could push out the last good one.
         latest_of_step = {checkpoint.step: checkpoint for checkpoint in self.all()}
         keep = [checkpoint.path for checkpoint in latest_of_step.values()][-self.keep_last :]
+        if self.keep_every:
+            spared = [each.path for step, each in latest_of_step.items() if step % self.keep_every == 0]
+            keep = sorted({*keep, *spared}, key=_order)
         for path in self._step_folders():
             step, _ = _order(path)
             if path not in keep and (step in latest_of_step or _order(path) < _order(keep[0])):
