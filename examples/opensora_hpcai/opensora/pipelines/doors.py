@@ -13,7 +13,7 @@ from opensora.config import TrainConfig, TrainVaeConfig
 def train_main(argv: Sequence[str] | None = None) -> None:
     """Entry of ``scripts/train.py``."""
     config = parse(TrainConfig, argv, description="Trains a denoiser on videos and captions, or on their caches.")
-    from opensora.pipelines.train import train
+    from opensora.training.denoiser import train
 
     train(config)
 
@@ -22,6 +22,6 @@ def train_main(argv: Sequence[str] | None = None) -> None:
 def train_vae_main(argv: Sequence[str] | None = None) -> None:
     """Entry of ``scripts/train_vae.py``."""
     config = parse(TrainVaeConfig, argv, description="Trains the autoencoder of Open-Sora 1.2.")
-    from opensora.pipelines.train_vae import train_vae
+    from opensora.training.autoencoder import train
 
-    train_vae(config)
+    train(config)
