@@ -88,7 +88,7 @@ class Autoencoder(nn.Cell):
         """
         if latent_frames == 1:
             return 1
-        counts = range(latent_frames * self.time_compression, latent_frames - 1, -1)
+        counts = range(latent_frames * self.time_compression, max(1, latent_frames) - 1, -1)
         for count in counts:
             if self.latent_size((count, 1, 1))[0] == latent_frames:
                 return count

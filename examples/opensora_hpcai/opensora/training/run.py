@@ -48,14 +48,14 @@ logger = logging.getLogger(__name__)
 CACHE_BYTES = 4 << 30
 
 # Settings that may differ in a resumed run without changing its numbers, or whose effect is compared instead of them.
+HARMLESS_GROUPS = {"samples", "parallel", "validation", "runtime"}
 HARMLESS = {
     *("ckpt_save_interval", "ckpt_save_steps", "ckpt_max_keep", "ckpt_keep_every", "log_interval", "output_path"),
-    *("resume", "allow_changes", "overwrite", "add_datetime", "sample_every", "sample_prompts", "max_skipped_updates"),
-    *("device_target", "mode", "debug", "use_parallel", "max_device_memory", "jit_level", "profile", "seed"),
+    *("resume", "allow_changes", "overwrite", "add_datetime", "batch_size", "epochs", "train_steps", "decay_steps"),
     *("num_parallel_workers", "prefetch_size", "max_bad_fraction", "sample_timeout", "filter_data", "held_out"),
     *("csv_path", "video_folder", "video_column", "caption_column", "text_embed_folder", "vae_latent_folder"),
     *("vae_checkpoint", "t5_model_name_or_path", "pretrained_model_path", "vae2d_checkpoint", "lpips_checkpoint"),
-    *("latent_statistics", "batch_size", "epochs", "train_steps", "decay_steps", "zero_stage", "parallel_mode"),
+    *("latent_statistics", "max_skipped_updates", "use_recompute", "num_recompute_blocks"),
 }
 
 
@@ -352,7 +352,7 @@ def _leaves(group: Any) -> dict[str, Any]:
     for field in fields(group):
         value = getattr(group, field.name)
         if is_dataclass(value):
-            found |= _leaves(value)
+            found |= {} if field.name in HARMLESS_GROUPS else _leaves(value)
         elif field.name not in HARMLESS:
             found[field.name] = value
     return found
