@@ -29,6 +29,7 @@ from mindone.data.errors import BadSample
 from mindone.data.plan import Plan, Planned, Size
 from mindone.errors import UserError
 from mindone.parallel.mesh import Mesh
+from mindone.signals import WATCHED
 
 # How many samples may be tried in the place of a bad one.
 MAX_REPLACEMENTS = 64
@@ -187,7 +188,7 @@ def _start_worker(source: Source) -> None:
     _worker_source = source
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     for watch in (_end_with_parent, _end_by_parent):
         threading.Thread(target=watch, daemon=True).start()
 
@@ -206,7 +207,7 @@ def _end_by_parent() -> None:
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
     """Holds back signals from a process that starts now, until it has set up what to do with them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     try:
         yield
     finally:

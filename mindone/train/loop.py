@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mindone import runtime
+from mindone import runtime, signals
 from mindone.data.loader import Batch, Loader
 from mindone.parallel.collectives import any_rank
 from mindone.train.checkpoints import TrainingCheckpoints, TrainState
@@ -105,32 +105,6 @@ class Clock:
         return sum(samples for _, samples in self.recent) / sum(each for each, _ in self.recent) if self.recent else 0.0
 
 
-class StopSignal:
-    """Takes SIGINT and SIGTERM as a request to stop after the running update; a second SIGINT stops at once.
-
-    Attributes:
-        received: the signal, or None.
-    """
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        self._before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _take(self, number: int, frame: Any) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = self.received or signal.Signals(number)
-        logger.warning("%s: the running step is finished and saved; Ctrl+C aborts", self.received.name)
-
-
 @dataclass
 class Training:
     """All that `fit` needs.
@@ -162,6 +136,8 @@ class Training:
 def fit(training: Training) -> signal.Signals | None:
     """Trains from ``training.state`` to the end, or until a signal; the last state is saved in both cases.
 
+    SIGUSR1 saves a checkpoint after the running update.
+
     Returns:
         The signal that ended the run, or None if it is complete.
     Raises:
@@ -169,16 +145,16 @@ def fit(training: Training) -> signal.Signals | None:
     """
     state, clock = training.state, Clock(training.state.clock_seconds, training.state.clock_steps)
     training.loader.state = dict(state.loader)
-    batches, saved_at = iter(training.loader), state.step
-    with StopSignal() as stop, contextlib.closing(training.loader), contextlib.closing(training.trackers):
+    batches, saved_at, mesh = iter(training.loader), state.step, training.loader.mesh
+    with signals.requests() as asked, contextlib.closing(training.loader), contextlib.closing(training.trackers):
         clock.start()
         while state.step < training.total_steps:
             _update(training, batches, clock)
             last = state.step == training.total_steps
-            stopping = any_rank(stop.received is not None, training.loader.mesh)
-            if stopping or last or _due(state.step, training.save_steps):
+            stopping, saving = any_rank(asked.stop is not None, mesh), any_rank(asked.save, mesh)
+            if stopping or saving or last or _due(state.step, training.save_steps):
                 training.checkpoints.save(state)
-                saved_at = state.step
+                asked.save, saved_at = False, state.step
             if stopping:
                 break
             for hook in training.hooks:
@@ -186,7 +162,7 @@ def fit(training: Training) -> signal.Signals | None:
             clock.start()
         if state.step > saved_at:
             training.checkpoints.save(state)
-        return _ended(stop, state, training.total_steps)
+        return _ended(asked.stop, state, training.total_steps)
 
 
 def _due(step: int, interval: int) -> bool:
@@ -234,8 +210,8 @@ def _record(training: Training, result: StepResult, epoch: int, lr: float, secon
     )
 
 
-def _ended(stop: StopSignal, state: TrainState, total_steps: int) -> signal.Signals | None:
+def _ended(stop: signal.Signals | None, state: TrainState, total_steps: int) -> signal.Signals | None:
     if state.step >= total_steps:
         return None
     logger.warning("stopped after step %d of %d, which is saved; go on with --resume True", state.step, total_steps)
-    return stop.received or signal.SIGTERM
+    return stop or signal.SIGTERM

@@ -23,12 +23,12 @@ from mindone.train.checkpoints import read_state
 from mindone.train.loop import Clock, Every, Place
 from mindone.train.skipped import SkippedUpdates
 
-SCRIPT = Path(__file__).with_name("toy_run.py")
+SCRIPT = Path(__file__).with_name("toy_script.py")
 PATIENCE = 120
 
 
 def load_script():
-    spec = importlib.util.spec_from_file_location("toy_run", SCRIPT)
+    spec = importlib.util.spec_from_file_location("toy_run", SCRIPT.with_name("toy_run.py"))
     module = importlib.util.module_from_spec(spec)
     # The graph compiler looks up a cell's globals in its module, by name.
     sys.modules["toy_run"] = module
@@ -91,11 +91,12 @@ def test_a_resumed_run_has_the_very_losses_and_weights_of_an_uninterrupted_one(u
     assert_same_end(folder, uninterrupted)
 
 
-def test_sigterm_finishes_the_step_saves_and_ends_with_code_0(uninterrupted, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_saves_and_ends_with_a_code_that_says_so(uninterrupted, tmp_path, number, code):
     process = start(tmp_path, "--slow")
     wait_for(lambda: list(tmp_path.glob("*/ckpt/step-*")))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 0
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == code
     folder = only_run(tmp_path)
     stopped_at = len(results(folder))
     assert 2 <= stopped_at < 8
@@ -103,6 +104,26 @@ def test_sigterm_finishes_the_step_saves_and_ends_with_code_0(uninterrupted, tmp
     toy_run.train(tmp_path, resume=True)
     assert results(folder) == results(uninterrupted)
     assert_same_end(folder, uninterrupted)
+
+
+def test_sigusr1_saves_a_checkpoint_and_the_run_goes_on(uninterrupted, tmp_path):
+    process = start(tmp_path, "--slow")
+    wait_for(lambda: list(tmp_path.glob("*/ckpt/step-00000002")))
+    process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: list(tmp_path.glob("*/ckpt/step-0000000[357]")))
+    assert process.wait(PATIENCE) == 0
+    assert results(only_run(tmp_path)) == results(uninterrupted)
+
+
+def test_a_second_ctrl_c_aborts_at_once(tmp_path):
+    process = start(tmp_path, "--hang_in_save", "4")
+    wait_for(lambda: process.stdout.readline().strip() == "hanging")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
+    assert run_folder.find_run(tmp_path, True).checkpoint.step == 2
 
 
 def test_a_run_killed_in_the_middle_of_a_save_resumes_from_the_save_before(uninterrupted, tmp_path):

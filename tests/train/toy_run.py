@@ -1,6 +1,6 @@
 """A whole training run of a toy network, as a script for tests that need processes of their own.
 
-``toy_run.py OUTPUT [--steps N] [--batch_size B] [--resume] [--use_parallel] [--slow] [--hang_in_save STEP]``
+``toy_script.py OUTPUT [--steps N] [--batch_size B] [--resume] [--use_parallel] [--slow] [--hang_in_save STEP]``
 """
 
 import argparse
@@ -16,6 +16,7 @@ from mindone.data.loader import Loader
 from mindone.data.plan import FixedPlan
 from mindone.parallel.collectives import Mean, broadcast_parameters
 from mindone.parallel.mesh import make_mesh
+from mindone.signals import exit_code
 from mindone.train import checkpoints as checkpoints_module
 from mindone.train import run_folder
 from mindone.train.checkpoints import TrainingCheckpoints, TrainState
@@ -113,7 +114,7 @@ def hang_in_save(step):
     checkpoints_module.save_safetensors = hanging
 
 
-if __name__ == "__main__":
+def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("output", type=Path)
     parser.add_argument("--steps", type=int, default=8)
@@ -127,4 +128,4 @@ if __name__ == "__main__":
         hang_in_save(options.hang_in_save)
     pause = 0.3 if options.slow else 0.0
     ended, _, _ = train(options.output, options.steps, options.batch_size, options.resume, pause=pause)
-    sys.exit(130 if ended and ended.name == "SIGINT" else 0)
+    sys.exit(exit_code(ended) if ended else 0)

@@ -30,6 +30,7 @@ from mindone.data.table import VideoRow
 from mindone.errors import UserError
 from mindone.parallel.collectives import Mean, broadcast_parameters, from_first_rank
 from mindone.parallel.mesh import Mesh
+from mindone.signals import exit_code
 from mindone.train.checkpoints import STATE, TrainingCheckpoints, TrainState, read_state
 from mindone.train.ema import Ema
 from mindone.train.loop import Inputs, Training, fit
@@ -309,14 +310,14 @@ def run_training(run: Run, training: Training) -> None:
 
     Raises:
         UserError: too many bad samples, or updates that were not finite, so that there is no result.
-        SystemExit: a signal ended the run early, and its state is saved; the code is 128 plus the signal's number.
+        SystemExit: a signal ended the run early, and its state is saved; the code is 143 for SIGTERM, 130 for Ctrl+C.
     """
     try:
         ended = fit(training)
     finally:
         _report_bad_samples(run, training.loader)
     if ended is not None:
-        raise SystemExit(128 + ended)
+        raise SystemExit(exit_code(ended))
     skipped = training.step.state().numbers["skipped"]
     if skipped:
         logger.warning("%d updates were left out because they were not finite", skipped)
