@@ -1,4 +1,4 @@
-"""Updates that were left out because their loss or gradients were not finite: what they saw, and when to give up."""
+"""Updates whose loss or gradients were not finite, and were left out: what they saw, and when to give up."""
 
 from __future__ import annotations
 
@@ -42,11 +42,7 @@ class SkippedUpdates:
             return
         self.in_a_row += 1
         self._write(step, result, batches, dataset)
-        logger.warning(
-            "step %d: loss or gradients are not finite; the update is left out (its samples are in %s)",
-            step,
-            self.path.name,
-        )
+        logger.warning("step %d: loss or gradients are not finite; what it saw is in %s", step, self.path.name)
         if self.most and self.in_a_row >= self.most:
             raise UserError(
                 f"loss or gradients were not finite in {self.in_a_row} updates in a row, up to step {step}; lower "
@@ -54,10 +50,10 @@ class SkippedUpdates:
             )
 
     def check_end(self, step: int) -> None:
-        """Raises a `UserError` for a run of ``step`` updates most of which, at its end, were left out."""
+        """Raises a `UserError` for a run of ``step`` updates of which at least the second half was not finite."""
         if self.in_a_row and 2 * self.in_a_row >= step:
             raise UserError(
-                f"the last {self.in_a_row} of {step} updates were left out because loss or gradients were not finite, "
+                f"loss or gradients were not finite in the last {self.in_a_row} of {step} updates, "
                 f"so there is no result; lower start_learning_rate, set clip_grad, or see the samples in {self.path}"
             )
 

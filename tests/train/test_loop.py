@@ -257,7 +257,7 @@ def test_a_run_that_ends_with_updates_left_out_has_no_result(tmp_path):
     skipped.in_a_row = 1
     skipped.check_end(8)
     skipped.in_a_row = 5
-    with pytest.raises(UserError, match="the last 5 of 8 updates were left out"):
+    with pytest.raises(UserError, match="not finite in the last 5 of 8 updates, so there is no result"):
         skipped.check_end(8)
 
 
