@@ -90,3 +90,39 @@ time.sleep(60)
 def test_afterwards_signals_are_as_they_were():
     ended = subprocess.run([sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, timeout=30)
     assert ended.returncode == -signal.SIGTERM, ended.stderr
+
+
+WORKERS = """
+import os, signal, time
+from mindone.errors import guarded
+
+class Numbers:
+    def __len__(self):
+        return 4
+
+    def get(self, index, rng, size=None):
+        return {"index": index}
+
+@guarded
+def main():
+    from mindone import signals
+    from mindone.data.loader import Loader
+    from mindone.data.plan import FixedPlan
+
+    with signals.requests() as asked, Loader(Numbers(), FixedPlan(4), num_workers=1) as loader:
+        next(iter(loader))
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        while not (asked.stop and asked.save):
+            time.sleep(0.01)
+    print(asked.stop.name)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_worker_processes_do_not_let_signals_through(tmp_path):
+    (tmp_path / "script.py").write_text(WORKERS)
+    ended = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "SIGTERM\n"), ended.stderr

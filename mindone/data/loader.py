@@ -206,7 +206,11 @@ def _end_by_parent() -> None:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Holds back signals from a process that starts now, until it has set up what to do with them."""
+    """Holds back signals from a process that starts now, until it has set up what to do with them.
+
+    The helper of multiprocessing that starts with the first one lets signals through to this thread, whatever was
+    before: so what was before is set again.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     try:
         yield
@@ -327,7 +331,8 @@ class Loader:
         if self._pool is None:
             # Not "fork": the main process has a framework's threads, which a forked child inherits in a broken state.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.num_workers, context, _start_worker, (self._source,))
+            with _signals_held():
+                self._pool = ProcessPoolExecutor(self.num_workers, context, _start_worker, (self._source,))
         return self._pool
 
     def close(self) -> None:
