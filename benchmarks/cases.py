@@ -24,6 +24,7 @@ from mindone import runtime
 from mindone.checkpoint import convert, load_into
 from mindone.checkpoint.atomic import atomic_write
 from mindone.data.loader import Loader
+from mindone.data.plan import FixedPlan
 from mindone.data.table import read_video_table
 from mindone.data.video import read_video
 from mindone.models.autoencoder_kl import AutoencoderKLConfig
@@ -503,10 +504,10 @@ def video_loader() -> Iterator[Case]:
     """Clips through the data set and the loader, in this process, against bare decoding of the same files."""
     with tempfile.TemporaryDirectory() as folder:
         rows = read_video_table(write_dataset(folder, 16, image_size=256))
-        loader = Loader(VideoTextDataset(rows, num_frames=17, size=(256, 256)), batch_size=4)
+        loader = Loader(VideoTextDataset(rows, num_frames=17, size=(256, 256)), FixedPlan(len(rows), batch_size=4))
 
         def ours() -> int:
-            return sum(batch["video"].shape[0] for batch in loader.epoch(0))
+            return sum(batch.arrays["video"].shape[0] for batch in loader.epoch(0))
 
         def theirs() -> int:
             return sum(len(read_video(row.file)) for row in rows)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from mindone import signals
+
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -22,12 +24,16 @@ def fail(message: str) -> NoReturn:
 
 
 def guarded(main: Callable) -> Callable:
-    """Wraps a command's ``main``: a `UserError` becomes one line and exit code 2, Ctrl+C becomes exit code 130."""
+    """Wraps a command's ``main``: a `UserError` becomes one line and exit code 2, Ctrl+C becomes exit code 130.
+
+    Signals are watched meanwhile, see `mindone.signals`.
+    """
 
     @functools.wraps(main)
     def run(*args, **kwargs):
         try:
-            return main(*args, **kwargs)
+            with signals.watched():
+                return main(*args, **kwargs)
         except UserError as error:
             fail(str(error))
         except KeyboardInterrupt:

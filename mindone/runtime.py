@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -90,6 +91,8 @@ def setup(
 def quiet_mindspore():
     """Imports MindSpore with its start-up chatter held back, and returns the module."""
     os.environ.setdefault("GLOG_v", "3")
+    # After an error of its own MindSpore writes graphs for its developers, by default into the current folder.
+    os.environ.setdefault("MS_OM_PATH", str(Path(tempfile.gettempdir()) / f"mindspore-{os.getuid()}"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mindspore as ms

@@ -198,22 +198,33 @@ class _Fill:
         return result
 
 
-def network_tensors(network: Any, dtype: str | None = None) -> TensorFile:
-    """The parameters of a network as a lazy mapping of published names, floating ones as ``dtype`` if given."""
-    entries = {name: entry_of(parameter) for name, parameter in network.parameters_and_names()}
+def network_tensors(network: Any, dtype: str | None = None, instead: Mapping[str, Any] | None = None) -> TensorFile:
+    """The parameters of a network as a lazy mapping of published names, floating ones as ``dtype`` if given.
+
+    ``instead`` has parameters that stand in for those of the network, by the same names.
+    """
+    parameters = {**dict(network.parameters_and_names()), **(instead or {})}
+    entries = {name: entry_of(parameter) for name, parameter in parameters.items()}
     return TensorFile("<network>", entries) if dtype is None else cast(TensorFile("<network>", entries), dtype)
 
 
-def save_model(folder: str | Path, network: Any, config: Mapping[str, Any], dtype: str | None = None) -> None:
+def save_model(
+    folder: str | Path,
+    network: Any,
+    config: Mapping[str, Any],
+    dtype: str | None = None,
+    instead: Mapping[str, Any] | None = None,
+) -> None:
     """Writes ``config.json`` and ``model.safetensors`` in the hub's layout, under the published names.
 
     Args:
         config: the constructor arguments, as JSON values.
         dtype: ``fp32``, ``fp16`` or ``bf16`` for floating parameters; each keeps its own if not given.
+        instead: parameters that stand in for those of the network, such as averages, by the same names.
     Raises:
         UserError: the folder cannot be written.
     """
     folder = Path(folder)
-    save_safetensors(folder / WEIGHTS_FILE, network_tensors(network, dtype), {"format": "pt"})
+    save_safetensors(folder / WEIGHTS_FILE, network_tensors(network, dtype, instead), {"format": "pt"})
     with atomic_write(folder / "config.json") as file:
         file.write((json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n").encode("utf-8"))

@@ -1,45 +1,40 @@
-"""Batches from a dataset: worker processes, an order that does not depend on them, and an account of bad samples.
+"""Batches from a dataset: worker processes, an order that does not depend on them, and stand-ins for bad samples.
 
-The order is a function of seed and epoch. Of each global batch of ``world_size * batch_size`` positions a rank takes
-its own consecutive part, so two ranks with batch b see what one rank with batch 2b sees. A sample that cannot be read
-is counted, reported, and replaced by the next readable one in the order, which is the same on every rank and with any
-number of workers; when too large a share is bad, loading stops.
+Which samples make up which batch is planned (`mindone.data.plan`). Of each batch a rank takes its own consecutive
+part, so two ranks with batch b see what one rank with batch 2b sees. A sample that cannot be read is counted,
+reported, and replaced by the next readable one of its size, which is the same on every rank and with any number of
+workers; when too large a share is bad, loading stops.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
-import logging
 import multiprocessing
 import os
-import re
 import signal
 import threading
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 
 from mindone import runtime
+from mindone.data.bad_samples import BadRecord, BadSamples
 from mindone.data.errors import BadSample
+from mindone.data.plan import Plan, Planned, Size
 from mindone.errors import UserError
+from mindone.parallel.mesh import Mesh
+from mindone.signals import WATCHED
 
-logger = logging.getLogger(__name__)
-
-# A share of bad samples means something only after this many were tried.
-MIN_TRIED = 20
-# How many samples in a row may be bad before the search for a replacement ends.
+# How many samples may be tried in the place of a bad one.
 MAX_REPLACEMENTS = 64
-REPORTED_SINGLY = 10
 
-Batch = dict[str, Any]
+Sample = dict[str, Any]
 
 
 class Dataset(Protocol):
@@ -50,69 +45,130 @@ class Dataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def get(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A sample, with all its random choices drawn from ``rng``; raises `BadSample` with the reason."""
+    def get(self, index: int, rng: np.random.Generator, size: Size = None) -> Sample:
+        """A sample of a size, with all its random choices drawn from ``rng``; raises `BadSample` with the reason."""
         ...
 
 
-class BadRecord(NamedTuple):
-    """A sample that could not be used."""
-
-    index: int
-    name: str
-    reason: str
-
-
 @dataclass(frozen=True)
-class Order:
-    """Which sample stands where: ``order(epoch)[position]`` is its index."""
+class Batch:
+    """What one rank gets of a batch."""
 
-    length: int
-    seed: int
-    shuffle: bool
+    samples: list[Sample]
+    indices: tuple[int, ...]
+    """of the samples, in the dataset: where one was bad, those of the stand-ins"""
+    positions: tuple[int, ...]
+    """their places in the epoch"""
+    size: Size = None
+    start: int = 0
+    """place of the first sample in the batch of all ranks"""
+    total: int = 0
+    """samples of all ranks"""
 
-    def __call__(self, epoch: int) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(self.length)
-        return runtime.stream(self.seed, "data", epoch).permutation(self.length)
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @cached_property
+    def arrays(self) -> dict[str, Any]:
+        """The samples as one, see `collate`."""
+        return collate(self.samples)
 
 
 @dataclass
 class Loaded:
-    """A batch's samples, the indices that were tried for them, and which of those were bad."""
+    """A batch's samples, the indices that were tried for them, and which of those were bad.
 
-    samples: list[dict[str, Any]] = field(default_factory=list)
+    ``lacking`` is the number of samples that were tried for a place that stayed empty.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
     tried: list[int] = field(default_factory=list)
     bad: list[BadRecord] = field(default_factory=list)
+    lacking: int = 0
 
 
 class Source:
-    """Reads samples by their position in an epoch's order; lives in the main process or in each worker."""
+    """Reads the samples of a batch; lives in the main process or in each worker.
 
-    def __init__(self, dataset: Dataset, order: Order, replace_bad: bool):
-        self.dataset, self.order, self.replace_bad = dataset, order, replace_bad
-        self._epoch, self._indices = -1, np.empty(0, np.int64)
+    Args:
+        replace_bad: put a stand-in into a bad one's place.
+        timeout: seconds after which a sample counts as bad; 0 waits for ever.
+    """
 
-    def load(self, epoch: int, positions: Sequence[int]) -> Loaded:
-        if epoch != self._epoch:
-            self._epoch, self._indices = epoch, self.order(epoch)
+    def __init__(self, dataset: Dataset, plan: Plan, replace_bad: bool, timeout: float = 0):
+        self.dataset, self.plan, self.replace_bad, self.timeout = dataset, plan, replace_bad, timeout
+        self._hung: dict[int, str] = {}
+
+    def load(self, epoch: int, planned: Planned) -> Loaded:
         loaded = Loaded()
-        for position in positions:
-            self._load_one(epoch, position, loaded)
+        for index, position in zip(planned.indices, planned.positions):
+            self._load_one(epoch, index, position, planned.size, loaded)
+            if loaded.lacking:
+                break
         return loaded
 
-    def _load_one(self, epoch: int, position: int, loaded: Loaded) -> None:
-        attempts = min(len(self._indices), MAX_REPLACEMENTS) if self.replace_bad else 1
-        for offset in range(attempts):
-            index = int(self._indices[(position + offset) % len(self._indices)])
-            loaded.tried.append(index)
+    def _load_one(self, epoch: int, index: int, position: int, size: Size, loaded: Loaded) -> None:
+        tried = 0
+        for candidate in self._candidates(epoch, index, position):
+            tried += 1
+            loaded.tried.append(candidate)
             try:
-                rng = runtime.stream(self.order.seed, "data", epoch, position)
-                loaded.samples.append(self.dataset.get(index, rng))
-                return
+                sample = self._get(candidate, runtime.stream(self.plan.seed, "data", epoch, position), size)
             except BadSample as error:
-                name = self.dataset.name(index) if hasattr(self.dataset, "name") else f"sample {index}"
-                loaded.bad.append(BadRecord(index, name, str(error)))
+                loaded.bad.append(BadRecord(candidate, name_of(self.dataset, candidate), str(error)))
+                continue
+            loaded.samples.append(sample)
+            loaded.indices.append(candidate)
+            loaded.positions.append(position)
+            return
+        loaded.lacking = tried if self.replace_bad else 0
+
+    def _candidates(self, epoch: int, index: int, position: int) -> Iterator[int]:
+        yield index
+        if self.replace_bad:
+            stand_ins = self.plan.epoch(epoch).stand_ins(position)
+            yield from (candidate for candidate, _ in zip(stand_ins, range(MAX_REPLACEMENTS - 1)))
+
+    def _get(self, index: int, rng: np.random.Generator, size: Size) -> Sample:
+        if not self.timeout:
+            return self.dataset.get(index, rng, size)
+        if index in self._hung:
+            raise BadSample(self._hung[index])
+        reading = _Reading(self.dataset, index, rng, size)
+        reading.join(self.timeout)
+        if reading.is_alive():
+            self._hung[index] = f"{name_of(self.dataset, index)} was not read within {self.timeout:g} seconds"
+            raise BadSample(self._hung[index])
+        return reading.result()
+
+
+class _Reading(threading.Thread):
+    """Reads one sample. A decoder that hangs cannot be stopped, but its thread can be left to itself."""
+
+    def __init__(self, dataset: Dataset, *arguments: Any):
+        super().__init__(daemon=True)
+        self._dataset, self._arguments = dataset, arguments
+        self._sample: Sample | None = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._sample = self._dataset.get(*self._arguments)
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Sample:
+        if self._error is not None:
+            raise self._error
+        return self._sample
+
+
+def name_of(dataset: Dataset, index: int) -> str:
+    """How reports call a sample."""
+    return dataset.name(index) if hasattr(dataset, "name") else f"sample {index}"
 
 
 # --- worker processes ------------------------------------------------------------------------------------------------
@@ -132,7 +188,7 @@ def _start_worker(source: Source) -> None:
     _worker_source = source
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     for watch in (_end_with_parent, _end_by_parent):
         threading.Thread(target=watch, daemon=True).start()
 
@@ -150,16 +206,20 @@ def _end_by_parent() -> None:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Holds back signals from a process that starts now, until it has set up what to do with them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Holds back signals from a process that starts now, until it has set up what to do with them.
+
+    The helper of multiprocessing that starts with the first one lets signals through to this thread, whatever was
+    before: so what was before is set again.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _load_in_worker(epoch: int, positions: Sequence[int]) -> Loaded:
-    return _worker_source.load(epoch, positions)
+def _load_in_worker(epoch: int, planned: Planned) -> Loaded:
+    return _worker_source.load(epoch, planned)
 
 
 # --- loader ----------------------------------------------------------------------------------------------------------
@@ -169,93 +229,91 @@ class Loader:
     """Iterates over a dataset in batches: ``for batch in loader.epoch(0)``, or endlessly ``for batch in loader``.
 
     Args:
-        batch_size: samples per batch of this rank.
-        seed: of the order (stream ``("data", epoch)``) and of what a sample draws (``("data", epoch, position)``).
-        drop_last: leave out the last, incomplete global batch; needed with more than one rank.
+        plan: which samples make up which batch; what a sample draws comes from stream ``("data", epoch, position)``.
+        mesh: whose part of each batch is loaded.
         num_workers: processes that read; 0 reads in this process.
         prefetch: batches under way per worker process.
-        replace_bad: put the next good sample in a bad one's place; False leaves it out, and batches get smaller.
+        replace_bad: put a stand-in into a bad sample's place; False leaves it out, and batches get smaller.
         max_bad_fraction: a larger share of bad samples stops with an error, once 20 (or all) were tried.
-        collate: False yields lists of samples instead of batches.
+        sample_timeout: seconds after which a sample that is still being read counts as bad; 0 waits for ever.
     Attributes:
         state: ``{"epoch": e, "batch": b}`` of the next batch; assign it to continue where another run stopped.
-        bad_samples: those met so far, each once.
+        bad_samples: those met so far.
     Raises:
-        UserError: the dataset is too small for one batch, or too many samples are bad.
+        UserError: the plan's batches cannot be shared out among the ranks, or too many samples are bad.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        batch_size: int = 1,
+        plan: Plan,
         *,
-        seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = True,
+        mesh: Mesh | None = None,
         num_workers: int = 0,
         prefetch: int = 2,
-        rank: int = 0,
-        world_size: int = 1,
         replace_bad: bool = True,
         max_bad_fraction: float = 0.2,
-        collate: bool = True,
+        sample_timeout: float = 0,
     ):
-        _check_settings(batch_size, num_workers, prefetch, world_size, drop_last)
-        self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
-        self.num_workers, self.prefetch, self.rank, self.world_size = num_workers, prefetch, rank, world_size
-        self.max_bad_fraction, self.collate = max_bad_fraction, collate
+        if num_workers < 0 or prefetch < 1:
+            raise UserError(f"num_workers={num_workers} has to be at least 0, and prefetch={prefetch} at least 1")
+        self.dataset, self.plan, self.mesh = dataset, plan, mesh or Mesh()
+        self.num_workers, self.prefetch, self.replace_bad = num_workers, prefetch, replace_bad
         self.state = {"epoch": 0, "batch": 0}
-        self._source = Source(dataset, Order(len(dataset), seed, shuffle), replace_bad)
-        self._bad: dict[int, BadRecord] = {}
-        self._tried = np.zeros(len(dataset), bool)
+        action = "replaced by another" if replace_bad else "left out"
+        self.bad_samples = BadSamples(len(dataset), max_bad_fraction, action)
+        self._source = Source(dataset, plan, replace_bad, sample_timeout)
         self._pool: ProcessPoolExecutor | None = None
-        if len(self) == 0:
-            needed = batch_size * world_size if drop_last else 1
-            ranks = f" ({world_size} ranks x batch_size={batch_size})" if world_size > 1 else ""
-            raise UserError(
-                f"the dataset has {len(dataset)} samples, but one batch needs {needed}{ranks}; "
-                "use a smaller batch_size or more data"
-            )
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        whole, rest = divmod(len(self.dataset), self.batch_size * self.world_size)
-        return whole if self.drop_last or not rest else whole + 1
+        return len(self.plan.epoch(0))
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Batch]:
         """Yields batches from `state` on, epoch after epoch, without an end."""
         while True:
             yield from self.epoch(self.state["epoch"], self.state["batch"])
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields the batches of one epoch from batch number ``start`` on; `state` follows."""
-        if not 0 <= start < len(self):
+        plan = self.plan.epoch(epoch)
+        if not 0 <= start < len(plan):
             raise UserError(
-                f"an epoch has {len(self)} batches, so it cannot continue at batch {start}; "
+                f"an epoch has {len(plan)} batches, so it cannot continue at batch {start}; "
                 "the data, the batch size or the number of ranks is not that of the run to resume"
             )
         self.state = {"epoch": epoch, "batch": start}
-        for number, loaded in enumerate(self._loaded(epoch, start), start=start):
-            last = number + 1 == len(self)
+        parts = (self._part(plan[number])[1] for number in range(start, len(plan)))
+        for number, loaded in enumerate(self._loaded(epoch, parts), start=start):
+            last = number + 1 == len(plan)
             self._account(loaded, complete=last and start == 0)
             self.state = {"epoch": epoch + 1, "batch": 0} if last else {"epoch": epoch, "batch": number + 1}
             if loaded.samples:
-                yield collate(loaded.samples) if self.collate else loaded.samples
+                first, part = self._part(plan[number])
+                total = len(plan[number])
+                yield Batch(loaded.samples, tuple(loaded.indices), tuple(loaded.positions), part.size, first, total)
 
-    def _positions(self, batch: int) -> range:
-        start = (batch * self.world_size + self.rank) * self.batch_size
-        return range(start, min(start + self.batch_size, len(self.dataset)))
+    def _part(self, planned: Planned) -> tuple[int, Planned]:
+        """Where this rank's part of a batch begins, and the part."""
+        if len(planned) % self.mesh.data:
+            raise UserError(f"a batch of {len(planned)} samples cannot be shared out among {self.mesh.data} ranks")
+        return planned.part(self.mesh.data_index, self.mesh.data)
 
-    def _loaded(self, epoch: int, start: int) -> Iterator[Loaded]:
-        batches = [self._positions(batch) for batch in range(start, len(self))]
+    def _account(self, loaded: Loaded, complete: bool) -> None:
+        self.bad_samples.add(loaded.tried, loaded.bad)
+        if loaded.lacking:
+            raise self.bad_samples.none_left(loaded.lacking)
+        self.bad_samples.check(complete)
+
+    def _loaded(self, epoch: int, batches: Iterable[Planned]) -> Iterator[Loaded]:
         if self.num_workers == 0:
-            yield from (self._source.load(epoch, positions) for positions in batches)
+            yield from (self._source.load(epoch, planned) for planned in batches)
             return
-        pool, waiting, pending = self._workers(), iter(batches), deque()
+        pool, pending = self._workers(), deque()
         try:
-            for positions in waiting:
+            for planned in batches:
                 with _signals_held():
-                    pending.append(pool.submit(_load_in_worker, epoch, positions))
+                    pending.append(pool.submit(_load_in_worker, epoch, planned))
                 if len(pending) > self.num_workers * self.prefetch:
                     yield pending.popleft().result()
             while pending:
@@ -273,58 +331,9 @@ class Loader:
         if self._pool is None:
             # Not "fork": the main process has a framework's threads, which a forked child inherits in a broken state.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.num_workers, context, _start_worker, (self._source,))
+            with _signals_held():
+                self._pool = ProcessPoolExecutor(self.num_workers, context, _start_worker, (self._source,))
         return self._pool
-
-    # --- bad samples -------------------------------------------------------------------------------------------------
-
-    @property
-    def bad_samples(self) -> list[BadRecord]:
-        return list(self._bad.values())
-
-    def _account(self, loaded: Loaded, complete: bool) -> None:
-        self._tried[loaded.tried] = True
-        for record in loaded.bad:
-            if record.index not in self._bad:
-                self._bad[record.index] = record
-                self._report(record)
-        tried = int(self._tried.sum())
-        if not loaded.samples and self._source.replace_bad:
-            raise UserError(f"{len(loaded.bad)} samples in a row cannot be used; {self.bad_summary()}")
-        enough = tried >= MIN_TRIED or complete
-        if self._bad and enough and len(self._bad) > self.max_bad_fraction * tried:
-            raise UserError(
-                f"{len(self._bad)} of {tried} samples cannot be used, more than max_bad_fraction="
-                f"{self.max_bad_fraction:g} allows; {self.bad_summary()}"
-            )
-
-    def _report(self, record: BadRecord) -> None:
-        if len(self._bad) <= REPORTED_SINGLY:
-            action = "replaced by another" if self._source.replace_bad else "left out"
-            who = "" if record.name in record.reason else f" {record.name}"
-            logger.warning("bad sample%s, %s: %s", who, action, record.reason)
-        if len(self._bad) == REPORTED_SINGLY:
-            logger.warning("further bad samples are counted, but not listed one by one")
-
-    def bad_summary(self, most: int = 3) -> str:
-        """The most common reasons and how often each was met, with one sample's message for each."""
-        counts, example = Counter(), {}
-        for record in self._bad.values():
-            kind = _kind(record)
-            counts[kind] += 1
-            example.setdefault(kind, record.reason)
-        return "; ".join(f"{count}x {example[kind]}" for kind, count in counts.most_common(most)) or "no bad samples"
-
-    def save_bad_samples(self, path: str | Path) -> None:
-        """Writes the bad samples met so far as a CSV with the columns index, sample, reason."""
-        from mindone.checkpoint.atomic import atomic_write
-
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("index", "sample", "reason"), *self.bad_samples])
-        with atomic_write(path) as file:
-            file.write(text.getvalue().encode())
-
-    # --- end ---------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Ends the worker processes; the loader can be used again and starts new ones."""
@@ -339,27 +348,13 @@ class Loader:
         self.close()
 
 
-def _check_settings(batch_size: int, num_workers: int, prefetch: int, world_size: int, drop_last: bool) -> None:
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size} has to be at least 1")
-    if num_workers < 0 or prefetch < 1:
-        raise UserError(f"num_workers={num_workers} has to be at least 0, and prefetch={prefetch} at least 1")
-    if world_size > 1 and not drop_last:
-        raise UserError(f"drop_last=False would give {world_size} ranks batches of different sizes; use drop_last=True")
-
-
-def _kind(record: BadRecord) -> str:
-    """A reason without what differs from sample to sample: the name and the numbers."""
-    return re.sub(r"\d+", "#", record.reason.replace(record.name, "").split("; ")[0])
-
-
-def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
+def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Samples to a batch: arrays and numbers are stacked, anything else becomes a list.
 
     Raises:
         UserError: arrays of one name differ in shape, or samples in their names.
     """
-    batch: Batch = {}
+    batch: dict[str, Any] = {}
     for key in samples[0]:
         if any(key not in sample for sample in samples):
             raise UserError(f"some samples of a batch have {key}, others do not")

@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindone import runtime
+from mindone.parallel.mesh import Mesh
 
 # Many small messages are slow and one huge one needs memory for all of it: pieces of this many elements (64 MB).
 BUCKET_ELEMENTS = 1 << 24
@@ -42,66 +42,75 @@ def buckets(sizes: Sequence[int], limit: int = BUCKET_ELEMENTS) -> list[tuple[in
     return [*bounds, (start, len(sizes))] if sizes else []
 
 
-class MeanOverRanks(nn.Cell):
-    """The mean over all ranks of a tuple of tensors of one dtype, sent in few messages.
+class Mean(nn.Cell):
+    """The mean of one tensor over all ranks of a mesh."""
+
+    def __init__(self, mesh: Mesh):
+        super().__init__(auto_prefix=False)
+        self.world_size = mesh.world_size
+        self.all_reduce = ops.AllReduce() if mesh.world_size > 1 else None
+
+    def construct(self, x: Tensor) -> Tensor:
+        return x if self.all_reduce is None else self.all_reduce(x) / self.world_size
+
+
+class InBuckets(nn.Cell):
+    """Applies what reduces one tensor to a tuple of tensors of one dtype, in few messages.
 
     Args:
+        reduce: a cell for one flat tensor, as `Mean`; None leaves the tuple as it is.
         like: tensors or parameters of the shapes that will be reduced.
-        world_size: ranks that take part; 1 returns the input.
     """
 
-    def __init__(self, like: Sequence[Tensor], world_size: int):
+    def __init__(self, reduce: nn.Cell | None, like: Sequence[Tensor]):
         super().__init__(auto_prefix=False)
-        self.world_size = world_size
         sizes = [int(np.prod(tensor.shape)) for tensor in like]
+        self.reduce = reduce
         self.bounds = tuple(buckets(sizes))
         self.offsets = tuple(tuple(int(sum(sizes[a:i])) for i in range(a, b)) for a, b in self.bounds)
-        self.all_reduce = ops.AllReduce() if world_size > 1 else None
         self.map_ = ops.HyperMap()
 
     def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if self.world_size == 1:
+        if self.reduce is None:
             return tensors
         reduced = ()
         for i in range(len(self.bounds)):
             part = tensors[self.bounds[i][0] : self.bounds[i][1]]
-            flat = self.all_reduce(ops.concat(self.map_(_flatten, part))) / self.world_size
+            flat = self.reduce(ops.concat(self.map_(_flatten, part)))
             reduced += self.map_(ops.partial(_from_flat, flat), self.offsets[i], part)
         return reduced
 
 
-def broadcast_parameters(parameters: Sequence[Parameter]) -> None:
+def broadcast_parameters(parameters: Sequence[Parameter], mesh: Mesh) -> None:
     """Gives every rank the first rank's values."""
-    current = runtime.current()
-    if current.world_size == 1:
+    if mesh.world_size == 1:
         return
     for start, stop in buckets([int(np.prod(parameter.shape)) for parameter in parameters]):
         part = parameters[start:stop]
         flat = np.concatenate([parameter.asnumpy().astype(np.float32).ravel() for parameter in part])
-        flat = ops.AllReduce()(Tensor(flat * np.float32(current.is_main))).asnumpy()
+        flat = ops.AllReduce()(Tensor(flat * np.float32(mesh.is_main))).asnumpy()
         pieces = np.split(flat, np.cumsum([int(np.prod(parameter.shape)) for parameter in part])[:-1])
         for parameter, piece in zip(part, pieces):
             parameter.set_data(Tensor(piece.reshape(parameter.shape), parameter.dtype))
 
 
-def any_rank(flag: bool) -> bool:
+def any_rank(flag: bool, mesh: Mesh) -> bool:
     """Whether ``flag`` is set on any rank; all ranks have to ask."""
-    if runtime.current().world_size == 1:
+    if mesh.world_size == 1:
         return flag
     return float(ops.AllReduce()(Tensor(float(flag), ms.float32)).asnumpy()) > 0
 
 
-def barrier() -> None:
+def barrier(mesh: Mesh) -> None:
     """Waits until every rank is here."""
-    any_rank(False)
+    any_rank(False, mesh)
 
 
-def from_first_rank(number: int) -> int:
+def from_first_rank(number: int, mesh: Mesh) -> int:
     """The first rank's value of a whole number from 0 to 2^48, on every rank."""
-    current = runtime.current()
-    if current.world_size == 1:
+    if mesh.world_size == 1:
         return number
     # A CPU reduces float32, which holds whole numbers up to 2^24 exactly.
-    parts = np.array([number >> 24, number & 0xFFFFFF], np.float32) * np.float32(current.is_main)
+    parts = np.array([number >> 24, number & 0xFFFFFF], np.float32) * np.float32(mesh.is_main)
     high, low = ops.AllReduce()(Tensor(parts)).asnumpy()
     return (int(high) << 24) + int(low)

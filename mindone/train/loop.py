@@ -1,4 +1,7 @@
-"""The training loop: batches in, updates, log lines, checkpoints, and an orderly end on a signal."""
+"""The training loop: batches in, updates, log lines, checkpoints, and an orderly end on a signal.
+
+The loop is handed what it runs: the finished step, the data, what is done in between. It builds nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from mindone import runtime
+from mindone import runtime, signals
 from mindone.data.loader import Batch, Loader
 from mindone.parallel.collectives import any_rank
-from mindone.train.run_folder import TrainingCheckpoints, TrainState
+from mindone.train.checkpoints import TrainingCheckpoints, TrainState
 from mindone.train.schedule import Schedule
-from mindone.train.step import StepResult, TrainStep
+from mindone.train.skipped import SkippedUpdates
+from mindone.train.step import Step, StepResult
 from mindone.train.tracker import Record, Trackers
 
 logger = logging.getLogger(__name__)
 
-# The ETA follows the mean duration of this many updates.
-ETA_WINDOW = 100
+# Speed and ETA follow the mean over this many updates.
+WINDOW = 100
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Place:
 
     seed: int
     step: int
-    positions: range
+    positions: Sequence[int]
 
     def streams(self, name: str) -> list[np.random.Generator]:
         """The stream called ``name`` of each sample."""
@@ -48,19 +52,19 @@ class Place:
 
 
 # Makes the loss cell's inputs of a batch.
-Prepare = Callable[[Batch, Place], Sequence[Any]]
+Inputs = Callable[[Batch, Place], Sequence[Any]]
 
 
 @dataclass(frozen=True)
 class Every:
-    """Something to do after every ``interval`` updates."""
+    """Something to do after every ``interval`` updates, and after the last one; all ranks take part."""
 
     interval: int
     action: Callable[[int], None]
     """gets the number of finished updates"""
 
-    def __call__(self, step: int) -> None:
-        if self.interval > 0 and step % self.interval == 0:
+    def __call__(self, step: int, last: bool) -> None:
+        if self.interval > 0 and (last or step % self.interval == 0):
             self.action(step)
 
 
@@ -71,7 +75,8 @@ class Clock:
     seconds: float = 0.0
     """of all counted updates, over restarts"""
     steps: int = 0
-    recent: collections.deque = field(default_factory=lambda: collections.deque(maxlen=ETA_WINDOW))
+    recent: collections.deque = field(default_factory=lambda: collections.deque(maxlen=WINDOW))
+    """duration and samples of the last updates"""
     _since: float | None = None
     _warm: bool = False
 
@@ -79,47 +84,25 @@ class Clock:
         """Begins to measure, after the beginning or a pause."""
         self._since = time.perf_counter()
 
-    def tick(self) -> float:
-        """Ends an update and returns its duration."""
+    def tick(self, samples: int = 0) -> float:
+        """Ends an update of so many samples and returns its duration."""
         now = time.perf_counter()
         duration, self._since = now - self._since, now
         if self._warm:
             self.seconds, self.steps = self.seconds + duration, self.steps + 1
-            self.recent.append(duration)
+            self.recent.append((duration, samples))
         self._warm = True
         return duration
 
     def per_step(self) -> float:
         """Seconds per update: of the recent ones, or those of before a restart; 0 if not known yet."""
         if self.recent:
-            return sum(self.recent) / len(self.recent)
+            return sum(duration for duration, _ in self.recent) / len(self.recent)
         return self.seconds / self.steps if self.steps else 0.0
 
-
-class StopSignal:
-    """Takes SIGINT and SIGTERM as a request to stop after the running update; a second SIGINT stops at once.
-
-    Attributes:
-        received: the signal, or None.
-    """
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        self._before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _take(self, number: int, frame: Any) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = self.received or signal.Signals(number)
-        logger.warning("%s: the running step is finished and saved; Ctrl+C aborts", self.received.name)
+    def samples_per_second(self) -> float:
+        """Of the recent updates; 0 if not known yet."""
+        return sum(samples for _, samples in self.recent) / sum(each for each, _ in self.recent) if self.recent else 0.0
 
 
 @dataclass
@@ -127,20 +110,23 @@ class Training:
     """All that `fit` needs.
 
     Args:
-        prepare: see `Prepare`.
-        total_steps: updates of the whole run, those before a restart included.
-        save_steps: updates between checkpoints; 0 saves at the end only.
-        part_names: names of the loss cell's aux values, for the log.
+        step: finished; it has the state that ``checkpoints`` restored.
+        micro_batches: batches per update.
+        inputs: see `Inputs`.
+        save_steps: updates between checkpoints; 0 saves the last state only.
+        part_names: of the step's further values, for the log.
         hooks: further things to do, such as sampling.
     """
 
-    step: TrainStep
+    step: Step
     loader: Loader
-    prepare: Prepare
+    inputs: Inputs
     schedule: Schedule
     total_steps: int
     checkpoints: TrainingCheckpoints
     state: TrainState
+    skipped: SkippedUpdates
+    micro_batches: int = 1
     trackers: Trackers = field(default_factory=Trackers)
     save_steps: int = 0
     part_names: Sequence[str] = ()
@@ -150,65 +136,67 @@ class Training:
 def fit(training: Training) -> signal.Signals | None:
     """Trains from ``training.state`` to the end, or until a signal; the last state is saved in both cases.
 
+    SIGUSR1 saves a checkpoint after the running update.
+
     Returns:
         The signal that ended the run, or None if it is complete.
+    Raises:
+        UserError: too many samples are bad, or too many updates in a row were not finite.
     """
     state, clock = training.state, Clock(training.state.clock_seconds, training.state.clock_steps)
     training.loader.state = dict(state.loader)
-    batches, saved_at = iter(training.loader), state.step
-    with StopSignal() as stop, contextlib.closing(training.loader), contextlib.closing(training.trackers):
+    batches, saved_at, mesh = iter(training.loader), state.step, training.loader.mesh
+    with signals.requests() as asked, contextlib.closing(training.loader), contextlib.closing(training.trackers):
         clock.start()
         while state.step < training.total_steps:
-            epoch = training.loader.state["epoch"]
-            lr = training.schedule(state.step)
-            result = training.step(list(_micro_batches(training, batches)), lr, state.step)
-            seconds = clock.tick()
-            state.step += 1
-            _remember(training, clock)
-            training.trackers.log(_record(training, result, epoch, lr, seconds, clock))
-            stopping = any_rank(stop.received is not None)
-            if stopping or state.step == training.total_steps or _due(state.step, training.save_steps):
+            _update(training, batches, clock)
+            last = state.step == training.total_steps
+            stopping, saving = any_rank(asked.stop is not None, mesh), any_rank(asked.save, mesh)
+            if stopping or saving or last or _due(state.step, training.save_steps):
                 training.checkpoints.save(state)
-                saved_at = state.step
+                asked.save, saved_at = False, state.step
             if stopping:
                 break
             for hook in training.hooks:
-                hook(state.step)
+                hook(state.step, last)
             clock.start()
         if state.step > saved_at:
             training.checkpoints.save(state)
-        return _ended(stop, state, training.total_steps)
+        return _ended(asked.stop, state, training.total_steps)
 
 
 def _due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
 
 
-def _micro_batches(training: Training, batches: Iterator[Batch]) -> Iterator[Sequence[Any]]:
-    """The loss cell's inputs of one update. Positions run over micro batches, then ranks, then samples."""
-    current, size = runtime.current(), training.loader.batch_size
-    for number in range(training.step.accumulation_steps):
-        batch = next(batches)
-        start = (number * current.world_size + current.rank) * size
-        count = len(next(iter(batch.values())))
-        place = Place(training.state.seed, training.state.step, range(start, start + count))
-        yield training.prepare(batch, place)
-
-
-def _remember(training: Training, clock: Clock) -> None:
-    """Brings the state up to date with loader, loss scale and clock."""
-    state, step = training.state, training.step
+def _update(training: Training, batches: Iterator[Batch], clock: Clock) -> None:
+    """One update, with all that is remembered and logged of it."""
+    state, epoch = training.state, training.loader.state["epoch"]
+    lr = training.schedule(state.step)
+    seen = [next(batches) for _ in range(training.micro_batches)]
+    result = training.step(_inputs(training, seen), lr, state.step)
+    samples = sum(batch.total for batch in seen)
+    seconds = clock.tick(samples)
+    state.step, state.samples = state.step + 1, state.samples + samples
     state.loader = dict(training.loader.state)
-    state.loss_scale, state.finite_in_a_row = step.loss_scale.value, step.loss_scale.good
-    state.skipped = step.skipped
     state.clock_seconds, state.clock_steps = clock.seconds, clock.steps
+    training.trackers.log(_record(training, result, epoch, lr, seconds, clock))
+    training.skipped.note(state.step, result, seen, training.loader.dataset)
+
+
+def _inputs(training: Training, batches: Sequence[Batch]) -> list[Sequence[Any]]:
+    """The loss cell's inputs of one update. Positions run over micro batches, then ranks, then samples."""
+    inputs, before = [], 0
+    for batch in batches:
+        first = before + batch.start
+        place = Place(training.state.seed, training.state.step, range(first, first + len(batch)))
+        inputs.append(training.inputs(batch, place))
+        before += batch.total
+    return inputs
 
 
 def _record(training: Training, result: StepResult, epoch: int, lr: float, seconds: float, clock: Clock) -> Record:
     step = training.state.step
-    samples = training.loader.batch_size * training.step.accumulation_steps * runtime.current().world_size
-    if not bool(result.finite.asnumpy()):
-        logger.warning("step %d: loss or gradients are not finite; the update is left out", step)
     return Record(
         step=step,
         epoch=epoch + 1,
@@ -216,14 +204,14 @@ def _record(training: Training, result: StepResult, epoch: int, lr: float, secon
         grad_norm=result.grad_norm.asnumpy()[()],
         lr=lr,
         seconds=seconds,
-        samples_per_second=samples / clock.per_step() if clock.per_step() else 0.0,
+        samples_per_second=clock.samples_per_second(),
         eta=clock.per_step() * (training.total_steps - step),
         parts={name: float(value.asnumpy()) for name, value in zip(training.part_names, result.aux)},
     )
 
 
-def _ended(stop: StopSignal, state: TrainState, total_steps: int) -> signal.Signals | None:
+def _ended(stop: signal.Signals | None, state: TrainState, total_steps: int) -> signal.Signals | None:
     if state.step >= total_steps:
         return None
     logger.warning("stopped after step %d of %d, which is saved; go on with --resume True", state.step, total_steps)
-    return stop.received or signal.SIGTERM
+    return stop or signal.SIGTERM

@@ -1,9 +1,10 @@
-"""The folder of a training run, what is saved in it, and how a run is found again.
+"""The folder of a training run: how a new one is made, and how a run is found again.
 
 ::
 
     <output_path>/<date and time>/
         args.yaml  result.log  log_<rank>.txt  tensorboard/  samples/
+        bad_samples.csv  skipped_updates.csv           if there were any
         ckpt/step-00000100/{model/, ema/, optimizer.safetensors, state.json, manifest.json}
         model/                      the result: averaged weights if an EMA is kept, the trained ones otherwise
 
@@ -14,45 +15,27 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from mindspore import Parameter, Tensor, nn
-
-from mindone import runtime
-from mindone.checkpoint import load_into, read_tensors, save_model, save_safetensors
-from mindone.checkpoint.atomic import atomic_folder
-from mindone.checkpoint.find import CHECKPOINTS, EMA, MODEL
+from mindone.checkpoint.find import CHECKPOINTS
 from mindone.checkpoint.run import RunCheckpoint, RunCheckpoints
 from mindone.errors import UserError
+from mindone.folders import make_run_folder, time_stamp
 from mindone.parallel.collectives import barrier, from_first_rank
-from mindone.train.step import TrainStep
+from mindone.parallel.mesh import Mesh
+from mindone.train.tracker import RESULT_LOG
 
 logger = logging.getLogger(__name__)
 
-STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
+RESULT = "model"
 
-
-@dataclass
-class TrainState:
-    """What a run has to remember beside its tensors."""
-
-    step: int = 0
-    """finished updates"""
-    loader: dict[str, int] = field(default_factory=lambda: {"epoch": 0, "batch": 0})
-    """epoch and number of the next batch"""
-    seed: int = 0
-    loss_scale: float = 1.0
-    finite_in_a_row: int = 0
-    skipped: int = 0
-    clock_seconds: float = 0.0
-    clock_steps: int = 0
-    fingerprint: dict[str, Any] = field(default_factory=dict)
-    """settings that change the numbers"""
+# True: the newest run has to be there; auto: it may be; a path: this run, or this checkpoint of it.
+Resume = bool | Literal["auto"] | str
 
 
 @dataclass(frozen=True)
@@ -63,33 +46,58 @@ class Found:
     checkpoint: RunCheckpoint
 
 
-def new_run_folder(output_path: str | Path, add_datetime: bool = True) -> Path:
-    """A folder for a new run, the same on all ranks.
+def open_folder(
+    output_path: str | Path, add_datetime: bool, found: Found | None, mesh: Mesh, overwrite: bool = False
+) -> Path:
+    """The folder of a run, the same on all ranks: a new one, or that of a run of ``output_path`` that goes on.
 
+    A run from elsewhere goes on in a new folder, with the log of its updates so far; its own folder stays as it is.
+
+    Args:
+        add_datetime: put a new run into a subfolder named by date and time.
+        overwrite: a new run may use the folder of another one.
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made, or has a run in it already.
     """
-    stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(from_first_rank(int(time.time()))))
-    folder = Path(output_path) / stamp if add_datetime else Path(output_path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output_path={output_path} cannot be made: {error.strerror}") from error
+    if found and found.folder.resolve() in (Path(output_path).resolve(), *_subfolders(output_path)):
+        return found.folder
+    now = time_stamp(from_first_rank(int(time.time()), mesh))
+    folder = Path(output_path) / now if add_datetime else Path(output_path)
+    if _is_used(folder) and not overwrite:
+        raise UserError(
+            f"{folder} has a training run already; go on with it by --resume True, choose another output_path, "
+            "or begin anew in it by --overwrite True"
+        )
+    # Every rank has looked before the first one begins to write.
+    barrier(mesh)
+    make_run_folder(output_path, now if add_datetime else None)
+    if found and mesh.is_main and (found.folder / RESULT_LOG).is_file():
+        shutil.copyfile(found.folder / RESULT_LOG, folder / RESULT_LOG)
+    barrier(mesh)
     return folder
 
 
-def find_run(output_path: str | Path, resume: bool | str) -> Found | None:
-    """The run that ``resume`` asks for: True is the newest one under ``output_path`` that has a checkpoint.
+def _subfolders(output_path: str | Path) -> list[Path]:
+    path = Path(output_path)
+    return [folder.resolve() for folder in path.iterdir() if folder.is_dir()] if path.is_dir() else []
 
-    A path may be a run's folder, its ``ckpt`` folder or one checkpoint. None if ``resume`` is False, or True and there
-    is nothing to resume yet, so that one command can start a run and also continue it.
+
+def _is_used(folder: Path) -> bool:
+    return (folder / RESULT_LOG).exists() or any((folder / CHECKPOINTS).glob("step-*"))
+
+
+def find_run(output_path: str | Path, resume: Resume) -> Found | None:
+    """The run that ``resume`` asks for; None if it asks for none, or is ``auto`` and there is none yet.
+
+    True and ``auto`` take the newest run in ``output_path`` that has a checkpoint. A path may be a run's folder, its
+    ``ckpt`` folder or one checkpoint.
 
     Raises:
-        UserError: a path without a complete checkpoint.
+        UserError: there is nothing to resume.
     """
     if not resume:
         return None
-    if resume is not True:
+    if resume is not True and resume != "auto":
         return _run_at(Path(resume))
     output_path = Path(output_path)
     folders = [output_path, *output_path.iterdir()] if output_path.is_dir() else []
@@ -98,8 +106,33 @@ def find_run(output_path: str | Path, resume: bool | str) -> Found | None:
         checkpoint = RunCheckpoints(folder / CHECKPOINTS).latest()
         if checkpoint:
             return Found(folder, checkpoint)
-    logger.warning("there is no run to resume in %s: a new one begins", output_path)
+    if resume is True:
+        raise UserError(
+            f"resume=True, but no run in {output_path} has a complete checkpoint; "
+            "leave it out to begin a run, or use --resume auto to begin or go on"
+        )
+    logger.info("there is no run to resume in %s: a new one begins", output_path)
     return None
+
+
+def check_changes(before: Mapping[str, Any], now: Mapping[str, Any], allowed: bool = False) -> None:
+    """Compares the settings that change a run's numbers with those of the run that is resumed.
+
+    Args:
+        allowed: only warn of what differs.
+    Raises:
+        UserError: something differs; the message lists it.
+    """
+    now = json.loads(json.dumps(now))
+    changed = [
+        f"{name} was {before[name]} and is {now[name]}" for name in now if before.get(name, now[name]) != now[name]
+    ]
+    if changed and not allowed:
+        raise UserError(
+            f"the run to resume had other settings: {'; '.join(changed)}; give the same ones, or --allow_changes True"
+        )
+    for change in changed:
+        logger.warning("%s now: the losses may differ from those of a run without interruption", change)
 
 
 def _run_at(path: Path) -> Found:
@@ -115,125 +148,3 @@ def _run_at(path: Path) -> Found:
     if checkpoint is None:
         raise UserError(f"resume={path} has no complete checkpoint; give the folder of a run")
     return Found(folder, checkpoint)
-
-
-class TrainingCheckpoints:
-    """Saves and restores all of a training: network, EMA, optimizer and `TrainState`.
-
-    Args:
-        folder: of the run.
-        network: what is saved as a model; the trained parameters are among its own.
-        model_config: gives the content of its ``config.json``.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        step: TrainStep,
-        network: nn.Cell,
-        model_config: Callable[[], Mapping[str, Any]],
-        keep_last: int = 3,
-    ):
-        self.folder, self.step, self.network, self.model_config = folder, step, network, model_config
-        self._store = RunCheckpoints(folder / CHECKPOINTS, keep_last)
-
-    def save(self, state: TrainState) -> None:
-        """Saves a checkpoint, on the main rank; the others wait."""
-        if runtime.current().is_main:
-            writers: dict[str, Any] = {
-                MODEL: lambda path: save_model(path, self.network, self.model_config()),
-                OPTIMIZER: lambda path: save_safetensors(path, self._optimizer_tensors()),
-                STATE: (json.dumps(asdict(state), indent=2) + "\n").encode(),
-            }
-            if self.step.ema:
-                writers[EMA] = self._save_averaged
-            self._store.save(state.step, writers)
-        barrier()
-
-    def export(self) -> Path:
-        """Writes the run's result as a model folder and returns it."""
-        target = self.folder / MODEL
-        if runtime.current().is_main:
-            with atomic_folder(target) as folder:
-                if self.step.ema:
-                    self._save_averaged(folder)
-                else:
-                    save_model(folder, self.network, self.model_config())
-        barrier()
-        return target
-
-    def restore(self, checkpoint: RunCheckpoint) -> TrainState:
-        """Fills network, EMA and optimizer from a checkpoint, bit by bit as they were.
-
-        Raises:
-            UserError: the checkpoint belongs to another network or optimizer.
-        """
-        load_into(self.network, read_tensors(checkpoint.file(f"{MODEL}/model.safetensors")))
-        _fill(self.step.optimizer.state(), checkpoint.file(OPTIMIZER))
-        if self.step.ema and (checkpoint.path / EMA).is_dir():
-            _fill(self._averages(), checkpoint.file(f"{EMA}/model.safetensors"), whole=False)
-        elif self.step.ema:
-            logger.warning("the checkpoint has no averaged weights: the average begins at the present ones")
-            self.step.ema.restart()
-        state = read_state(checkpoint.file(STATE))
-        self.step.skipped = state.skipped
-        if self.step.loss_scale.dynamic:
-            self.step.loss_scale.value, self.step.loss_scale.good = state.loss_scale, state.finite_in_a_row
-        if runtime.current().is_main:
-            self._store.clean()
-        return state
-
-    def _save_averaged(self, path: Path) -> None:
-        with self.step.ema.applied():
-            save_model(path, self.network, self.model_config())
-
-    def _averages(self) -> dict[str, Parameter]:
-        """The averages by the names that the weights have in the network."""
-        names = {id(parameter): name for name, parameter in self.network.parameters_and_names()}
-        ema = self.step.ema
-        return {names[id(parameter)]: average for parameter, average in zip(ema.parameters, ema.averages)}
-
-    def _optimizer_tensors(self) -> dict[str, np.ndarray]:
-        return {name: parameter.asnumpy() for name, parameter in self.step.optimizer.state().items()}
-
-
-def _fill(parameters: Mapping[str, Parameter], path: Path, whole: bool = True) -> None:
-    """Sets parameters from the tensors of a file; with ``whole`` the file has no others."""
-    tensors = read_tensors(path)
-    missing = [name for name in parameters if name not in tensors]
-    unexpected = [name for name in tensors if name not in parameters] if whole else []
-    if missing or unexpected:
-        names = ", ".join((missing or unexpected)[:3])
-        what = "lacks" if missing else "has more than is trained now:"
-        raise UserError(f"{path} {what} {names}; resume with the settings of that run (what is trained differs)")
-    for name, parameter in parameters.items():
-        array = np.asarray(tensors[name])
-        if array.shape != tuple(parameter.shape):
-            raise UserError(f"{path}: {name} has shape {array.shape}, the network {tuple(parameter.shape)}")
-        parameter.set_data(Tensor(np.array(array), parameter.dtype))
-
-
-def read_state(path: Path) -> TrainState:
-    """The state in a checkpoint's ``state.json``.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        return TrainState(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is not the state of a training run: {error}") from error
-
-
-def warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Warns of settings that differ from those of the run that is resumed, and returns their names."""
-    now = json.loads(json.dumps(now))
-    changed = [name for name in now if name in before and before[name] != now[name]]
-    for name in changed:
-        logger.warning(
-            "%s was %s and is %s now: the losses may differ from those of a run without interruption",
-            name,
-            before[name],
-            now[name],
-        )
-    return changed

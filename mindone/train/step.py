@@ -1,13 +1,16 @@
 """One training update: loss, gradients, accumulation, their mean over ranks, clipping, optimizer and EMA, compiled.
 
+A loop runs any `Step`; `TrainStep` is the one of one loss and one optimizer.
+
 A loss cell has ``construct(*inputs) -> loss`` or ``-> (loss, aux)`` where ``loss`` is a scalar that is a mean over the
 samples of the batch, and ``aux`` a tuple of scalars to report, likewise means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import mindspore as ms
 import numpy as np
@@ -15,7 +18,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindone import runtime
 from mindone.nn import native
-from mindone.parallel.collectives import MeanOverRanks
+from mindone.parallel.collectives import InBuckets
 from mindone.train.ema import Ema
 from mindone.train.optim import AdamW
 
@@ -91,6 +94,39 @@ class StepResult:
     aux: tuple[Tensor, ...] = ()
 
 
+@dataclass(frozen=True)
+class StepState:
+    """All that a step has to remember: arrays in named groups, and numbers that JSON knows.
+
+    The group `AVERAGES` holds averaged weights by their parameters' names, every other one is the step's own business.
+    """
+
+    arrays: Mapping[str, Mapping[str, Parameter | np.ndarray]] = field(default_factory=dict)
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+AVERAGES = "ema"
+
+
+class Step(Protocol):
+    """What a loop runs and a checkpoint remembers."""
+
+    def __call__(self, micro_batches: Sequence[Sequence[Tensor]], lr: float, update: int = 0) -> StepResult:
+        """One update, with the loss cell's inputs once per micro batch."""
+        ...
+
+    def state(self) -> StepState:
+        """The present state; parameters are handed out as they are, not copied."""
+        ...
+
+    def load_state(self, state: StepState) -> None:
+        """Goes back to a state, bit by bit.
+
+        ``arrays`` has the groups, names and shapes of `state`, but the averages may be missing: then they begin anew.
+        """
+        ...
+
+
 class _ScaledLoss(nn.Cell):
     def __init__(self, loss: nn.Cell):
         super().__init__(auto_prefix=False)
@@ -105,11 +141,18 @@ class _ScaledLoss(nn.Cell):
 class _Update(nn.Cell):
     """From gradients to new weights."""
 
-    def __init__(self, optimizer: AdamW, ema: Ema | None, max_grad_norm: float | None, skip_non_finite: bool):
+    def __init__(
+        self,
+        optimizer: AdamW,
+        ema: Ema | None,
+        max_grad_norm: float | None,
+        skip_non_finite: bool,
+        mean: nn.Cell | None,
+    ):
         super().__init__(auto_prefix=False)
         self.optimizer, self.ema = optimizer, ema
         self.max_grad_norm, self.skip_non_finite = max_grad_norm, skip_non_finite
-        self.mean_over_ranks = MeanOverRanks(optimizer.parameters, runtime.current().world_size)
+        self.mean_over_ranks = InBuckets(mean, optimizer.parameters)
         self.map_ = ops.HyperMap()
 
     def construct(self, gradients, loss: Tensor, lr: Tensor, ema_rate: Tensor, scale: Tensor):
@@ -129,23 +172,22 @@ class _Update(nn.Cell):
 class _MeanMetrics(nn.Cell):
     """The mean over ranks of a tuple of scalars, in float32."""
 
-    def __init__(self):
+    def __init__(self, mean: nn.Cell | None):
         super().__init__(auto_prefix=False)
-        self.world_size = runtime.current().world_size
-        self.all_reduce = ops.AllReduce() if self.world_size > 1 else None
+        self.mean = mean
 
     def construct(self, metrics):
         stacked = ops.stack([metric.astype(ms.float32) for metric in metrics])
-        return stacked if self.world_size == 1 else self.all_reduce(stacked) / self.world_size
+        return stacked if self.mean is None else self.mean(stacked)
 
 
 class _WholeStep(nn.Cell):
     """Everything in one graph."""
 
-    def __init__(self, loss: _ScaledLoss, update: _Update):
+    def __init__(self, loss: _ScaledLoss, update: _Update, mean: nn.Cell | None):
         super().__init__(auto_prefix=False)
         self.update = update
-        self.mean_metrics = _MeanMetrics()
+        self.mean_metrics = _MeanMetrics(mean)
         self.value_and_grad = ops.value_and_grad(loss, None, update.optimizer.parameters, has_aux=True)
 
     def construct(self, lr: Tensor, ema_rate: Tensor, loss_scale: Tensor, *inputs):
@@ -157,17 +199,18 @@ class _WholeStep(nn.Cell):
 class _Accumulate(nn.Cell):
     """Adds the gradients of one micro batch to ``totals``."""
 
-    def __init__(self, loss: _ScaledLoss, totals: ParameterTuple, weights: ParameterTuple):
+    def __init__(self, loss: _ScaledLoss, totals: ParameterTuple, weights: ParameterTuple, mean: nn.Cell | None):
         super().__init__(auto_prefix=False)
         self.totals = totals
-        self.mean_metrics = _MeanMetrics()
+        self.mean_metrics = _MeanMetrics(mean)
         self.value_and_grad = ops.value_and_grad(loss, None, weights, has_aux=True)
         self.map_ = ops.HyperMap()
 
     def construct(self, loss_scale: Tensor, *inputs):
-        (_, metrics), gradients = self.value_and_grad(loss_scale, *inputs)
-        self.map_(_accumulate, self.totals, gradients)
-        return self.mean_metrics(metrics)
+        # Nothing is unpacked that is not used: beside the assignments, the compiler warns that it drops it.
+        found = self.value_and_grad(loss_scale, *inputs)
+        self.map_(_accumulate, self.totals, found[1])
+        return self.mean_metrics(found[0][1])
 
 
 class _Apply(nn.Cell):
@@ -198,6 +241,8 @@ class TrainStep:
         accumulation_steps: micro batches per update, whose gradients are averaged.
         loss_scale: for float16; 1 if not given.
         skip_non_finite: leave out an update whose loss or gradients are not finite.
+        mean: averages a tensor over the ranks that share an update, see `mindone.parallel.collectives.Mean`; None with
+            one rank.
     Attributes:
         skipped: updates that were not finite.
         graph: without accumulation, the cell of a whole update: learning rate, EMA rate, loss scale, loss inputs.
@@ -212,23 +257,46 @@ class TrainStep:
         accumulation_steps: int = 1,
         loss_scale: LossScale | None = None,
         skip_non_finite: bool = True,
+        mean: nn.Cell | None = None,
     ):
         self.loss, self.optimizer, self.ema = loss, optimizer, ema
         self.accumulation_steps, self.loss_scale = accumulation_steps, loss_scale or LossScale()
         self.skipped = 0
         loss.set_train(True)
         scaled = _ScaledLoss(loss)
-        update = _Update(optimizer, ema, max_grad_norm, skip_non_finite)
+        update = _Update(optimizer, ema, max_grad_norm, skip_non_finite, mean)
         if accumulation_steps == 1:
-            self.graph = _WholeStep(scaled, update)
+            self.graph = _WholeStep(scaled, update, mean)
         else:
             totals = optimizer.parameters.clone("gradient", init="zeros")
-            self._accumulate = _Accumulate(scaled, totals, optimizer.parameters)
+            self._accumulate = _Accumulate(scaled, totals, optimizer.parameters, mean)
             self._apply = _Apply(totals, update)
 
     @property
     def parameters(self) -> Sequence[Parameter]:
         return self.optimizer.parameters
+
+    def state(self) -> StepState:
+        """Moments of the optimizer (group ``optimizer``), the averages if there are any, and the loss scale."""
+        arrays: dict[str, Mapping[str, Parameter]] = {"optimizer": self.optimizer.state()}
+        if self.ema:
+            arrays[AVERAGES] = dict(zip((p.name for p in self.ema.parameters), self.ema.averages))
+        scale = {"loss_scale": self.loss_scale.value, "finite_in_a_row": self.loss_scale.good}
+        return StepState(arrays, {"skipped": self.skipped, **scale})
+
+    def load_state(self, state: StepState) -> None:
+        own = self.state().arrays
+        for group, arrays in state.arrays.items():
+            for name, array in arrays.items():
+                own[group][name].set_data(Tensor(np.array(array), own[group][name].dtype))
+        if self.ema and AVERAGES not in state.arrays:
+            self.ema.restart()
+        self.skipped = state.numbers.get("skipped", 0)
+        if self.loss_scale.dynamic and "loss_scale" in state.numbers:
+            self.loss_scale.value, self.loss_scale.good = (
+                state.numbers["loss_scale"],
+                state.numbers["finite_in_a_row"],
+            )
 
     def __call__(self, micro_batches: Sequence[Sequence[Tensor]], lr: float, update: int = 0) -> StepResult:
         """One update.

@@ -14,17 +14,21 @@ import numpy as np
 import pytest
 
 from mindone.checkpoint import read_tensors
+from mindone.data.plan import FixedPlan
 from mindone.errors import UserError
+from mindone.parallel.mesh import Mesh
 from mindone.testing import golden
 from mindone.train import run_folder
-from mindone.train.loop import Clock, Place
+from mindone.train.checkpoints import read_state
+from mindone.train.loop import Clock, Every, Place
+from mindone.train.skipped import SkippedUpdates
 
-SCRIPT = Path(__file__).with_name("toy_run.py")
+SCRIPT = Path(__file__).with_name("toy_script.py")
 PATIENCE = 120
 
 
 def load_script():
-    spec = importlib.util.spec_from_file_location("toy_run", SCRIPT)
+    spec = importlib.util.spec_from_file_location("toy_run", SCRIPT.with_name("toy_run.py"))
     module = importlib.util.module_from_spec(spec)
     # The graph compiler looks up a cell's globals in its module, by name.
     sys.modules["toy_run"] = module
@@ -87,11 +91,12 @@ def test_a_resumed_run_has_the_very_losses_and_weights_of_an_uninterrupted_one(u
     assert_same_end(folder, uninterrupted)
 
 
-def test_sigterm_finishes_the_step_saves_and_ends_with_code_0(uninterrupted, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_saves_and_ends_with_a_code_that_says_so(uninterrupted, tmp_path, number, code):
     process = start(tmp_path, "--slow")
     wait_for(lambda: list(tmp_path.glob("*/ckpt/step-*")))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 0
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == code
     folder = only_run(tmp_path)
     stopped_at = len(results(folder))
     assert 2 <= stopped_at < 8
@@ -99,6 +104,26 @@ def test_sigterm_finishes_the_step_saves_and_ends_with_code_0(uninterrupted, tmp
     toy_run.train(tmp_path, resume=True)
     assert results(folder) == results(uninterrupted)
     assert_same_end(folder, uninterrupted)
+
+
+def test_sigusr1_saves_a_checkpoint_and_the_run_goes_on(uninterrupted, tmp_path):
+    process = start(tmp_path, "--slow")
+    wait_for(lambda: list(tmp_path.glob("*/ckpt/step-00000002")))
+    process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: list(tmp_path.glob("*/ckpt/step-0000000[357]")))
+    assert process.wait(PATIENCE) == 0
+    assert results(only_run(tmp_path)) == results(uninterrupted)
+
+
+def test_a_second_ctrl_c_aborts_at_once(tmp_path):
+    process = start(tmp_path, "--hang_in_save", "4")
+    wait_for(lambda: process.stdout.readline().strip() == "hanging")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
+    assert run_folder.find_run(tmp_path, True).checkpoint.step == 2
 
 
 def test_a_run_killed_in_the_middle_of_a_save_resumes_from_the_save_before(uninterrupted, tmp_path):
@@ -171,8 +196,10 @@ def test_resume_takes_a_run_its_checkpoints_or_one_of_them(uninterrupted):
         assert (found.folder, found.checkpoint.step) == (uninterrupted, step)
 
 
-def test_resume_without_a_run_starts_one_but_a_wrong_path_is_an_error(tmp_path):
-    assert run_folder.find_run(tmp_path / "nothing", True) is None
+def test_resume_auto_starts_a_run_where_none_is_and_anything_else_without_one_is_an_error(tmp_path):
+    assert run_folder.find_run(tmp_path / "nothing", "auto") is None
+    with pytest.raises(UserError, match="has a complete checkpoint; leave it out to begin a run, or use --resume auto"):
+        run_folder.find_run(tmp_path / "nothing", True)
     with pytest.raises(UserError, match="is not a folder"):
         run_folder.find_run(tmp_path, str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="has no complete checkpoint"):
@@ -188,10 +215,64 @@ def test_tensorboard_reads_the_curves(uninterrupted):
     np.testing.assert_allclose(losses, [float(row[1]) for row in results(uninterrupted)], rtol=1e-6)
 
 
-def test_settings_that_changed_since_the_run_began_are_named(caplog):
-    before = {"batch_size": 4, "betas": [0.9, 0.999]}
-    assert run_folder.warn_of_changes(before, {"batch_size": 8, "betas": (0.9, 0.999)}) == ["batch_size"]
+def test_settings_that_changed_since_the_run_began_are_an_error_unless_allowed(caplog):
+    before = {"batch_size": 4, "betas": [0.9, 0.999], "seed": 1}
+    run_folder.check_changes(before, {"batch_size": 4, "betas": (0.9, 0.999), "new": 3})
+    with pytest.raises(UserError, match="other settings: batch_size was 4 and is 8; give the same ones, or --allow"):
+        run_folder.check_changes(before, {"batch_size": 8})
+    run_folder.check_changes(before, {"batch_size": 8}, allowed=True)
     assert "batch_size was 4 and is 8 now" in caplog.text
+
+
+def test_a_run_from_elsewhere_goes_on_in_a_folder_of_its_own(uninterrupted, tmp_path):
+    toy_run.train(tmp_path / "first", steps=3)
+    first = only_run(tmp_path / "first")
+    before = sorted((path, path.stat().st_mtime_ns) for path in first.rglob("*"))
+    _, folder, _ = toy_run.train(tmp_path / "second", resume=str(first))
+    assert folder.parent == tmp_path / "second"
+    assert sorted((path, path.stat().st_mtime_ns) for path in first.rglob("*")) == before
+    assert results(folder) == results(uninterrupted)
+    assert_same_end(folder, uninterrupted)
+
+
+def test_a_used_folder_is_refused_unless_told_to_begin_anew(uninterrupted):
+    with pytest.raises(UserError, match="has a training run already; go on with it by --resume True"):
+        run_folder.open_folder(uninterrupted, False, None, Mesh())
+    assert run_folder.open_folder(uninterrupted, False, None, Mesh(), overwrite=True) == uninterrupted
+
+
+def test_updates_that_are_not_finite_are_written_down_and_end_the_run_when_they_do_not_end(tmp_path):
+    with pytest.raises(UserError, match="not finite in 3 updates in a row, up to step 4; lower start_learning_rate"):
+        toy_run.train(tmp_path, rate=float("inf"), most=3)
+    header, first, *_ = (only_run(tmp_path) / "skipped_updates.csv").read_text().splitlines()
+    assert header == "step,loss,grad_norm,seed,epoch_positions,samples,names"
+    step, _, _, seed, positions, samples, _ = first.split(",")
+    order = FixedPlan(16, 2, seed=3).epoch(0)[1]
+    assert (step, seed) == ("2", "3")
+    assert (positions, samples) == ("2 3", " ".join(map(str, order.indices)))
+
+
+def test_a_run_that_ends_with_updates_left_out_has_no_result(tmp_path):
+    skipped = SkippedUpdates(tmp_path / "skipped.csv", 1)
+    skipped.in_a_row = 1
+    skipped.check_end(8)
+    skipped.in_a_row = 5
+    with pytest.raises(UserError, match="not finite in the last 5 of 8 updates, so there is no result"):
+        skipped.check_end(8)
+
+
+def test_what_is_done_every_few_updates_is_done_after_the_last_one_too():
+    done = []
+    hook = Every(3, done.append)
+    for step in range(1, 6):
+        hook(step, last=step == 5)
+    assert done == [3, 5]
+
+
+def test_states_of_before_steps_had_numbers_of_their_own_are_read(tmp_path):
+    (tmp_path / "state.json").write_text('{"step": 4, "seed": 1, "skipped": 2, "loss_scale": 8.0}')
+    state = read_state(tmp_path / "state.json")
+    assert (state.step, state.numbers) == (4, {"skipped": 2, "loss_scale": 8.0})
 
 
 def test_noise_of_a_sample_depends_on_its_place_alone():

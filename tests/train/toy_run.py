@@ -1,6 +1,6 @@
 """A whole training run of a toy network, as a script for tests that need processes of their own.
 
-``toy_run.py OUTPUT [--steps N] [--batch_size B] [--resume] [--use_parallel] [--slow] [--hang_in_save STEP]``
+``toy_script.py OUTPUT [--steps N] [--batch_size B] [--resume] [--use_parallel] [--slow] [--hang_in_save STEP]``
 """
 
 import argparse
@@ -13,12 +13,18 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from mindone import runtime
 from mindone.data.loader import Loader
-from mindone.parallel.collectives import broadcast_parameters
+from mindone.data.plan import FixedPlan
+from mindone.parallel.collectives import Mean, broadcast_parameters
+from mindone.parallel.mesh import make_mesh
+from mindone.signals import exit_code
+from mindone.train import checkpoints as checkpoints_module
 from mindone.train import run_folder
+from mindone.train.checkpoints import TrainingCheckpoints, TrainState
 from mindone.train.ema import Ema
 from mindone.train.loop import Every, Training, fit
 from mindone.train.optim import AdamW
 from mindone.train.schedule import make_schedule
+from mindone.train.skipped import SkippedUpdates
 from mindone.train.step import TrainStep
 from mindone.train.tracker import Trackers, make_trackers
 
@@ -29,7 +35,7 @@ class Points:
     def __len__(self):
         return 16
 
-    def get(self, index, rng):
+    def get(self, index, rng, size=None):
         x = np.random.default_rng(index).normal(size=4)
         return {"x": (x + 0.1 * rng.normal(size=4)).astype(np.float32), "y": np.float32(np.sin(x).sum())}
 
@@ -57,32 +63,46 @@ class NoisyLoss(nn.Cell):
         return ops.square(error).mean(), (ops.abs(error).mean(),)
 
 
-def prepare(batch, place):
-    return Tensor(batch["x"]), Tensor(batch["y"]), Tensor(0.1 * place.normal("noise", (4,)))
+def inputs(batch, place):
+    return Tensor(batch.arrays["x"]), Tensor(batch.arrays["y"]), Tensor(0.1 * place.normal("noise", (4,)))
 
 
-def train(output, steps=8, batch_size=2, resume=False, accumulation=1, pause=0.0, save_steps=2):
+def train(output, steps=8, batch_size=2, resume=False, accumulation=1, pause=0.0, save_steps=2, rate=0.05, most=0):
     """Trains and returns the signal that ended it, the run's folder and the network."""
-    current = runtime.current()
+    mesh = make_mesh()
     found = run_folder.find_run(output, resume)
-    folder = found.folder if found else run_folder.new_run_folder(output)
-    network = Network(seed=current.rank)
-    broadcast_parameters(network.trainable_params())
-    optimizer = AdamW(network.trainable_params(), weight_decay=0.01)
-    step = TrainStep(NoisyLoss(network), optimizer, Ema(network.trainable_params(), 0.9), 1.0, accumulation)
-    checkpoints = run_folder.TrainingCheckpoints(folder, step, network, lambda: {"hidden": 8}, keep_last=2)
-    state = checkpoints.restore(found.checkpoint) if found else run_folder.TrainState(seed=3)
-    trackers = make_trackers(folder, steps, 1, state.step) if current.is_main else Trackers()
-    loader = Loader(Points(), batch_size, seed=3, rank=current.rank, world_size=current.world_size)
-    schedule = make_schedule("cosine_decay", 0.05, 0.0, warmup_steps=2, total_steps=8)
-    hooks = [Every(1, lambda _: time.sleep(pause))]
-    run = Training(step, loader, prepare, schedule, steps, checkpoints, state, trackers, save_steps, ("l1",), hooks)
+    folder = run_folder.open_folder(output, True, found, mesh)
+    network = Network(seed=mesh.rank)
+    broadcast_parameters(network.trainable_params(), mesh)
+    weights = network.trainable_params()
+    mean = Mean(mesh) if mesh.world_size > 1 else None
+    step = TrainStep(
+        NoisyLoss(network), AdamW(weights, weight_decay=0.01), Ema(weights, 0.9), 1.0, accumulation, mean=mean
+    )
+    checkpoints = TrainingCheckpoints(folder, step, network, {"hidden": 8}, mesh, keep_last=2)
+    state = checkpoints.restore(found.checkpoint) if found else TrainState(seed=3)
+    points = Points()
+    run = Training(
+        step,
+        Loader(points, FixedPlan(len(points), batch_size, mesh.data, seed=3), mesh=mesh),
+        inputs,
+        make_schedule("cosine_decay", rate, 0.0, warmup_steps=2, total_steps=8),
+        steps,
+        checkpoints,
+        state,
+        SkippedUpdates(folder / "skipped_updates.csv", 3, most),
+        accumulation,
+        make_trackers(folder, steps, 1, state.step) if mesh.is_main else Trackers(),
+        save_steps,
+        ("l1",),
+        [Every(1, lambda _: time.sleep(pause))],
+    )
     return fit(run), folder, network
 
 
 def hang_in_save(step):
     """Makes the save of one step stop half-way."""
-    save = run_folder.save_safetensors
+    save = checkpoints_module.save_safetensors
 
     def hanging(path, tensors):
         if f"{step:08d}" in str(path):
@@ -91,10 +111,10 @@ def hang_in_save(step):
             time.sleep(600)
         save(path, tensors)
 
-    run_folder.save_safetensors = hanging
+    checkpoints_module.save_safetensors = hanging
 
 
-if __name__ == "__main__":
+def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("output", type=Path)
     parser.add_argument("--steps", type=int, default=8)
@@ -108,4 +128,4 @@ if __name__ == "__main__":
         hang_in_save(options.hang_in_save)
     pause = 0.3 if options.slow else 0.0
     ended, _, _ = train(options.output, options.steps, options.batch_size, options.resume, pause=pause)
-    sys.exit(130 if ended and ended.name == "SIGINT" else 0)
+    sys.exit(exit_code(ended) if ended else 0)

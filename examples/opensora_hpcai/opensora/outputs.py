@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import platform
 from collections.abc import Mapping
@@ -11,27 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from mindone.errors import UserError
-
-
-def make_run_folder(output_path: str | Path, timestamp: str | None) -> Path:
-    """``output_path/timestamp`` (or ``output_path`` itself), created if it is not there.
-
-    Raises:
-        UserError: it cannot be created.
-    """
-    folder = Path(output_path) / timestamp if timestamp else Path(output_path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output_path={output_path} cannot be created: {error.strerror}") from error
-    return folder
-
-
-def time_stamp(seconds: float) -> str:
-    """A time (seconds since the epoch) as a folder name, in local time."""
-    return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%dT%H-%M-%S")
 
 
 def free_stem(folder: Path, stem: str) -> str:

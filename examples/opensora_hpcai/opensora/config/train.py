@@ -57,9 +57,12 @@ class Data:
     """batches that each loader process prepares ahead"""
     max_bad_fraction: float = 0.1
     """stop when more than this share of the samples cannot be read"""
+    sample_timeout: float = 300.0
+    """seconds after which a sample that is still being read counts as one that cannot be read; 0: wait for ever"""
 
     def check(self) -> None:
         require_at_least(self, frame_stride=1, num_parallel_workers=0, prefetch_size=1, max_bad_fraction=0)
+        require_at_least(self, sample_timeout=0)
         if self.max_bad_fraction > 1:
             raise UserError(f"max_bad_fraction={self.max_bad_fraction} has to be between 0 and 1")
 
@@ -159,9 +162,12 @@ class Optim:
     """updates without overflow before a dynamic loss scale grows"""
     drop_overflow_update: bool = True
     """leave out an update whose gradients are not finite"""
+    max_skipped_updates: int = 20
+    """stop when the gradients of so many updates in a row are not finite; 0: never"""
 
     def check(self) -> None:
         require_at_least(self, weight_decay=0, warmup_steps=0, decay_steps=0, gradient_accumulation_steps=1)
+        require_at_least(self, max_skipped_updates=0)
         require_at_least(self, start_learning_rate=0, end_learning_rate=0, optim_eps=0, scale_window=1)
         for name in ("max_grad_norm", "init_loss_scale", "loss_scale_factor"):
             if not getattr(self, name) > 0:
@@ -187,17 +193,27 @@ class Loop:
     """updates between checkpoints; more than 0 replaces ckpt_save_interval"""
     ckpt_max_keep: int = 10
     """how many checkpoints are kept"""
+    ckpt_keep_every: int = 0
+    """checkpoints of updates that are a multiple of this are kept as well; 0: none"""
     log_interval: int = 1
     """updates between log lines"""
     resume: bool | FilePath = False
-    """True: go on from the newest run under output_path; or the folder of a run"""
+    """True: go on with the newest run under output_path; auto: the same, or begin one if there is none; or the folder
+    of a run, or of one of its checkpoints"""
+    allow_changes: bool = False
+    """go on although settings or data that change the numbers are not those of the run so far"""
     output_path: FilePath = "output/"
     """folder of the runs"""
     add_datetime: bool = True
     """put the run into a subfolder named by date and time"""
+    overwrite: bool = False
+    """begin anew in a folder that has a run already"""
 
     def check(self) -> None:
         require_at_least(self, batch_size=1, epochs=1, ckpt_save_interval=1, ckpt_max_keep=1, log_interval=1)
+        require_at_least(self, ckpt_keep_every=0)
+        if self.resume and self.overwrite:
+            raise UserError("resume goes on with a run and overwrite begins anew; set one of them")
 
 
 @dataclass

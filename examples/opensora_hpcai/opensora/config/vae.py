@@ -47,12 +47,14 @@ class VaeData:
     """batches that each loader process prepares ahead"""
     max_bad_fraction: float = 0.1
     """stop when more than this share of the videos cannot be read"""
+    sample_timeout: float = 300.0
+    """seconds after which a video that is still being read counts as one that cannot be read; 0: wait for ever"""
     held_out: int = 0
     """last rows of the table that are not trained on; the result is judged on them"""
 
     def check(self) -> None:
         require_at_least(self, image_size=8, num_frames=1, frame_stride=1, num_parallel_workers=0, prefetch_size=1)
-        require_at_least(self, held_out=0)
+        require_at_least(self, held_out=0, sample_timeout=0)
         for name in ("mixed_image_ratio", "max_bad_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} has to be between 0 and 1")

@@ -3,14 +3,14 @@
 Items are dicts. ``video`` (3, T, H, W) float32 in [-1, 1], or ``latent_mean`` and ``latent_std`` (C, T', h, w) float32
 before normalisation; ``text_emb`` (L, D) float32 and ``text_mask`` (L,) uint8 where text is cached; ``caption``;
 ``fps`` of the item's own frames, and ``height``, ``width``, ``num_frames`` in pixels and frames, float32 numbers as the
-networks take them; ``index``.
+networks take them; ``index``. A size is (frames, height, width) in pixels.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +22,7 @@ from mindone.data.transforms import ResizeCrop, normalise
 from mindone.data.video import MissingFrames, clip_indices, clip_rate, count_frames, iter_frames, probe
 from mindone.errors import UserError
 from opensora.data import cache
+from opensora.sizes import VideoSize
 
 IMAGE_FPS = 120.0
 DEFAULT_FPS = 24.0
@@ -77,7 +78,8 @@ class VideoTextDataset:
     Args:
         rows: see `mindone.data.table.read_video_table`.
         num_frames, frame_stride: of a clip; its start is random. 1 frame also takes pictures.
-        size: (height, width); frames are resized to cover it and cropped at the centre.
+        size: (height, width); frames are resized to cover it and cropped at the centre. A planned batch may ask for
+            another size, and another number of frames.
         text_folder: cached text embeddings; None gives captions only.
         stretch: repeat frames of videos that are too short, instead of calling them bad.
         flip: mirror half of the clips; not for captions that tell left from right.
@@ -114,42 +116,58 @@ class VideoTextDataset:
     def name(self, index: int) -> str:
         return str(self.rows[index].file)
 
-    def get(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        row = self.rows[index]
-        frames, fps = self._clip(row, rng)
+    def get(self, index: int, rng: np.random.Generator, size: VideoSize | None = None) -> dict[str, Any]:
+        """A clip of a size, or of the dataset's own."""
+        row, wanted = self.rows[index], self._wanted(size)
+        frames, fps = self._clip(row, wanted, rng)
         if self.flip and rng.random() < 0.5:
             frames = frames[:, :, ::-1]
         item = {"video": normalise(frames), "caption": row.caption, "index": index}
-        item |= conditions(fps, self.transform.height, self.transform.width, self.num_frames)
+        item |= conditions(fps, wanted.transform.height, wanted.transform.width, wanted.num_frames)
         return item | self.text.item(row) if self.text else item
 
-    def _clip(self, row: VideoRow, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    def _wanted(self, size: VideoSize | None) -> _Wanted:
+        if size is None:
+            return _Wanted(self.num_frames, self.transform)
+        return _Wanted(size[0], replace(self.transform, height=size[1], width=size[2]))
+
+    def _clip(self, row: VideoRow, wanted: _Wanted, rng: np.random.Generator) -> tuple[np.ndarray, float]:
         """Resized frames (T, H, W, 3) uint8 and their rate."""
-        info = None if row.file in self.memory else probe(row.file)
-        if info is None or self.memory.fits(info.num_frames * self.transform.height * self.transform.width * 3):
-            whole = self.memory.get(row.file, lambda: self._read(row, None, info.fps))
-            return whole.part(self._indices(row, len(whole.frames), rng), self.frame_stride)
+        height, width = wanted.transform.height, wanted.transform.width
+        key = (row.file, height, width)
+        info = None if key in self.memory else probe(row.file)
+        if info is None or self.memory.fits(info.num_frames * height * width * 3):
+            whole = self.memory.get(key, lambda: self._read(row, wanted, None, info.fps))
+            return whole.part(self._indices(row, len(whole.frames), wanted, rng), self.frame_stride)
         start = rng.bit_generator.state
         try:
-            clip = self._read(row, self._indices(row, info.num_frames, rng), info.fps)
+            clip = self._read(row, wanted, self._indices(row, info.num_frames, wanted, rng), info.fps)
         except MissingFrames:
             # the header promises more frames than there are: choose again among those that decode
             rng.bit_generator.state = start
-            clip = self._read(row, self._indices(row, count_frames(row.file), rng), info.fps)
+            clip = self._read(row, wanted, self._indices(row, count_frames(row.file), wanted, rng), info.fps)
         return clip.frames, clip_rate(clip.times, clip.fps, self.frame_stride)
 
-    def _indices(self, row: VideoRow, total: int, rng: np.random.Generator) -> list[int]:
+    def _indices(self, row: VideoRow, total: int, wanted: _Wanted, rng: np.random.Generator) -> list[int]:
         try:
             return clip_indices(
-                total, self.num_frames, self.frame_stride, rng if self.random_start else None, self.stretch
+                total, wanted.num_frames, self.frame_stride, rng if self.random_start else None, self.stretch
             )
         except BadSample as error:
             raise BadSample(f"{row.file} is {error}") from error
 
-    def _read(self, row: VideoRow, indices: Sequence[int] | None, fps: float) -> TimedFrames:
+    def _read(self, row: VideoRow, wanted: _Wanted, indices: Sequence[int] | None, fps: float) -> TimedFrames:
         times: list[float] = []
-        frames = self.transform.clip(iter_frames(row.file, indices, self.backend, times=times))
+        frames = wanted.transform.clip(iter_frames(row.file, indices, self.backend, times=times))
         return TimedFrames(frames, np.asarray(times), fps)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Frames of a clip, and how they are resized."""
+
+    num_frames: int
+    transform: ResizeCrop
 
 
 @dataclass(frozen=True)
@@ -193,7 +211,7 @@ class WholeVideoDataset:
     def name(self, index: int) -> str:
         return str(self.rows[index].file)
 
-    def get(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+    def get(self, index: int, rng: np.random.Generator, size: None = None) -> dict[str, Any]:
         file = self.rows[index].file
         info = probe(file)
         stop = self.num_frames * self.frame_stride if self.num_frames else sys.maxsize
@@ -213,8 +231,8 @@ class LatentTextDataset:
 
     Args:
         rows: see `mindone.data.table.read_video_table`; the videos themselves are not opened.
-        latent_folder: made by ``infer_vae.py``. Of several subfolders ``latent_{h}x{w}`` one is chosen at random per
-            sample (this needs batch size 1).
+        latent_folder: made by ``infer_vae.py``. Of several subfolders ``latent_{h}x{w}`` that of the planned size is
+            taken; without a size one is chosen at random per sample (this needs batch size 1).
         text_folder: made by ``infer_t5.py``; None gives captions only.
         latent_frames: cut a random piece of so many latent frames out of longer ones; None takes all.
         latent_align: pieces start at multiples of this: 5 for 1.2, whose chunks of 17 frames become 5 latent ones.
@@ -244,9 +262,10 @@ class LatentTextDataset:
     def name(self, index: int) -> str:
         return self.rows[index].relative
 
-    def get(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+    def get(self, index: int, rng: np.random.Generator, size: VideoSize | None = None) -> dict[str, Any]:
+        """Latents of any size, or of videos of one height and width where several are cached."""
         row = self.rows[index]
-        path = self._path(row, rng)
+        path = self._path(row, rng, size)
         entry = self.memory.get(path, lambda: cache.read_latent(path))
         total = len(entry.mean)
         piece = self._piece(path, total, rng)
@@ -264,8 +283,9 @@ class LatentTextDataset:
         item |= conditions(entry.fps or row.fps or 0.0, height, width, num_frames)
         return item | self.text.item(row) if self.text else item
 
-    def _path(self, row: VideoRow, rng: np.random.Generator) -> Path:
-        paths = [cache.cache_path(folder, row.relative) for folder in self.folders]
+    def _path(self, row: VideoRow, rng: np.random.Generator, size: VideoSize | None) -> Path:
+        fitting = [folder for folder in self.folders if size and folder.name == f"latent_{size[1]}x{size[2]}"]
+        paths = [cache.cache_path(folder, row.relative) for folder in fitting or self.folders]
         if len(paths) > 1:
             paths = [path for path in paths if path.is_file()] or paths
         return paths[int(rng.integers(len(paths)))] if len(paths) > 1 else paths[0]

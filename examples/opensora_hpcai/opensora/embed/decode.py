@@ -21,6 +21,7 @@ from mindone.data.errors import BadSample
 from mindone.data.table import shard
 from mindone.data.write import to_uint8
 from mindone.errors import UserError
+from mindone.folders import make_run_folder
 from opensora import networks, outputs
 from opensora.data.aspect import parse_num_frames
 from opensora.data.cache import read_latent
@@ -71,7 +72,7 @@ def decode_files(config: DecodeConfig) -> list[Path]:
             bad.append(error)
             logger.warning("left out: %s", error)
             continue
-        folder = outputs.make_run_folder(config.latents.output_path, str(relative.parent))
+        folder = make_run_folder(config.latents.output_path, str(relative.parent))
         stem = outputs.free_stem(folder, relative.stem)
         videos.append(outputs.write_clip(folder, stem, frames, config.latents.save_format, config.latents.fps))
     logger.info("%s: %d videos written, %d files left out", config.latents.output_path, len(videos), len(bad))
@@ -140,9 +141,9 @@ def _decode(autoencoder: Any, file: Path, asked_frames: int | None) -> np.ndarra
         raise BadSample(
             f"{file} has {latents.values.shape[1]} latent channels, the autoencoder {autoencoder.latent_channels}"
         )
-    frames = asked_frames or latents.num_frames or frames_of(autoencoder, latents.values.shape[2])
     values = latents.values if latents.normalised else _normalised(autoencoder, latents.values)
     try:
+        frames = asked_frames or latents.num_frames or autoencoder.frames_of(latents.values.shape[2])
         video = autoencoder.decode(values, frames).asnumpy()[0]
     except UserError as error:
         raise BadSample(f"{file}: {error}") from error
@@ -155,18 +156,3 @@ def _normalised(autoencoder: Any, values: np.ndarray) -> np.ndarray:
     import mindspore as ms
 
     return autoencoder.normalize(ms.Tensor(values, ms.float32)).asnumpy()
-
-
-def frames_of(autoencoder: Any, latent_frames: int) -> int:
-    """The largest number of frames that is encoded to so many latent ones; a single one is a picture.
-
-    Raises:
-        UserError: no video is encoded to so many latent frames.
-    """
-    if latent_frames == 1:
-        return 1
-    counts = range(latent_frames, latent_frames * autoencoder.time_compression + 1)
-    fitting = [count for count in counts if autoencoder.latent_size((count, 64, 64))[0] == latent_frames]
-    if not fitting:
-        raise BadSample(f"no video has {latent_frames} latent frames; give num_frames")
-    return fitting[-1]

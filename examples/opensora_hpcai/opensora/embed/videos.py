@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mindone.data.loader import Loader
+from mindone.data.plan import FixedPlan
 from mindone.data.table import VideoRow, read_video_table, shard
 from mindone.data.transforms import ResizeCrop, normalise
 from opensora import networks
@@ -60,7 +61,7 @@ def embed_videos(config: EmbedVideoConfig) -> Counts:
     _, *size = family.size(replace(shape, num_frames=shape.num_frames or 1), compression)
     # a named size that the compression does not divide is rounded down, as in sampling
     height, width = (side // compression * compression for side in size)
-    settings = _settings(config, height, width, getattr(skeleton.config, "micro_frame_size", None))
+    settings = _settings(config, height, width, skeleton.chunk_frames)
     rows = shard(_rows(config.data), current.rank, current.world_size)
     videos = [Video(cache.cache_path(folder, row.relative), row, _source(row) | settings) for row in rows]
     todo = left_to_do(videos, _latent_keys(config), config.cache)
@@ -125,13 +126,10 @@ def _encode_videos(
     )
     loader = Loader(
         dataset,
-        config.data.batch_size,
-        shuffle=False,
-        drop_last=False,
+        FixedPlan(len(videos), config.data.batch_size, shuffle=False, drop_last=False),
         num_workers=min(config.data.num_parallel_workers, len(videos)),
         replace_bad=False,
         max_bad_fraction=config.data.max_bad_fraction,
-        collate=False,
     )
     settings = config.autoencoder
     autoencoder = networks.load_autoencoder(
@@ -143,8 +141,8 @@ def _encode_videos(
     )
     try:
         with loader, Progress("encode videos", len(videos), counts) as progress:
-            for samples in loader.epoch(0):
-                for group in _of_equal_shape(samples):
+            for batch in loader.epoch(0):
+                for group in _of_equal_shape(batch.samples):
                     for path in _write_latents(videos, group, autoencoder, config.cache.save_distribution):
                         progress.wrote(path)
                 progress.left_out(len(loader.bad_samples) - counts.bad)
@@ -152,7 +150,7 @@ def _encode_videos(
     finally:
         counts.bad = len(loader.bad_samples)
         if loader.bad_samples:
-            loader.save_bad_samples(Path(config.cache.output_path) / f"bad_samples{rank_suffix()}.csv")
+            loader.bad_samples.save(Path(config.cache.output_path) / f"bad_samples{rank_suffix()}.csv")
 
 
 def _of_equal_shape(samples: Sequence[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
@@ -189,7 +187,7 @@ def encode_frames(autoencoder: Any, frames: np.ndarray) -> tuple[np.ndarray, np.
     Frames go through in runs of whole chunks, which the autoencoder encodes independently anyway; so the size of a
     video in float32 does not matter.
     """
-    chunk = getattr(autoencoder.config, "micro_frame_size", 1) or frames.shape[1]
+    chunk = autoencoder.chunk_frames or frames.shape[1]
     run = max(1, FRAMES_AT_ONCE // chunk) * chunk
     means, stds = [], []
     for first in range(0, frames.shape[1], run):

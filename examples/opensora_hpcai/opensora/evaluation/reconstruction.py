@@ -18,6 +18,7 @@ from mindone.data.transforms import ResizeCrop, normalise
 from mindone.data.video import read_video
 from mindone.data.write import to_uint8
 from mindone.errors import UserError
+from mindone.folders import make_run_folder
 from mindone.metrics.image import psnr, ssim
 from opensora import networks, outputs
 from opensora.config import EvaluateVaeConfig
@@ -45,7 +46,7 @@ def evaluate(config: EvaluateVaeConfig) -> dict[str, float]:
     )
     if not data.use_temporal_vae:
         autoencoder = _spatial_part(autoencoder)
-    folder = outputs.make_run_folder(data.output_path, None)
+    folder = make_run_folder(data.output_path, None)
     scores: dict[str, dict[str, float]] = {}
     for name, frames in _clips(config):
         x = normalise(frames)[None]

@@ -50,4 +50,10 @@ def settle(config: Config, version: str, denoiser_preset: str | None = None) -> 
     return family, config
 
 
-__all__ = ["MODULES", "Family", "get_family", "settle"]
+def with_defaults(settings: Config, family: Family) -> Config:
+    """One group of settings in which those left at None have the family's values."""
+    own = {field.name for field in dataclasses.fields(settings) if getattr(settings, field.name) is None}
+    return dataclasses.replace(settings, **{k: v for k, v in family.defaults().items() if k in own})
+
+
+__all__ = ["MODULES", "Family", "get_family", "settle", "with_defaults"]

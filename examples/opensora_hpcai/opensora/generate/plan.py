@@ -12,8 +12,10 @@ from typing import Any
 from mindone import runtime
 from mindone.data.write import slug
 from mindone.errors import UserError
+from mindone.folders import make_run_folder, time_stamp
 from mindone.parallel.collectives import from_first_rank
-from opensora import networks, outputs
+from mindone.parallel.mesh import make_mesh
+from opensora import networks
 from opensora.config import GenerateConfig
 from opensora.data.cache import prompt_files
 from opensora.families import Family
@@ -76,10 +78,11 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
     size = family.size(config.shape, autoencoder.spatial_compression)
     latent_shape = (autoencoder.latent_channels, *autoencoder.latent_size(size))
     _say_if_rounded(size, latent_shape, autoencoder.spatial_compression)
-    seed = from_first_rank(runtime.random_seed() if config.runtime.seed is None else config.runtime.seed)
-    stamp = outputs.time_stamp(from_first_rank(int(time.time()))) if config.output.append_timestr else None
+    mesh = make_mesh()
+    seed = from_first_rank(runtime.random_seed() if config.runtime.seed is None else config.runtime.seed, mesh)
+    stamp = time_stamp(from_first_rank(int(time.time()), mesh)) if config.output.append_timestr else None
     prompts, jobs = own_share(prompts, list_jobs(prompts, config.sampler.num_samples, seed))
-    folder = outputs.make_run_folder(config.output.output_path, stamp)
+    folder = make_run_folder(config.output.output_path, stamp)
     return Plan(config, family, size, latent_shape, denoiser_config, prompts, jobs, folder)
 
 

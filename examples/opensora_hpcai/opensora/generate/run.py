@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from tqdm import tqdm
 
 from mindone import runtime
+from mindone.folders import make_run_folder
 from opensora import networks, outputs
 from opensora.config import GenerateConfig
 from opensora.families import settle
@@ -120,7 +121,7 @@ def _denoise_batch(
 
 def _save_latents(plan: Plan, texts: Texts, results: Sequence[Result]) -> None:
     """``denoised_latents/STEM.npy``, (1, C, T, H, W) float32, for decoding later."""
-    folder = outputs.make_run_folder(plan.folder, "denoised_latents")
+    folder = make_run_folder(plan.folder, "denoised_latents")
     for result in results:
         stem = outputs.free_stem(folder, result.job.stem)
         result.latents_file = folder / f"{stem}.npy"

@@ -8,7 +8,7 @@ latents (B, C, T', h, w), float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import mindspore as ms
 import numpy as np
@@ -65,6 +65,7 @@ class Autoencoder(nn.Cell):
         latent_channels: channels of the latents.
         spatial_compression, time_compression: pixels per latent and side, frames per latent frame.
         scale_factor, shift_factor: normalised latents are ``scale_factor * (z - shift_factor)``.
+        chunk_frames: so many frames at a time are encoded independently of the others; None: a video is one piece.
     """
 
     latent_channels: int
@@ -72,6 +73,29 @@ class Autoencoder(nn.Cell):
     time_compression: int = 1
     scale_factor: float = 1.0
     shift_factor: float = 0.0
+    chunk_frames: int | None = None
+
+    @property
+    def chunk_latents(self) -> int:
+        """Latent frames of a chunk: pieces of latents may start at its multiples; 1 if a video is one piece."""
+        return self.latent_size((self.chunk_frames, 1, 1))[0] if self.chunk_frames else 1
+
+    def frames_of(self, latent_frames: int) -> int:
+        """The largest number of frames that is encoded to so many latent ones; a single one is a picture.
+
+        Raises:
+            UserError: no video is encoded to so many latent frames.
+        """
+        if latent_frames == 1:
+            return 1
+        counts = range(latent_frames * self.time_compression, max(1, latent_frames) - 1, -1)
+        for count in counts:
+            if self.latent_size((count, 1, 1))[0] == latent_frames:
+                return count
+        raise UserError(f"no video has {latent_frames} latent frames; give num_frames")
+
+    def load_statistics(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Takes from an autoencoder's weights what normalises latents, if that is among them, and nothing else."""
 
     def latent_size(self, size: Size) -> Size:
         """Frames, height and width of the latents of a (T, H, W) video."""
@@ -157,10 +181,6 @@ class TiledAutoencoder(Autoencoder):
         raise NotImplementedError
 
     def reconstruct(self, z: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def frames_of(self, latent_frames: int) -> int:
-        """How many frames that many latent frames decode to."""
         raise NotImplementedError
 
     def _in_tiles(self, x: np.ndarray, step: nn.Cell, tiles: tuple[Tiles, Tiles]) -> np.ndarray:

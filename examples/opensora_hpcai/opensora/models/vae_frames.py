@@ -102,6 +102,7 @@ class FrameAutoencoder(Autoencoder):
 
     in_channels: int = 3
     micro_batch_size: int | None = 4
+    chunk_frames: int | None = 1
 
     def __init__(self):
         super().__init__()

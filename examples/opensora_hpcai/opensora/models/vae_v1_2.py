@@ -114,8 +114,14 @@ class VideoAutoencoder(Autoencoder):
         self.latent_channels = config.vae_temporal.embed_dim
         self.spatial_compression = config.autoencoder_kl.spatial_compression
         self.time_compression = config.vae_temporal.time_compression
+        self.chunk_frames = config.micro_frame_size
         self._encode_step = unregistered(_TemporalEncodeStep(self.temporal_vae))
         self._decode_steps: dict[int, _TemporalDecodeStep] = {}
+
+    def load_statistics(self, tensors: Mapping[str, np.ndarray]) -> None:
+        for name, parameter in (("shift", self.shift), ("scale", self.scale)):
+            if name in tensors:
+                parameter.set_data(Tensor(np.asarray(tensors[name], np.float32).reshape(parameter.shape)))
 
     def latent_size(self, size: Size) -> Size:
         """Frames, height and width of the latents of a (T, H, W) video: 17 frames → 5, 34 → 10, 1 → 1."""

@@ -8,6 +8,7 @@ import pytest
 
 from mindone.data.errors import BadSample
 from mindone.data.loader import Loader
+from mindone.data.plan import FixedPlan
 from mindone.data.table import read_video_table
 from mindone.data.transforms import ResizeCrop
 from mindone.data.video import probe
@@ -57,6 +58,16 @@ def test_a_clip_has_the_asked_frames_size_and_conditions(rows, folder):
     assert (item["fps"], item["height"], item["width"], item["num_frames"]) == (6, 16, 24, 4)
     assert item["caption"] == "caption 1" and item["index"] == 1
     assert (item["text_emb"] == 1).all() and item["text_mask"].tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 10**6])
+def test_a_planned_batch_may_ask_for_another_size_and_length(rows, cache_bytes):
+    dataset = VideoTextDataset(rows, 4, (16, 24), cache_bytes=cache_bytes)
+    for size in ((2, 24, 16), (4, 16, 24), (2, 24, 16)):
+        item = dataset.get(1, rng(), size)
+        assert item["video"].shape == (3, *size)
+        assert (item["num_frames"], item["height"], item["width"]) == size
+        assert (item["video"] == VideoTextDataset(rows, size[0], size[1:]).get(1, rng())["video"]).all()
 
 
 @pytest.mark.parametrize("backend", ["pyav", "cv2"])
@@ -139,9 +150,10 @@ def test_a_picture_is_a_clip_of_one_frame(tmp_path):
 
 def test_the_loader_replaces_damaged_files_on_every_rank_alike(rows):
     dataset = VideoTextDataset(rows, 3, (16, 16))
-    whole = [batch["index"].tolist() for batch in Loader(dataset, 2, seed=4, max_bad_fraction=0.5).epoch(0)]
-    with Loader(dataset, 2, seed=4, max_bad_fraction=0.5, num_workers=2) as loader:
-        assert [batch["index"].tolist() for batch in loader.epoch(0)] == whole
+    plan = FixedPlan(len(dataset), 2, seed=4)
+    whole = [list(batch.indices) for batch in Loader(dataset, plan, max_bad_fraction=0.5).epoch(0)]
+    with Loader(dataset, plan, max_bad_fraction=0.5, num_workers=2) as loader:
+        assert [list(batch.indices) for batch in loader.epoch(0)] == whole
         assert [record.index for record in loader.bad_samples] == [5]
     assert 5 not in sum(whole, []) and len(sum(whole, [])) == 6
 
@@ -191,6 +203,13 @@ def test_one_of_several_resolutions_is_drawn(rows, tmp_path):
     assert {dataset.get(1, rng(seed))["latent_mean"].shape[1] for seed in range(20)} == {4}
 
 
+def test_a_planned_size_chooses_among_several_resolutions(rows, tmp_path):
+    write_latents(tmp_path / "latent_16x24/clip0.npz", 3)
+    write_latents(tmp_path / "latent_32x48/clip0.npz", 4)
+    dataset = LatentTextDataset(rows, tmp_path)
+    assert {dataset.get(0, rng(seed), (17, 32, 48))["latent_mean"].shape[1] for seed in range(20)} == {4}
+
+
 def test_missing_caches_are_bad_samples(rows, folder, tmp_path):
     write_latents(tmp_path / "clip0.npz", 3)
     with pytest.raises(BadSample, match="clip1.npz is missing"):
@@ -221,4 +240,4 @@ def test_videos_that_do_not_fit_in_memory_are_streamed(rows):
     dataset = VideoTextDataset(rows, 3, (16, 16), cache_bytes=2 * 12 * 16 * 16 * 3)
     for index in (0, 1, 2, 3, 0):
         dataset.get(index, rng())
-    assert [row.file in dataset.memory for row in rows[:4]] == [True, True, False, False]
+    assert [(row.file, 16, 16) in dataset.memory for row in rows[:4]] == [True, True, False, False]

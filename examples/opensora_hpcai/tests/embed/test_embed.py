@@ -21,20 +21,19 @@ class Array(np.ndarray):
         return np.asarray(self)
 
 
-class Config:
-    micro_frame_size = 4
-
-
 class Averages:
     """An autoencoder of 4 frames a chunk: latents are averages over 8x8 pixels and pairs of frames."""
 
-    config, latent_channels, spatial_compression, time_compression = Config(), 3, 8, 2
+    chunk_frames, latent_channels, spatial_compression, time_compression = 4, 3, 8, 2
 
     def __init__(self):
         self.calls = []
 
     def latent_size(self, size):
         return -(-size[0] // 2), size[1] // 8, size[2] // 8
+
+    def frames_of(self, latent_frames):
+        return 2 * latent_frames
 
     def posterior(self, video):
         self.calls.append(video.shape)

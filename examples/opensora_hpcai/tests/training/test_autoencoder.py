@@ -1,7 +1,6 @@
 """Training an autoencoder from small videos."""
 
 import json
-from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
@@ -10,6 +9,7 @@ from mindspore import Tensor
 
 from mindone.checkpoint import read_tensors
 from mindone.config import parse
+from mindone.data.loader import Batch
 from mindone.data.write import write_video
 from mindone.errors import UserError
 from mindone.testing import golden
@@ -17,7 +17,7 @@ from mindone.train.loop import Place
 from opensora.config import TrainVaeConfig
 from opensora.models.vae_loss import FrameLoss, LossWeights, TimeLoss, VideoLoss
 from opensora.models.vae_v1_2 import gaussian_kl
-from opensora.pipelines import train_vae
+from opensora.training import autoencoder as training
 
 CLIPS, FRAMES, SIDE = 6, 5, 8
 NETWORK = {
@@ -85,19 +85,19 @@ def batch(settings, **changes):
     """A config, its autoencoder, and two clips of it as a batch."""
     config = settings(**changes)
     golden.use_mode("pynative")
-    autoencoder = train_vae.build(config)
-    dataset = train_vae.make_dataset(config, train_vae.read_rows(config))
+    autoencoder = training.build(config.model)
+    dataset = training.make_dataset(config.data, training.read_rows(config.data))
     clips = np.stack([dataset.get(i, np.random.default_rng(0))["video"] for i in range(2)])
-    return config, autoencoder, {"video": clips}
+    return config, autoencoder, Batch([{"video": clip} for clip in clips], (0, 1), (0, 1), total=2)
 
 
 def test_a_run_trains_the_temporal_part_and_leaves_a_model_with_its_own_statistics(settings, tmp_path, caplog):
     caplog.set_level("INFO")
     config = settings(latent_statistics=4, held_out=2)
     golden.use_mode("graph")
-    ms.set_seed(config.seed)
-    before = {name: p.asnumpy().copy() for name, p in train_vae.build(config).parameters_and_names()}
-    folder = train_vae.train_vae(config)
+    ms.set_seed(config.runtime.seed)
+    before = {name: p.asnumpy().copy() for name, p in training.build(config.model).parameters_and_names()}
+    folder = training.train(config)
     assert folder == tmp_path / "output" / "model"
     after = read_tensors(folder)
     moved = {name for name in before if not np.array_equal(before[name], np.asarray(after[name]))}
@@ -110,9 +110,9 @@ def test_a_run_trains_the_temporal_part_and_leaves_a_model_with_its_own_statisti
 
 def test_latents_that_are_trained_on_have_the_statistics_they_are_normalised_with(settings):
     config, autoencoder, _ = batch(settings)
-    dataset = train_vae.make_dataset(config, train_vae.read_rows(config))
-    train_vae.set_latent_statistics(autoencoder, dataset, 2, 2, config.seed)
-    (clips,) = train_vae.first_clips(dataset, 2, 2, config.seed)
+    dataset = training.make_dataset(config.data, training.read_rows(config.data))
+    training.set_latent_statistics(autoencoder, dataset, 2, 2, config.runtime.seed)
+    (clips,) = training.first_clips(dataset, 2, 2, config.runtime.seed)
     latents = autoencoder.encode(clips).asnumpy()
     np.testing.assert_allclose(latents.mean((0, 2, 3, 4)), 0, atol=1e-4)
     spread = autoencoder.posterior(clips)[1].asnumpy() / autoencoder.scale.asnumpy()
@@ -121,7 +121,7 @@ def test_latents_that_are_trained_on_have_the_statistics_they_are_normalised_wit
 
 def test_the_loss_is_absolute_and_squared_error_and_weighted_divergence_per_reconstructed_value(settings):
     _, autoencoder, clips = batch(settings)
-    x = Tensor(clips["video"])
+    x = Tensor(clips.arrays["video"])
     noise = Tensor(np.random.default_rng(1).normal(size=(2, 4, FRAMES, 4, 4)).astype(np.float32))
     reconstruction, mean, logvar = autoencoder.spatial_vae(x, noise)
     error = (reconstruction - x).asnumpy()
@@ -135,9 +135,9 @@ def test_the_loss_is_absolute_and_squared_error_and_weighted_divergence_per_reco
 def test_the_temporal_loss_equals_the_latent_loss_of_the_whole_autoencoder(settings):
     config, autoencoder, clips = batch(settings)
     place = Place(3, 0, range(2))
-    z, noise = train_vae.Preparation(config, autoencoder)(clips, place)
+    z, noise = training.AutoencoderInputs(config, autoencoder)(clips, place)
     weights = LossWeights(kl=0.1, image_identity=True)
-    whole = VideoLoss(autoencoder, weights, pixels=False, latents=True)(Tensor(clips["video"]), noise)[0]
+    whole = VideoLoss(autoencoder, weights, pixels=False, latents=True)(Tensor(clips.arrays["video"]), noise)[0]
     np.testing.assert_allclose(
         float(TimeLoss(autoencoder, weights)(z, noise)[0].asnumpy()), float(whole.asnumpy()), rtol=1e-5
     )
@@ -145,7 +145,7 @@ def test_the_temporal_loss_equals_the_latent_loss_of_the_whole_autoencoder(setti
 
 def test_images_are_mixed_in_by_their_share(settings):
     config, autoencoder, clips = batch(settings, mixed_strategy="mixed_video_image", mixed_image_ratio=0.5)
-    prepare = train_vae.Preparation(config, autoencoder)
+    prepare = training.AutoencoderInputs(config, autoencoder)
     frames = [prepare(clips, Place(3, step, range(2)))[0].shape[2] for step in range(20)]
     assert set(frames) == {1, FRAMES}
 
@@ -153,15 +153,15 @@ def test_images_are_mixed_in_by_their_share(settings):
 def test_the_2d_part_is_frozen_only_when_asked_for(settings):
     for frozen in (True, False):
         config, autoencoder, _ = batch(settings, use_real_rec_loss=True, perceptual_loss_weight=0, freeze_vae_2d=frozen)
-        names = {parameter.name for parameter in train_vae.make_loss(config, autoencoder).trainable_params()}
+        names = {parameter.name for parameter in training.make_loss(config, autoencoder).trainable_params()}
         assert any(name.startswith("spatial_vae.") for name in names) != frozen
         assert any(name.startswith("temporal_vae.") for name in names)
 
 
-def test_what_is_not_there_yet_is_refused(settings):
-    with pytest.raises(UserError, match="perceptual_loss_weight=0.1 is not supported yet"):
-        train_vae.train_vae(settings(use_real_rec_loss=True))
-    with pytest.raises(UserError, match="random_crop=True is not supported yet"):
-        settings(random_crop=True)
+def test_what_cannot_be_done_is_refused(settings):
+    with pytest.raises(UserError, match="perceptual_loss_weight=0.1 is not supported"):
+        training.train(settings(use_real_rec_loss=True))
+    with pytest.raises(UserError, match="random_crop=True is not supported by train_vae.py; leave it out"):
+        training.train(settings(random_crop=True))
     with pytest.raises(UserError, match="held_out=6 leaves none of the 6 rows"):
-        train_vae.read_rows(SimpleNamespace(**dict(vars(settings().data), held_out=6)))
+        training.read_rows(settings(held_out=6).data)

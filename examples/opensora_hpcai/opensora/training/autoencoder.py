@@ -14,18 +14,33 @@ from mindspore import Tensor, nn
 
 from mindone import runtime
 from mindone.checkpoint import load_into, read_tensors
+from mindone.data.errors import BadSample
 from mindone.data.loader import Batch
 from mindone.data.table import VideoRow, read_table, read_video_table
 from mindone.errors import UserError
 from mindone.nn import set_compute_dtype
+from mindone.parallel.mesh import make_mesh
 from mindone.train.loop import Place
-from opensora.config import TrainVaeConfig
+from opensora.config.common import Refusals, refuse
+from opensora.config.vae import TrainVaeConfig, VaeData, VaeModel
 from opensora.data.dataset import Memory, VideoTextDataset
+from opensora.families.base import REFUSED, is_on
 from opensora.model_folder import read_config, require_path
 from opensora.models.vae_loss import FrameLoss, LossWeights, TimeLoss, VideoLoss
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
-from opensora.pipelines import training
-from opensora.pipelines.start import start
+from opensora.start import start
+from opensora.training.run import (
+    CACHE_BYTES,
+    Run,
+    cache_bytes,
+    digest_of_rows,
+    existing_rows,
+    make_loader,
+    make_step,
+    make_training,
+    open_run,
+    run_training,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,75 +49,102 @@ PARTS = ("l1", "mse", "kl")
 JUDGED = 16
 
 
-def train_vae(config: TrainVaeConfig) -> Path:
+CANNOT: Refusals = {
+    **REFUSED,
+    "model_type": (lambda value: value == "VideoAutoencoderKL", "use OpenSora-VAE-v1.2"),
+    "random_crop": (is_on, "leave it out; clips are cropped at the centre"),
+    "use_discriminator": (is_on, "leave it out"),
+    "scale_lr": (is_on, "give the learning rate you want as start_learning_rate"),
+}
+
+
+def train(config: TrainVaeConfig) -> Path:
     """Trains an autoencoder and returns its model folder.
 
     Raises:
         UserError: what in the configuration cannot work.
         SystemExit: a signal ended the run early; its state is saved.
     """
-    start(config)
-    _check(config)
-    rows = read_rows(config)
-    with training.open_run(config) as run:
+    start(config.runtime)
+    check(config)
+    rows = read_rows(config.data)
+    with open_run(config, make_mesh()) as run:
         return _train(config, run, rows)
 
 
-def _train(config: TrainVaeConfig, run: training.Run, rows: list[VideoRow]) -> Path:
-    autoencoder = build(config)
-    _check_size(config, autoencoder)
-    loss = make_loss(config, autoencoder)
-    trained_on = make_dataset(config, rows[: len(rows) - config.held_out])
-    loader = training.make_loader(config, run, trained_on)
-    prepare = Preparation(config, autoencoder)
-    checkpoints = training.train(run, autoencoder, loss, loader, prepare, lambda: autoencoder.config.to_dict(), PARTS)
-    averaged = checkpoints.step.ema
-    if averaged:
-        averaged.assign()
-    if config.latent_statistics:
-        set_latent_statistics(autoencoder, trained_on, config.latent_statistics, config.batch_size, run.seed)
+def _train(config: TrainVaeConfig, run: Run, rows: list[VideoRow]) -> Path:
+    autoencoder = build(config.model)
+    _check_size(config.data, autoencoder)
+    trained_rows = rows[: len(rows) - config.data.held_out]
+    trained_on = make_dataset(config.data, trained_rows)
+    size = (trained_on.num_frames, config.data.image_size, config.data.image_size)
+    loader = make_loader(trained_on, config.data, config.train.batch_size, run, size)
+    step = make_step(config.optimizer, config.model.dtype, autoencoder, make_loss(config, autoencoder), run.mesh)
+    training = make_training(
+        config,
+        run,
+        autoencoder,
+        autoencoder.config.to_dict(),
+        step,
+        loader,
+        AutoencoderInputs(config, autoencoder),
+        digest_of_rows(trained_rows),
+        PARTS,
+    )
+    run_training(run, training)
+    if step.ema:
+        step.ema.assign()
+    clips = config.model.latent_statistics
+    if clips:
+        set_latent_statistics(autoencoder, trained_on, clips, config.train.batch_size, run.seed)
     judge(config, autoencoder, rows)
-    folder = checkpoints.export()
+    folder = training.checkpoints.export(autoencoder.config.to_dict())
     logger.info("the autoencoder is in %s", folder)
     return folder
 
 
-def _check(config: TrainVaeConfig) -> None:
-    if config.use_real_rec_loss and config.perceptual_loss_weight:
+def check(config: TrainVaeConfig) -> None:
+    """Refuses what cannot be done.
+
+    Raises:
+        UserError: one sentence that names the setting.
+    """
+    refuse(config, CANNOT, "train_vae.py")
+    if config.loss.use_real_rec_loss and config.loss.perceptual_loss_weight:
         raise UserError(
-            f"perceptual_loss_weight={config.perceptual_loss_weight} is not supported yet; "
+            f"perceptual_loss_weight={config.loss.perceptual_loss_weight} is not supported by train_vae.py; "
             "use --perceptual_loss_weight 0"
         )
-    if config.vae_2d_only and not config.use_real_rec_loss:
+    if config.model.vae_2d_only and not config.loss.use_real_rec_loss:
         raise UserError("vae_2d_only reconstructs pixels; set use_real_rec_loss, not use_z_rec_loss")
 
 
-def _check_size(config: TrainVaeConfig, autoencoder: VideoAutoencoder) -> None:
+def _check_size(data: VaeData, autoencoder: VideoAutoencoder) -> None:
     compression = autoencoder.spatial_compression
-    if config.image_size % compression:
-        raise UserError(f"image_size={config.image_size} is not divisible by the autoencoder's {compression}")
+    if data.image_size % compression:
+        raise UserError(f"image_size={data.image_size} is not divisible by the autoencoder's {compression}")
 
 
 # --- network ---------------------------------------------------------------------------------------------------------
 
 
-def build(config: TrainVaeConfig) -> VideoAutoencoder:
+def build(model: VaeModel) -> VideoAutoencoder:
     """The autoencoder: published sizes, replaced by those of the weights' folder, then by ``vae``.
 
     Its weights are fresh, or those of ``pretrained_model_path``; the 2D part may come from ``vae2d_checkpoint``.
     """
-    source = config.pretrained_model_path
+    source = model.pretrained_model_path
     if source:
         require_path(source, "the autoencoder's weights", "pretrained_model_path")
-    sizes = {"micro_batch_size": config.micro_batch_size, "micro_frame_size": config.micro_frame_size}
-    autoencoder = VideoAutoencoder(VideoAutoencoderConfig.from_dict({**read_config(source), **config.vae, **sizes}))
+    sizes = {"micro_batch_size": model.micro_batch_size, "micro_frame_size": model.micro_frame_size}
+    autoencoder = VideoAutoencoder(VideoAutoencoderConfig.from_dict({**read_config(source), **model.vae, **sizes}))
     if source:
         load_into(autoencoder, read_tensors(source))
-    if config.vae2d_checkpoint:
-        path = require_path(config.vae2d_checkpoint, "the weights of the 2D part", "vae2d_checkpoint")
+    if model.vae2d_checkpoint:
+        path = require_path(model.vae2d_checkpoint, "the weights of the 2D part", "vae2d_checkpoint")
         load_into(autoencoder.spatial_vae.module, read_tensors(path))
-    set_compute_dtype(autoencoder, runtime.compute_dtype(config.dtype))
-    if config.use_recompute:
+    set_compute_dtype(autoencoder, runtime.compute_dtype(model.dtype))
+    if model.use_recompute:
         for half in (autoencoder.spatial_vae.module, autoencoder.temporal_vae):
             half.encoder.recompute()
             half.decoder.recompute()
@@ -111,50 +153,48 @@ def build(config: TrainVaeConfig) -> VideoAutoencoder:
 
 def make_loss(config: TrainVaeConfig, autoencoder: VideoAutoencoder) -> nn.Cell:
     """The loss cell; only the part of the autoencoder that it holds is trained."""
-    weights = LossWeights(config.mse_loss_weight, config.kl_loss_weight, config.use_image_identity_loss)
-    if config.vae_2d_only:
+    loss = config.loss
+    weights = LossWeights(loss.mse_loss_weight, loss.kl_loss_weight, loss.use_image_identity_loss)
+    if config.model.vae_2d_only:
         return FrameLoss(autoencoder, weights)
-    if config.freeze_vae_2d:
+    if config.model.freeze_vae_2d:
         for parameter in autoencoder.spatial_vae.get_parameters():
             parameter.requires_grad = False
     if _on_latents(config):
         return TimeLoss(autoencoder, weights)
-    return VideoLoss(autoencoder, weights, config.use_real_rec_loss, config.use_z_rec_loss)
+    return VideoLoss(autoencoder, weights, loss.use_real_rec_loss, loss.use_z_rec_loss)
 
 
 def _on_latents(config: TrainVaeConfig) -> bool:
     """Whether pixels are not needed in the graph: the 2D part is frozen, and its latents are what is reconstructed."""
-    return config.freeze_vae_2d and not config.use_real_rec_loss
+    return config.model.freeze_vae_2d and not config.loss.use_real_rec_loss
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-def read_rows(config: TrainVaeConfig) -> list[VideoRow]:
+def read_rows(data: VaeData) -> list[VideoRow]:
     """The table's rows; the last ``held_out`` are not for training."""
-    rows = read_video_table(config.csv_path, config.video_folder, _video_column(config), None)
-    if config.filter_data:
-        rows = training.existing_rows(rows, lambda row: [row.file], config.csv_path)
-    if config.held_out >= len(rows):
-        raise UserError(f"held_out={config.held_out} leaves none of the {len(rows)} rows of {config.csv_path} to train")
+    # The given column, or the first one if the table does not have it.
+    column = data.video_column if data.video_column in read_table(data.csv_path).columns else None
+    rows = read_video_table(data.csv_path, data.video_folder, column, None)
+    if data.filter_data:
+        rows = existing_rows(rows, lambda row: [row.file], data.csv_path)
+    if data.held_out >= len(rows):
+        raise UserError(f"held_out={data.held_out} leaves none of the {len(rows)} rows of {data.csv_path} to train")
     return rows
 
 
-def _video_column(config: TrainVaeConfig) -> str | None:
-    """The column of video paths: the given one, or None (the first one) if the table does not have it."""
-    return config.video_column if config.video_column in read_table(config.csv_path).columns else None
-
-
-def make_dataset(config: TrainVaeConfig, rows: Sequence[VideoRow]) -> VideoTextDataset:
+def make_dataset(data: VaeData, rows: Sequence[VideoRow]) -> VideoTextDataset:
     """Clips of ``num_frames``, or single frames for images only."""
     return VideoTextDataset(
         rows,
-        1 if config.mixed_strategy == "image_only" else config.num_frames,
-        (config.image_size, config.image_size),
-        frame_stride=config.frame_stride,
-        flip=config.flip,
-        backend=config.video_backend,
-        cache_bytes=training.cache_bytes(config),
+        1 if data.mixed_strategy == "image_only" else data.num_frames,
+        (data.image_size, data.image_size),
+        frame_stride=data.frame_stride,
+        flip=data.flip,
+        backend=data.video_backend,
+        cache_bytes=cache_bytes(data),
     )
 
 
@@ -165,7 +205,7 @@ class _Kept:
         self.values, self.nbytes = values, values.nbytes
 
 
-class Preparation:
+class AutoencoderInputs:
     """Makes the loss cell's inputs of a batch: pixels, or latents of the frozen 2D part, and noise for the posterior.
 
     Clips that come again, as those of a small data set do, are encoded once.
@@ -173,11 +213,11 @@ class Preparation:
 
     def __init__(self, config: TrainVaeConfig, autoencoder: VideoAutoencoder):
         self.config, self.autoencoder = config, autoencoder
-        self._latents = Memory(training.CACHE_BYTES)
+        self._latents = Memory(CACHE_BYTES)
 
     def __call__(self, batch: Batch, place: Place) -> tuple[Tensor, Tensor]:
-        x = self._mixed(batch["video"], place)
-        part = self.autoencoder.spatial_vae if self.config.vae_2d_only else self.autoencoder
+        x = self._mixed(batch.arrays["video"], place)
+        part = self.autoencoder.spatial_vae if self.config.model.vae_2d_only else self.autoencoder
         size = (self.autoencoder.latent_channels, *part.latent_size(x.shape[2:]))
         if _on_latents(self.config):
             x = np.stack([self._frame_latents(clip) for clip in x])
@@ -185,12 +225,13 @@ class Preparation:
 
     def _mixed(self, x: np.ndarray, place: Place) -> np.ndarray:
         """Of ``mixed_image_ratio`` of the updates the first frame, or a random number of frames, instead of all."""
-        if self.config.mixed_strategy not in ("mixed_video_image", "mixed_video_random"):
+        data = self.config.data
+        if data.mixed_strategy not in ("mixed_video_image", "mixed_video_random"):
             return x
         rng = runtime.stream(place.seed, "mixed", place.step)
-        if rng.random() >= self.config.mixed_image_ratio:
+        if rng.random() >= data.mixed_image_ratio:
             return x
-        only_image = self.config.mixed_strategy == "mixed_video_image"
+        only_image = data.mixed_strategy == "mixed_video_image"
         return x[:, :, : 1 if only_image else int(rng.integers(1, x.shape[2] + 1))]
 
     def _frame_latents(self, clip: np.ndarray) -> np.ndarray:
@@ -210,7 +251,7 @@ def first_clips(dataset: VideoTextDataset, count: int, batch_size: int, seed: in
             break
         try:
             clips.append(dataset.get(index, runtime.stream(seed, "judge", index))["video"])
-        except UserError as error:
+        except BadSample as error:
             logger.warning("left out: %s", error)
     return [np.stack(clips[i : i + batch_size]) for i in range(0, len(clips), batch_size)]
 
@@ -238,17 +279,17 @@ def set_latent_statistics(
 
 def judge(config: TrainVaeConfig, autoencoder: VideoAutoencoder, rows: Sequence[VideoRow]) -> dict[str, float]:
     """Logs and returns mean absolute error and PSNR of clips: of the held-out ones, or of training clips without."""
-    chosen = rows[len(rows) - config.held_out :] if config.held_out else rows
-    dataset = make_dataset(config, chosen[:JUDGED])
-    vae = autoencoder.spatial_vae if config.vae_2d_only else autoencoder
+    held_out = config.data.held_out
+    dataset = make_dataset(config.data, (rows[len(rows) - held_out :] if held_out else rows)[:JUDGED])
+    vae = autoencoder.spatial_vae if config.model.vae_2d_only else autoencoder
     errors: list[np.ndarray] = []
-    for x in first_clips(dataset, JUDGED, config.batch_size, 0):
+    for x in first_clips(dataset, JUDGED, config.train.batch_size, 0):
         reconstruction = np.clip(vae.decode(vae.encode(x), x.shape[2]).asnumpy(), -1, 1)
         errors += list(reconstruction - x)
     scores = {
         "l1": float(np.mean([np.abs(error).mean() for error in errors])),
         "psnr": float(np.mean([10 * np.log10(4 / max(np.square(error).mean(), 1e-12)) for error in errors])),
     }
-    kind = "held-out" if config.held_out else "training"
+    kind = "held-out" if held_out else "training"
     logger.info("%d %s clips: l1 %.4f, psnr %.2f dB", len(errors), kind, scores["l1"], scores["psnr"])
     return scores

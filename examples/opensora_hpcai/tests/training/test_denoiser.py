@@ -12,21 +12,26 @@ import pytest
 
 from mindone.checkpoint import read_tensors, save_model, save_safetensors
 from mindone.config import load, parse
-from mindone.data.loader import collate
+from mindone.data.loader import Batch
 from mindone.data.write import write_video
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import AutoencoderKLConfig
 from mindone.runtime import stream
+from mindone.testing import golden
 from mindone.train.loop import Place
+from opensora.cli import enter
 from opensora.config import TrainConfig
 from opensora.data.cache import LatentEntry, write_latent, write_text
+from opensora.data.masks import MaskGenerator
 from opensora.models.vae_temporal import TemporalAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
-from opensora.pipelines import doors, train
 from opensora.toy.tiny_t5 import write_tiny_t5
+from opensora.training import denoiser as training
+from opensora.training.inputs import DenoiserInputs
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "opensora-v1-2" / "train").glob("*.yaml"))
 SAMPLES, TOKENS, WIDTH = 6, 8, 16
+LENGTH = ["--train_steps", "4", "--ckpt_save_steps", "2"]
 SHIFT, SCALE = (0.1, -0.2, 0.3, 0.0), (2.0, 1.0, 0.5, 1.5)
 
 
@@ -85,45 +90,159 @@ def arguments(data, *more):
 
 
 def setting(data, *more):
-    return train.make_setting(parse(TrainConfig, arguments(data, *more)))
+    return training.make_setting(parse(TrainConfig, arguments(data, *more)))
 
 
 def result_rows(folder):
     return [line.split("\t")[:4] for line in (folder / "result.log").read_text().splitlines()]
 
 
-def test_a_run_from_caches_trains_samples_saves_and_resumes_to_the_same_numbers(data, tmp_path, caplog):
-    caplog.set_level("INFO")
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    length = ["--train_steps", "4", "--ckpt_save_steps", "2", "--add_datetime", "False"]
-    doors.train_main(arguments(data, *length, "--output_path", str(whole), "--sample_every", "4"))
-    shutil.copytree(whole, resumed)
-    shutil.rmtree(resumed / "ckpt" / "step-00000004")
-    shutil.rmtree(resumed / "model")
-    doors.train_main(arguments(data, *length, "--output_path", str(resumed), "--resume", "True"))
+def run(data, folder, *more):
+    enter("train", arguments(data, "--add_datetime", "False", "--output_path", str(folder), *more))
 
-    assert len(result_rows(whole)) == 5
-    assert result_rows(resumed) == result_rows(whole)
-    for name in ("model", "ckpt/step-00000004/model"):
-        a, b = read_tensors(whole / name), read_tensors(resumed / name)
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run of four updates with a checkpoint after every other one, and samples after the third and the last."""
+    golden.use_mode("graph")
+    folder = tmp_path_factory.mktemp("whole")
+    run(data, folder, *LENGTH, "--sample_every", "3")
+    return folder
+
+
+@pytest.fixture
+def half(whole, tmp_path):
+    """The same run as it was after its second update."""
+    folder = tmp_path / "half"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "ckpt" / "step-00000004")
+    shutil.rmtree(folder / "model")
+    return folder
+
+
+def refused(capsys, data, folder, *more):
+    """The one line with which a run is refused."""
+    with pytest.raises(SystemExit) as ended:
+        run(data, folder, *more)
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    return lines[-1]
+
+
+def assert_same_result(folder, other):
+    assert result_rows(folder) == result_rows(other)
+    for name in ("model", "ckpt/step-00000004/model", "ckpt/step-00000004/ema"):
+        a, b = read_tensors(folder / name), read_tensors(other / name)
         assert all(np.array_equal(np.asarray(a[key]), np.asarray(b[key])) for key in a)
-    assert np.isfinite([float(row[1]) for row in result_rows(whole)[1:]]).all()
-    samples = whole / "samples" / "step-00000004"
-    assert (samples / "contact_sheet.png").is_file()
-    assert len(list(samples.glob("*.mp4"))) == 4
-    assert load(TrainConfig, ["--config", str(whole / "args.yaml")]).ema_decay == 0.9
+
+
+def test_a_run_leaves_its_settings_its_numbers_samples_and_a_model(whole):
+    losses = [float(row[1]) for row in result_rows(whole)[1:]]
+    assert len(losses) == 4
+    assert np.isfinite(losses).all()
+    assert load(TrainConfig, ["--config", str(whole / "args.yaml")]).optimizer.ema_decay == 0.9
     assert json.loads((whole / "model" / "config.json").read_text())["hidden_size"] == 16
-    assert "bad samples: 0" in (whole / "log_0.txt").read_text()
+    assert not (whole / "bad_samples.csv").exists()
+
+
+def test_samples_are_made_every_few_updates_and_after_the_last_one(whole):
+    folders = sorted((whole / "samples").iterdir())
+    assert [folder.name for folder in folders] == ["step-00000003", "step-00000004"]
+    for folder in folders:
+        assert (folder / "contact_sheet.png").is_file()
+        assert len(list(folder.glob("*.mp4"))) == 4
+
+
+def test_a_resumed_run_ends_with_the_very_numbers_of_an_uninterrupted_one(data, whole, half):
+    run(data, half, *LENGTH, "--resume", "True")
+    assert_same_result(half, whole)
+
+
+def test_a_run_from_elsewhere_goes_on_in_a_folder_of_its_own(data, whole, half, tmp_path):
+    run(data, tmp_path / "new", *LENGTH, "--resume", str(half))
+    assert_same_result(tmp_path / "new", whole)
+    assert not (half / "model").exists()
+
+
+def test_a_used_folder_is_refused_unless_told_to_begin_anew(data, half, capsys):
+    assert "has a training run already; go on with it by --resume True" in refused(capsys, data, half, *LENGTH)
+    run(data, half, "--train_steps", "1", "--overwrite", "True")
+    assert len(result_rows(half)) == 2
+
+
+def test_a_resume_of_nothing_is_refused_and_auto_begins_a_run(data, tmp_path, capsys):
+    assert "no run in" in refused(capsys, data, tmp_path, "--train_steps", "1", "--resume", "True")
+    run(data, tmp_path, "--train_steps", "1", "--resume", "auto")
+    assert len(result_rows(tmp_path)) == 2
+
+
+def test_changed_settings_are_refused_with_the_difference_unless_allowed(data, half, capsys):
+    changed = [*LENGTH, "--resume", "True", "--start_learning_rate", "0.02", "--ema_decay", "0.5"]
+    error = refused(capsys, data, half, *changed)
+    assert "start_learning_rate was 0.01 and is 0.02; ema_decay was 0.9 and is 0.5" in error
+    run(data, half, *changed, "--allow_changes", "True")
+    assert [row[2] for row in result_rows(half)[1:]] == ["0.01", "0.01", "0.02", "0.02"]
+
+
+def test_another_table_is_refused(data, half, tmp_path, capsys):
+    rows = (data / "video_caption.csv").read_text().replace("caption 1", "another caption")
+    (tmp_path / "other.csv").write_text(rows)
+    table = ["--csv_path", str(tmp_path / "other.csv")]
+    assert "data was 6 rows, " in refused(capsys, data, half, *LENGTH, *table, "--resume", "True")
+
+
+def test_more_updates_at_a_constant_rate_change_nothing(data, half):
+    run(data, half, "--train_steps", "3", "--resume", "True")
+    assert len(result_rows(half)) == 4
+
+
+def test_a_complete_run_says_that_it_is_complete(data, whole, capsys):
+    error = refused(capsys, data, whole, *LENGTH, "--resume", "True")
+    assert "is complete: all its 4 updates are done" in error
+    error = refused(capsys, data, whole, "--train_steps", "3", "--resume", "True")
+    assert "is at step 4 already, past the 3 of this command" in error
+
+
+def test_a_run_that_was_killed_before_its_result_was_written_is_completed(data, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "model")
+    run(data, tmp_path / "run", *LENGTH, "--resume", "True")
+    assert_same_result(tmp_path / "run", whole)
+
+
+def test_a_training_without_a_finite_update_has_no_result(data, tmp_path, capsys):
+    endless = ["--start_learning_rate", "1e30", "--clip_grad", "False", "--mode", "1"]
+    error = refused(capsys, data, tmp_path, "--train_steps", "4", *endless)
+    assert "loss or gradients were not finite in the last 3 of 4 updates, so there is no result" in error
+    assert not (tmp_path / "model").exists()
+    again = ["--overwrite", "True", "--train_steps", "9", "--max_skipped_updates", "2", *endless]
+    assert "were not finite in 2 updates in a row" in refused(capsys, data, tmp_path, *again)
+    header, first, *_ = (tmp_path / "skipped_updates.csv").read_text().splitlines()
+    assert header.startswith("step,loss,grad_norm,seed")
+    assert "clip" in first
+
+
+def test_bad_samples_are_listed_also_when_they_end_the_run(data, tmp_path, capsys):
+    shutil.copytree(data / "latents", tmp_path / "latents")
+    for i in (1, 2, 3):
+        (tmp_path / "latents" / f"clip{i}.npz").write_bytes(b"damaged")
+    latents = ["--vae_latent_folder", str(tmp_path / "latents"), "--train_steps", "9", "--mode", "1"]
+    assert "3 of 6 samples cannot be used" in refused(capsys, data, tmp_path / "run", *latents)
+    assert len((tmp_path / "run" / "bad_samples.csv").read_text().splitlines()) == 4
 
 
 def batch_of(prepared, indices):
-    dataset = train.make_dataset(prepared)
-    return collate([dataset.get(i, stream(0, "data", i)) for i in indices])
+    dataset = training.make_dataset(prepared)
+    samples = [dataset.get(i, stream(0, "data", i), prepared.size) for i in indices]
+    return Batch(samples, tuple(indices), tuple(indices), prepared.size, 0, len(indices))
 
 
 def prepared_inputs(prepared, indices, positions):
-    prepare = train.Preparation(prepared, train.Texts(prepared))
-    return prepare(batch_of(prepared, indices), Place(5, 3, positions))
+    config = prepared.config
+    objective = prepared.family.objective(config.flow, prepared.denoiser_config)
+    masks = MaskGenerator(config.flow.mask_ratios) if config.flow.mask_ratios else None
+    inputs = DenoiserInputs(objective, prepared.autoencoder, training.make_captions(prepared), masks)
+    return inputs(batch_of(prepared, indices), Place(5, 3, positions))
 
 
 def test_cached_latents_are_sampled_from_their_posterior_and_normalised(data):
@@ -158,17 +277,6 @@ def test_without_mask_ratios_there_is_no_frames_mask(data):
     assert prepared_inputs(prepared, [0], range(1))[6] is None
 
 
-def test_short_text_is_padded_and_text_that_does_not_fit_is_refused(data):
-    texts = train.Texts(setting(data))
-    embeddings, mask = texts.fitted(np.ones((1, 3, WIDTH), np.float32), np.ones((1, 3), np.uint8))
-    assert embeddings.shape == (1, TOKENS, WIDTH)
-    assert mask.tolist() == [[1] * 3 + [0] * 5]
-    with pytest.raises(UserError, match="width 3, but the denoiser takes caption_channels=16"):
-        texts.fitted(np.ones((1, 3, 3), np.float32), np.ones((1, 3), np.uint8))
-    with pytest.raises(UserError, match="up to 9 tokens, but the denoiser takes model_max_length=8"):
-        texts.fitted(np.ones((1, 9, WIDTH), np.float32), np.ones((1, 9), np.uint8))
-
-
 def test_latents_of_another_size_are_refused(data):
     prepared = setting(data, "--image_size", "16")
     with pytest.raises(UserError, match="cache them again with the same image_size"):
@@ -177,14 +285,14 @@ def test_latents_of_another_size_are_refused(data):
 
 def test_data_for_less_than_one_update_are_refused(data, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        doors.train_main(arguments(data, "--batch_size", "7", "--output_path", str(tmp_path)))
+        enter("train", arguments(data, "--batch_size", "7", "--output_path", str(tmp_path)))
     assert ended.value.code == 2
     assert "the dataset has 6 samples, but one batch needs 7" in capsys.readouterr().err
 
 
 def test_fresh_weights_depend_on_the_seed(data):
     prepared = setting(data)
-    first, again, other = (train.build_denoiser(prepared, seed) for seed in (1, 1, 2))
+    first, again, other = (training.make_denoiser(prepared, seed) for seed in (1, 1, 2))
     name = "x_embedder.proj.weight"
     first, again, other = (dict(each.parameters_and_names())[name].asnumpy() for each in (first, again, other))
     np.testing.assert_array_equal(first, again)
@@ -193,7 +301,7 @@ def test_fresh_weights_depend_on_the_seed(data):
 
 def test_training_starts_from_an_image_model_with_its_weights_and_fresh_temporal_blocks(data, tmp_path, caplog):
     caplog.set_level("INFO")
-    fresh = {name: p.asnumpy() for name, p in train.build_denoiser(setting(data), 1).parameters_and_names()}
+    fresh = {name: p.asnumpy() for name, p in training.make_denoiser(setting(data), 1).parameters_and_names()}
     video_only = ("temporal_blocks.", "fps_embedder.", "rope.")
     pixart = {
         name.replace("spatial_blocks.", "blocks."): array + 1
@@ -203,7 +311,7 @@ def test_training_starts_from_an_image_model_with_its_weights_and_fresh_temporal
     pixart["x_embedder.proj.weight"] = pixart["x_embedder.proj.weight"][:, :, 0]
     save_safetensors(tmp_path / "pixart.safetensors", pixart)
     prepared = setting(data, "--pretrained_model_path", str(tmp_path / "pixart.safetensors"))
-    for name, parameter in train.build_denoiser(prepared, 1).parameters_and_names():
+    for name, parameter in training.make_denoiser(prepared, 1).parameters_and_names():
         taken = name.replace("spatial_blocks.", "blocks.") in pixart
         np.testing.assert_array_equal(parameter.asnumpy(), fresh[name] + taken, err_msg=name)
     assert "training starts from PixArt" in caplog.text
@@ -231,7 +339,7 @@ def test_videos_and_captions_train_without_caches(data, tmp_path):
         *("--gradient_accumulation_steps", "2", "--train_steps", "2"),
         *("--output_path", str(tmp_path / "run"), "--add_datetime", "False"),
     ]
-    doors.train_main(arguments(data, *made))
+    enter("train", arguments(data, *made))
     losses = [float(row[1]) for row in result_rows(tmp_path / "run")[1:]]
     assert len(losses) == 2
     assert np.isfinite(losses).all()
@@ -245,7 +353,7 @@ def test_every_recipe_trains_at_toy_size(data, tmp_path, recipe):
     kept = (*sizes, "denoiser", "model_max_length", "batch_size", "num_parallel_workers", "seed", "device_target")
     flags = [token for name in kept for token in toy[toy.index(f"--{name}") :][:2]]
     once = ["--pretrained_model_path", "", "--train_steps", "1", "--mode", "1", "--add_datetime", "False"]
-    doors.train_main(["--config", str(recipe), *flags, *once, "--output_path", str(tmp_path)])
+    enter("train", ["--config", str(recipe), *flags, *once, "--output_path", str(tmp_path)])
     (row,) = result_rows(tmp_path)[1:]
     assert np.isfinite(float(row[1]))
     assert (tmp_path / "model" / "model.safetensors").is_file()

@@ -1,0 +1,253 @@
+"""Trains a denoiser on videos and captions, or on their caches."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindspore import nn
+
+from mindone.checkpoint import read_tensors
+from mindone.data.table import VideoRow, read_video_table
+from mindone.errors import UserError
+from mindone.parallel.mesh import make_mesh
+from mindone.train.loop import Every, Training
+from opensora.config.generate import Sampler as SamplerSettings
+from opensora.config.train import Data, TrainConfig
+from opensora.data.cache import cache_path, latent_folders
+from opensora.data.dataset import LatentTextDataset, VideoTextDataset
+from opensora.data.masks import MaskGenerator
+from opensora.families import Family, settle, with_defaults
+from opensora.families.base import PromptRules
+from opensora.model_folder import require_path
+from opensora.models.autoencoder import Autoencoder
+from opensora.models.pretrained import find_image_model, initialize_from_image_model
+from opensora.networks import (
+    autoencoder_skeleton,
+    build_denoiser,
+    denoiser_config,
+    load_autoencoder,
+    load_denoiser,
+)
+from opensora.sizes import VideoSize
+from opensora.start import start
+from opensora.training.inputs import Captions, DenoiserInputs
+from opensora.training.run import (
+    Run,
+    cache_bytes,
+    digest_of_rows,
+    existing_rows,
+    make_loader,
+    make_step,
+    make_training,
+    open_run,
+    run_training,
+)
+from opensora.training.samples import Samples, frame_rate
+
+logger = logging.getLogger(__name__)
+
+# Captions of the training data that are sampled if no prompts are given.
+SAMPLED_CAPTIONS = 4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained on what.
+
+    The autoencoder has its weights if videos are encoded or decoded, and only knows its sizes and scale otherwise.
+    """
+
+    config: TrainConfig
+    """with the family's values where settings were left open"""
+    family: Family
+    denoiser_config: Any
+    autoencoder: Autoencoder
+    size: VideoSize
+    rows: list[VideoRow]
+
+
+def train(config: TrainConfig) -> Path:
+    """Trains a denoiser and returns its model folder.
+
+    Raises:
+        UserError: what in the configuration cannot work; found before training where possible.
+        SystemExit: a signal ended the run early; its state is saved.
+    """
+    start(config.runtime)
+    mesh = make_mesh()
+    setting = make_setting(config)
+    with open_run(config, mesh) as run:
+        dataset = make_dataset(setting)
+        loader = make_loader(dataset, config.data, config.train.batch_size, run, setting.size)
+        denoiser = make_denoiser(setting, run.seed)
+        captions = make_captions(setting)
+        objective = setting.family.objective(setting.config.flow, setting.denoiser_config)
+        masks = MaskGenerator(config.flow.mask_ratios) if config.flow.mask_ratios else None
+        step = make_step(config.optimizer, config.model.dtype, denoiser, objective.loss_cell(denoiser), mesh)
+        training = make_training(
+            config,
+            run,
+            denoiser,
+            dataclasses.asdict(setting.denoiser_config),
+            step,
+            loader,
+            DenoiserInputs(objective, setting.autoencoder, captions, masks),
+            digest_of_rows(setting.rows),
+            objective.part_names,
+        )
+        if config.samples.sample_every:
+            training.hooks = [make_samples(setting, run, training, denoiser, captions)]
+        run_training(run, training)
+        folder = training.checkpoints.export()
+        logger.info("the denoiser is in %s", folder)
+    return folder
+
+
+# --- what is trained on what -----------------------------------------------------------------------------------------
+
+
+def make_setting(config: TrainConfig) -> Setting:
+    """Checks the configuration and finds out all sizes.
+
+    Raises:
+        UserError: parts of it do not fit each other.
+    """
+    given = config
+    family, config = settle(config, config.model.model_version, config.model.model_name)
+    autoencoder = make_autoencoder(config, family)
+    size = family.size(config.shape, autoencoder.spatial_compression)
+    # The length that was asked for, not the family's: weights and their config.json may have been made with another.
+    overrides = {
+        **config.model.denoiser,
+        "model_max_length": given.text.model_max_length or config.model.denoiser.get("model_max_length"),
+        "freeze_y_embedder": config.model.freeze_y_embedder,
+    }
+    network = denoiser_config(family.denoiser_preset, config.model.pretrained_model_path, overrides)
+    if not config.data.text_embed_folder:
+        options = "text_embed_folder or --t5_model_name_or_path"
+        require_path(config.text.t5_model_name_or_path, "text embeddings", options)
+    if autoencoder.latent_channels != network.in_channels:
+        raise UserError(
+            f"the autoencoder has {autoencoder.latent_channels} latent channels, the denoiser in_channels="
+            f"{network.in_channels}; they have to be equal"
+        )
+    return Setting(config, family, network, autoencoder, size, read_rows(config.data))
+
+
+def make_autoencoder(config: TrainConfig, family: Family) -> Autoencoder:
+    """The autoencoder with its weights; of cached latents that are not decoded, one that knows what they are."""
+    settings, preset = config.autoencoder, family.autoencoder_preset
+    if not config.data.vae_latent_folder or config.samples.sample_every:
+        pieces = {
+            "micro_batch_size": settings.vae_micro_batch_size,
+            "micro_frame_size": settings.vae_micro_frame_size,
+        }
+        return load_autoencoder(settings.vae_checkpoint, preset, settings.vae_dtype, **pieces)
+    if not settings.vae_checkpoint:
+        logger.warning("vae_checkpoint is not set: the cached latents are scaled as published")
+        return autoencoder_skeleton(preset)
+    source = require_path(settings.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
+    autoencoder = autoencoder_skeleton(preset, source)
+    autoencoder.load_statistics(read_tensors(source))
+    return autoencoder
+
+
+def read_rows(data: Data) -> list[VideoRow]:
+    """The table's rows; with ``filter_data`` those whose files are there."""
+    rows = read_video_table(data.csv_path, data.video_folder, data.video_column, data.caption_column)
+    return existing_rows(rows, lambda row: _files(data, row), data.csv_path) if data.filter_data else rows
+
+
+def _files(data: Data, row: VideoRow) -> list[Path]:
+    """What a sample is made of; of latents in several sizes the first is enough."""
+    files = [row.file]
+    if data.vae_latent_folder:
+        candidates = [cache_path(folder, row.relative) for folder in latent_folders(data.vae_latent_folder)]
+        files = [next((path for path in candidates if path.is_file()), candidates[0])]
+    return files + ([cache_path(data.text_embed_folder, row.relative)] if data.text_embed_folder else [])
+
+
+def make_denoiser(setting: Setting, seed: int) -> nn.Cell:
+    """The denoiser: with the weights to start from, or fresh ones that depend on ``seed``.
+
+    Of an image model (PixArt, DiT) it takes what it has in common with it; the rest is fresh.
+    """
+    model, path = setting.config.model, setting.config.model.pretrained_model_path
+    recompute = (model.num_recompute_blocks or True) if model.use_recompute else False
+    source = require_path(path, "the denoiser's weights", "pretrained_model_path") if path else None
+    image_model = find_image_model(read_tensors(source)) if source else None
+    if source and not image_model:
+        option = "pretrained_model_path"
+        return load_denoiser(source, setting.denoiser_config, model.dtype, recompute, option=option, trained=True)
+    denoiser = build_denoiser(setting.denoiser_config, model.dtype, recompute)
+    denoiser.initialize_weights(seed)
+    if image_model:
+        report = initialize_from_image_model(denoiser, source)
+        logger.info(
+            "training starts from %s: %d parameters are its own, %d are new",
+            image_model.name,
+            len(report.loaded),
+            len(report.missing),
+        )
+    return denoiser
+
+
+def make_dataset(setting: Setting) -> LatentTextDataset | VideoTextDataset:
+    """Cached latents if there are any, else videos."""
+    data, (frames, height, width), autoencoder = setting.config.data, setting.size, setting.autoencoder
+    if data.vae_latent_folder:
+        return LatentTextDataset(
+            setting.rows,
+            data.vae_latent_folder,
+            data.text_embed_folder,
+            latent_frames=autoencoder.latent_size(setting.size)[0],
+            latent_align=autoencoder.chunk_latents,
+            spatial_compression=autoencoder.spatial_compression,
+            cache_bytes=cache_bytes(data),
+        )
+    return VideoTextDataset(
+        setting.rows,
+        frames,
+        (height, width),
+        data.frame_stride,
+        data.text_embed_folder,
+        flip=not data.disable_flip,
+        backend=data.video_backend,
+        cache_bytes=cache_bytes(data),
+    )
+
+
+def make_captions(setting: Setting) -> Captions:
+    """What turns captions, or their caches, into what the denoiser is told."""
+    family = setting.family
+    conditioner = family.conditioner(setting.config.text, setting.denoiser_config)
+    return Captions(conditioner, lambda caption: family.prepare_prompt(caption, PromptRules()))
+
+
+def make_samples(setting: Setting, run: Run, training: Training, denoiser: nn.Cell, captions: Captions) -> Every:
+    """Sampling every few updates: of the given prompts, or of the first different captions of the data."""
+    config, family = setting.config, setting.family
+    prompts = config.samples.sample_prompts
+    if prompts:
+        text = captions.of_captions(prompts)
+    else:
+        rows = list({row.caption: row for row in reversed(setting.rows)}.values())[::-1][:SAMPLED_CAPTIONS]
+        prompts, text = [row.caption for row in rows], captions.of_rows(rows, config.data.text_embed_folder)
+    settings = SamplerSettings(use_timestep_transform=config.flow.use_timestep_transform)
+    samples = Samples(
+        family.sampler(denoiser, with_defaults(settings, family)),
+        setting.autoencoder,
+        training.step.ema,
+        prompts,
+        text,
+        setting.size,
+        frame_rate(training.loader.dataset),
+        run.folder,
+        training.trackers,
+        run.mesh,
+    )
+    return Every(config.samples.sample_every, samples)

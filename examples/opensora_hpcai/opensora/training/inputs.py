@@ -1,0 +1,113 @@
+"""From a batch of clips or caches to the inputs of a denoiser's loss: latents, text, masks.
+
+Every random number belongs to one sample's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+
+from mindone.data.loader import Batch
+from mindone.data.table import VideoRow
+from mindone.errors import UserError
+from mindone.train.loop import Place
+from opensora.data.cache import cache_path
+from opensora.data.dataset import Memory
+from opensora.data.masks import MaskGenerator
+from opensora.families.base import LatentBatch, Objective
+from opensora.models.autoencoder import Autoencoder
+from opensora.text.conditioner import Arrays, Conditioner, stacked
+
+TEXT_MEMORY = 1 << 30
+
+
+class _Kept:
+    """A caption's arrays, for `Memory`."""
+
+    def __init__(self, arrays: Arrays):
+        self.arrays, self.nbytes = arrays, sum(values.nbytes for values in arrays.values())
+
+
+class Captions:
+    """The captions of a batch as what the denoiser is told; those that come again are encoded once.
+
+    Args:
+        prepare: a caption → the text that is encoded.
+    """
+
+    def __init__(self, conditioner: Conditioner, prepare: Callable[[str], str]):
+        self.conditioner, self.prepare = conditioner, prepare
+        self._memory = Memory(TEXT_MEMORY)
+
+    def of_batch(self, arrays: Mapping[str, Any]) -> Arrays:
+        """Of cached embeddings if the batch has them, else of its captions."""
+        if "text_emb" in arrays:
+            return self.conditioner.fit({"text": arrays["text_emb"], "text_mask": arrays["text_mask"]})
+        return self.of_captions(arrays["caption"])
+
+    def of_captions(self, captions: Sequence[str]) -> Arrays:
+        """Encodes captions."""
+        return stacked(
+            [self._memory.get(caption, lambda text=caption: self._encode(text)).arrays for caption in captions]
+        )
+
+    def of_rows(self, rows: Sequence[VideoRow], folder: str | Path | None) -> Arrays:
+        """Of the cache files in a folder, or of the captions if there is none."""
+        if not folder:
+            return self.of_captions([row.caption for row in rows])
+        return stacked([self.conditioner.read(cache_path(folder, row.relative)) for row in rows])
+
+    def _encode(self, caption: str) -> _Kept:
+        return _Kept(self.conditioner.fit(self.conditioner.encode([self.prepare(caption)])))
+
+
+class DenoiserInputs:
+    """Makes the inputs of a loss cell from a batch.
+
+    Args:
+        autoencoder: encodes videos; for cached latents it only has to know how they are normalised.
+        masks: draws which frames are given; None gives none.
+    """
+
+    def __init__(
+        self, objective: Objective, autoencoder: Autoencoder, captions: Captions, masks: MaskGenerator | None = None
+    ):
+        self.objective, self.autoencoder, self.captions, self.masks = objective, autoencoder, captions, masks
+
+    def __call__(self, batch: Batch, place: Place) -> tuple[Tensor | None, ...]:
+        """The inputs.
+
+        Raises:
+            UserError: cached latents or text do not fit the size of the videos or the denoiser.
+        """
+        arrays = batch.arrays
+        latents = self._latents(arrays, batch.size, place)
+        known = {name: arrays[name] for name in ("fps", "num_frames", "height", "width")}
+        masks = self._frames_masks(latents.shape[2], place)
+        return self.objective.loss_inputs(
+            LatentBatch(latents, self.captions.of_batch(arrays), **known, frames_mask=masks), place
+        )
+
+    def _latents(self, arrays: Mapping[str, Any], size: tuple[int, int, int], place: Place) -> Tensor:
+        """A sample of the posterior, normalised."""
+        if "video" in arrays:
+            mean, std = (part.asnumpy() for part in self.autoencoder.posterior(arrays["video"]))
+        else:
+            mean, std = arrays["latent_mean"], arrays["latent_std"]
+        expected = (self.autoencoder.latent_channels, *self.autoencoder.latent_size(size))
+        if mean.shape[1:] != expected:
+            raise UserError(
+                f"the cached latents have shape {mean.shape[1:]}, but a video of the given size has "
+                f"{expected}; cache them again with the same image_size and num_frames"
+            )
+        return self.autoencoder.normalize(Tensor(mean + std * place.normal("posterior", mean.shape[1:])))
+
+    def _frames_masks(self, frames: int, place: Place) -> np.ndarray | None:
+        if self.masks is None:
+            return None
+        return np.stack([self.masks(frames, stream) for stream in place.streams("frames_mask")])

@@ -1,0 +1,359 @@
+"""The story of a training run, whatever it trains: its folder, the step, the loop, the end.
+
+A script builds network, loss and data, and then::
+
+    with open_run(config, mesh) as run:
+        step = make_step(config.optimizer, dtype, network, loss, mesh)
+        training = make_training(config, run, network, network_config, step, loader, inputs, contents)
+        run_training(run, training)
+        training.checkpoints.export()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import nn
+
+from mindone import runtime
+from mindone.config import save_config
+from mindone.data.loader import Dataset, Loader
+from mindone.data.plan import FixedPlan, Size
+from mindone.data.table import VideoRow
+from mindone.errors import UserError
+from mindone.parallel.collectives import Mean, broadcast_parameters, from_first_rank
+from mindone.parallel.mesh import Mesh
+from mindone.signals import exit_code
+from mindone.train.checkpoints import STATE, TrainingCheckpoints, TrainState, read_state
+from mindone.train.ema import Ema
+from mindone.train.loop import Inputs, Training, fit
+from mindone.train.optim import AdamW
+from mindone.train.run_folder import RESULT, Found, check_changes, find_run, open_folder
+from mindone.train.schedule import make_schedule
+from mindone.train.skipped import SkippedUpdates
+from mindone.train.step import LossScale, TrainStep
+from mindone.train.tracker import Trackers, make_trackers
+from opensora.config.train import Data, Optim, TrainConfig
+from opensora.config.vae import TrainVaeConfig, VaeData
+
+logger = logging.getLogger(__name__)
+
+# Memory for decoded clips and caches, over all processes of a rank: a small data set is read once.
+CACHE_BYTES = 4 << 30
+
+# Settings that may differ in a resumed run without changing its numbers, or whose effect is compared instead of them.
+HARMLESS_GROUPS = {"samples", "parallel", "validation", "runtime"}
+HARMLESS = {
+    *("ckpt_save_interval", "ckpt_save_steps", "ckpt_max_keep", "ckpt_keep_every", "log_interval", "output_path"),
+    *("resume", "allow_changes", "overwrite", "add_datetime", "batch_size", "epochs", "train_steps", "decay_steps"),
+    *("num_parallel_workers", "prefetch_size", "max_bad_fraction", "sample_timeout", "filter_data", "held_out"),
+    *("csv_path", "video_folder", "video_column", "caption_column", "text_embed_folder", "vae_latent_folder"),
+    *("vae_checkpoint", "t5_model_name_or_path", "pretrained_model_path", "vae2d_checkpoint", "lpips_checkpoint"),
+    *("latent_statistics", "max_skipped_updates", "use_recompute", "num_recompute_blocks"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A new run, or one that goes on from ``found``; all ranks have the same."""
+
+    folder: Path
+    seed: int
+    mesh: Mesh
+    found: Found | None = None
+
+
+@contextlib.contextmanager
+def open_run(config: TrainConfig | TrainVaeConfig, mesh: Mesh) -> Iterator[Run]:
+    """The run that ``config.train`` asks for, its folder with the settings in it, and a log file within this context.
+
+    Raises:
+        UserError: what should be resumed is not there, or the folder cannot be made or has another run in it.
+    """
+    import mindspore as ms
+
+    loop, given = config.train, config.runtime.seed
+    found = find_run(loop.output_path, loop.resume)
+    folder = open_folder(loop.output_path, loop.add_datetime, found, mesh, loop.overwrite)
+    seed = from_first_rank(runtime.random_seed() if given is None else given, mesh)
+    if found:
+        seed = _resumed_seed(found, given)
+    if mesh.is_main:
+        save_config(config, folder / "args.yaml")
+    ms.set_seed(seed)
+    what = f"resumes step {found.checkpoint.step} of {found.folder} in" if found else "starts"
+    with _log_file(folder / f"log_{mesh.rank}.txt"):
+        device = runtime.current().device
+        logger.info("this run %s %s (seed %d, %d ranks on %s)", what, folder, seed, mesh.world_size, device)
+        yield Run(folder, seed, mesh, found)
+
+
+def _resumed_seed(found: Found, given: int | None) -> int:
+    seed = read_state(found.checkpoint.file(STATE)).seed
+    if given not in (None, seed):
+        logger.warning("the run to resume has seed %d, which is kept", seed)
+    return seed
+
+
+@contextlib.contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def existing_rows(
+    rows: Sequence[VideoRow], files: Callable[[VideoRow], Sequence[Path]], csv_path: str
+) -> list[VideoRow]:
+    """The rows all of whose files are there; says how many are not.
+
+    Raises:
+        UserError: none is left.
+    """
+    kept = [row for row in rows if all(path.is_file() for path in files(row))]
+    if len(kept) < len(rows):
+        logger.warning("filter_data: %d of %d rows of %s have no files", len(rows) - len(kept), len(rows), csv_path)
+    if not kept:
+        raise UserError(f"no row of {csv_path} has its files; check the folders, or leave out filter_data")
+    return kept
+
+
+def digest_of_rows(rows: Sequence[VideoRow]) -> str:
+    """Tells tables of different videos or captions, or in another order, from each other."""
+    digest = hashlib.blake2b(digest_size=8)
+    for row in rows:
+        digest.update(f"{row.relative}\0{row.caption}\0".encode())
+    return f"{len(rows)} rows, {digest.hexdigest()}"
+
+
+def make_loader(dataset: Dataset, data: Data | VaeData, batch_size: int, run: Run, size: Size) -> Loader:
+    """Batches of samples of one size, as the settings say."""
+    return Loader(
+        dataset,
+        FixedPlan(len(dataset), batch_size, run.mesh.data, run.seed, size=size),
+        mesh=run.mesh,
+        num_workers=data.num_parallel_workers,
+        prefetch=data.prefetch_size,
+        max_bad_fraction=data.max_bad_fraction,
+        sample_timeout=data.sample_timeout,
+    )
+
+
+def cache_bytes(data: Data | VaeData) -> int:
+    """The memory that each loading process may use for what it has read."""
+    return CACHE_BYTES // max(1, data.num_parallel_workers)
+
+
+# --- step and loop ---------------------------------------------------------------------------------------------------
+
+
+def make_step(optim: Optim, dtype: str, network: nn.Cell, loss: nn.Cell, mesh: Mesh) -> TrainStep:
+    """The training update of the trainable parameters in ``loss``, which are those of ``network``.
+
+    Raises:
+        UserError: there are none.
+    """
+    broadcast_parameters(list(network.get_parameters()), mesh)
+    parameters = loss.trainable_params()
+    if not parameters:
+        raise UserError("nothing is trained: all parameters are frozen by the settings")
+    scale = LossScale()
+    if dtype == "fp16":
+        dynamic = optim.loss_scaler_type == "dynamic"
+        scale = LossScale(optim.init_loss_scale, dynamic, optim.loss_scale_factor, optim.scale_window)
+    return TrainStep(
+        loss,
+        AdamW(parameters, optim.betas, optim.optim_eps, optim.weight_decay),
+        Ema(parameters, optim.ema_decay) if optim.use_ema else None,
+        optim.max_grad_norm if optim.clip_grad else None,
+        optim.gradient_accumulation_steps,
+        scale,
+        optim.drop_overflow_update,
+        Mean(mesh) if mesh.world_size > 1 else None,
+    )
+
+
+@dataclass(frozen=True)
+class Length:
+    """Updates of a run, and between its checkpoints."""
+
+    total: int
+    save: int
+
+
+def run_length(config: TrainConfig | TrainVaeConfig, batches_per_epoch: int) -> Length:
+    """``train_steps`` counts if given, ``epochs`` otherwise; likewise for checkpoints.
+
+    Raises:
+        UserError: that is no update at all.
+    """
+    loop, per_update = config.train, config.optimizer.gradient_accumulation_steps
+    total = loop.train_steps if loop.train_steps > 0 else loop.epochs * batches_per_epoch // per_update
+    if total < 1:
+        raise UserError(
+            f"{loop.epochs} epochs of {batches_per_epoch} batches are less than one update of "
+            f"gradient_accumulation_steps={per_update}; use more epochs, or a smaller batch or accumulation"
+        )
+    every_epochs = max(1, loop.ckpt_save_interval * batches_per_epoch // per_update)
+    return Length(total, loop.ckpt_save_steps if loop.ckpt_save_steps > 0 else every_epochs)
+
+
+def make_training(
+    config: TrainConfig | TrainVaeConfig,
+    run: Run,
+    network: nn.Cell,
+    network_config: Mapping[str, Any],
+    step: TrainStep,
+    loader: Loader,
+    inputs: Inputs,
+    contents: str,
+    part_names: Sequence[str] = (),
+) -> Training:
+    """All that the loop needs, from the first update or from the checkpoint on.
+
+    Args:
+        network: is saved, with ``network_config``; the step trains parameters of it.
+        contents: tells this data from any other, see `digest_of_rows`.
+        part_names: of what the loss cell returns beside the loss.
+    Raises:
+        UserError: the run to resume is complete, or had other settings or data.
+    """
+    loop, optim, length = config.train, config.optimizer, run_length(config, len(loader))
+    checkpoints = TrainingCheckpoints(
+        run.folder, step, network, network_config, run.mesh, loop.ckpt_max_keep, loop.ckpt_keep_every
+    )
+    now = fingerprint(config, run.mesh, contents, length.total)
+    state = TrainState(seed=run.seed)
+    if run.found:
+        _check_resumed(config, run.found, now, length.total)
+        state = checkpoints.restore(run.found.checkpoint)
+    state.fingerprint = now
+    suffix = "" if run.mesh.is_main else f"_{run.mesh.rank}"
+    skipped = SkippedUpdates(run.folder / f"skipped_updates{suffix}.csv", run.seed, optim.max_skipped_updates)
+    trackers = (
+        make_trackers(run.folder, length.total, loop.log_interval, state.step) if run.mesh.is_main else Trackers()
+    )
+    schedule = make_schedule(
+        optim.scheduler,
+        optim.start_learning_rate,
+        optim.end_learning_rate,
+        optim.warmup_steps,
+        optim.decay_steps,
+        length.total,
+    )
+    _introduce(network, step, loader, optim.gradient_accumulation_steps, length)
+    return Training(
+        step,
+        loader,
+        inputs,
+        schedule,
+        length.total,
+        checkpoints,
+        state,
+        skipped,
+        optim.gradient_accumulation_steps,
+        trackers,
+        length.save,
+        part_names,
+    )
+
+
+def _check_resumed(
+    config: TrainConfig | TrainVaeConfig, found: Found, now: Mapping[str, Any], total_steps: int
+) -> None:
+    done = found.checkpoint.step
+    if done > total_steps:
+        raise UserError(
+            f"the run in {found.folder} is at step {done} already, past the {total_steps} of this command; "
+            "give a larger train_steps"
+        )
+    if done == total_steps and (found.folder / RESULT).is_dir():
+        complete = f"the run in {found.folder} is complete: all its {done} updates are done"
+        if config.train.resume != "auto":
+            raise UserError(f"{complete}, and the result is in {found.folder / RESULT}; give a larger train_steps")
+        logger.info("%s; its result is written again", complete)
+    check_changes(read_state(found.checkpoint.file(STATE)).fingerprint, now, config.train.allow_changes)
+
+
+def _introduce(network: nn.Cell, step: TrainStep, loader: Loader, micro_batches: int, length: Length) -> None:
+    count = sum(int(np.prod(parameter.shape)) for parameter in network.get_parameters())
+    trained = sum(int(np.prod(parameter.shape)) for parameter in step.parameters)
+    samples = len(loader.plan.epoch(0)[0]) * micro_batches
+    logger.info("parameters: %s, of which %s are trained", f"{count:,}", f"{trained:,}")
+    logger.info(
+        "data: %d samples, %d batches per epoch; %d updates of %d samples",
+        len(loader.dataset),
+        len(loader),
+        length.total,
+        samples,
+    )
+    logger.info("the first step compiles the network, which takes a while")
+
+
+def run_training(run: Run, training: Training) -> None:
+    """Trains to the end.
+
+    Raises:
+        UserError: too many bad samples, or updates that were not finite, so that there is no result.
+        SystemExit: a signal ended the run early, and its state is saved; the code is 143 for SIGTERM, 130 for Ctrl+C.
+    """
+    try:
+        ended = fit(training)
+    finally:
+        _report_bad_samples(run, training.loader)
+    if ended is not None:
+        raise SystemExit(exit_code(ended))
+    skipped = training.step.state().numbers["skipped"]
+    if skipped:
+        logger.warning("%d updates were left out because they were not finite", skipped)
+    training.skipped.check_end(training.state.step)
+
+
+def _report_bad_samples(run: Run, loader: Loader) -> None:
+    bad = loader.bad_samples
+    if not len(bad):
+        return
+    path = run.folder / ("bad_samples.csv" if run.mesh.is_main else f"bad_samples_{run.mesh.rank}.csv")
+    bad.save(path)
+    logger.warning("%d samples could not be used: they are listed in %s", len(bad), path)
+
+
+def fingerprint(config: TrainConfig | TrainVaeConfig, mesh: Mesh, contents: str, total_steps: int) -> dict[str, Any]:
+    """What changes the numbers of a training, by name.
+
+    Ranks do not: a batch may be shared out otherwise. Nor does a run's length, unless the learning rate depends on it.
+    """
+    optim = config.optimizer
+    decay = optim.decay_steps or total_steps - optim.warmup_steps
+    return {
+        **_leaves(config),
+        "samples per batch": config.train.batch_size * mesh.data,
+        "updates of decay": None if optim.scheduler == "constant" else decay,
+        "data": contents,
+    }
+
+
+def _leaves(group: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in fields(group):
+        value = getattr(group, field.name)
+        if is_dataclass(value):
+            found |= {} if field.name in HARMLESS_GROUPS else _leaves(value)
+        elif field.name not in HARMLESS:
+            found[field.name] = value
+    return found

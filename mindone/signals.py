@@ -1,0 +1,138 @@
+"""Signals as requests, read by a thread of their own.
+
+A framework may install handlers of its own at any time, and signals then do what it wants. So they are blocked before
+it starts a thread: no handler ever runs, and a thread of ours waits for them (`watched`, which `mindone.errors.guarded`
+does around a whole command). What they mean depends on who listens:
+
+- Nobody: Ctrl+C and SIGTERM end the process, as `KeyboardInterrupt` and as ``SystemExit(143)`` of the main thread, or
+  at once if that is deep inside a framework and does not come back.
+- Within `requests`: the first Ctrl+C or SIGTERM asks for an orderly stop, SIGUSR1 for a checkpoint; a second Ctrl+C
+  aborts as above.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+WATCHED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+# Wakes the main thread from whatever it waits for.
+_WAKE = signal.SIGRTMIN + 6
+# How long the main thread has to react when the process shall end.
+GRACE_SECONDS = 5.0
+
+
+@dataclass
+class Requests:
+    """What was asked for so far."""
+
+    stop: signal.Signals | None = None
+    """by which signal"""
+    save: bool = False
+    """set it back when it is done"""
+
+
+class _Watch:
+    """Blocks the signals, and the thread that waits for them."""
+
+    def __init__(self) -> None:
+        self.requests: Requests | None = None
+        self._ending: signal.Signals | None = None
+        self._reached, self._closing = threading.Event(), False
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+        self._handler = signal.signal(_WAKE, self._in_main_thread)
+        self._thread = threading.Thread(target=self._run, name="signals", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing = True
+        signal.pthread_kill(self._thread.ident, signal.SIGUSR1)
+        self._thread.join()
+        # What came after the signal that ends the process does not end it a second time, with another code.
+        while self._ending is not None and signal.sigtimedwait(WATCHED, 0) is not None:
+            pass
+        signal.signal(_WAKE, self._handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def _run(self) -> None:
+        while True:
+            received = signal.Signals(signal.sigwait(WATCHED))
+            if self._closing:
+                return
+            self._take(received)
+
+    def _take(self, received: signal.Signals) -> None:
+        requests = self.requests
+        if received == signal.SIGUSR1:
+            if requests is not None:
+                requests.save = True
+                logger.warning("%s: a checkpoint is saved after the running step", received.name)
+        elif requests is not None and requests.stop is None:
+            requests.stop = received
+            logger.warning("%s: the running step is finished and saved; Ctrl+C aborts", received.name)
+        elif requests is None or received == signal.SIGINT:
+            self._end(received)
+
+    def _end(self, received: signal.Signals) -> None:
+        self._ending = received
+        signal.pthread_kill(threading.main_thread().ident, _WAKE)
+        if not self._reached.wait(GRACE_SECONDS):
+            print("interrupted", file=sys.stderr, flush=True)
+            os._exit(exit_code(received))
+
+    def _in_main_thread(self, number: int, frame: FrameType | None) -> None:
+        self._reached.set()
+        if self._ending == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(exit_code(self._ending))
+
+
+_watch: _Watch | None = None
+
+
+def exit_code(received: signal.Signals) -> int:
+    """What a process that a signal ended leaves with, as shells count: 130 for Ctrl+C, 143 for SIGTERM."""
+    return 128 + received
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Watches the signals within this context; enter it before anything starts threads, numpy included.
+
+    Does nothing if they are watched already, or outside of the main thread.
+    """
+    global _watch
+    if _watch is not None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _watch = _Watch()
+    try:
+        yield
+    finally:
+        _watch.close()
+        _watch = None
+
+
+@contextlib.contextmanager
+def requests() -> Iterator[Requests]:
+    """Within this context signals are requests, which the caller has to look at now and then."""
+    found = Requests()
+    with watched():
+        watch = _watch
+        before = watch.requests if watch else None
+        if watch:
+            watch.requests = found
+        try:
+            yield found
+        finally:
+            if watch:
+                watch.requests = before

@@ -1,0 +1,128 @@
+"""What signals do to a command, whoever else installs handlers."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# A command that goes through the phase named by its argument. MindSpore runs a graph first, and installs its handlers.
+SCRIPT = """
+import hashlib, sys, time
+from mindone.errors import guarded
+
+@guarded
+def main():
+    import numpy as np
+    from mindone import runtime, signals
+
+    ms = runtime.quiet_mindspore()
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+    class Net(ms.nn.Cell):
+        def construct(self, x):
+            return ms.ops.tanh(x)
+
+    run = lambda: Net()(ms.Tensor(np.ones((2, 3), np.float32)))
+    run()
+    print("ready", flush=True)
+    if sys.argv[1] == "python":
+        time.sleep(60)
+    elif sys.argv[1] == "native":
+        signals.GRACE_SECONDS = 0.5
+        hashlib.pbkdf2_hmac("sha256", b"", b"", (1 << 31) - 1)
+    with signals.requests() as asked:
+        while not asked.stop:
+            run()
+        print(asked.stop.name, flush=True)
+        time.sleep(60)
+
+main()
+"""
+
+
+def run(tmp_path, phase: str) -> subprocess.Popen:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), phase]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("phase", ["python", "native"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_command_whatever_it_is_doing(tmp_path, phase, number, code):
+    process = run(tmp_path, phase)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+
+
+def test_the_first_signal_is_a_request_and_the_second_ctrl_c_aborts(tmp_path):
+    process = run(tmp_path, "requests")
+    process.send_signal(signal.SIGUSR1)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "SIGINT\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+AFTERWARDS = """
+import os, signal, threading, time
+from mindone import signals
+
+before = signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.getsignal(signal.SIGINT)
+with signals.watched(), signals.requests() as asked:
+    os.kill(os.getpid(), signal.SIGUSR1)
+    while not asked.save:
+        time.sleep(0.01)
+assert (signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.getsignal(signal.SIGINT)) == before
+assert threading.active_count() == 1
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+
+
+def test_afterwards_signals_are_as_they_were():
+    ended = subprocess.run([sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, timeout=30)
+    assert ended.returncode == -signal.SIGTERM, ended.stderr
+
+
+WORKERS = """
+import os, signal, time
+from mindone.errors import guarded
+
+class Numbers:
+    def __len__(self):
+        return 4
+
+    def get(self, index, rng, size=None):
+        return {"index": index}
+
+@guarded
+def main():
+    from mindone import signals
+    from mindone.data.loader import Loader
+    from mindone.data.plan import FixedPlan
+
+    with signals.requests() as asked, Loader(Numbers(), FixedPlan(4), num_workers=1) as loader:
+        next(iter(loader))
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        while not (asked.stop and asked.save):
+            time.sleep(0.01)
+    print(asked.stop.name)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_worker_processes_do_not_let_signals_through(tmp_path):
+    (tmp_path / "script.py").write_text(WORKERS)
+    ended = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "SIGTERM\n"), ended.stderr
