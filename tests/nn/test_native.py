@@ -89,6 +89,31 @@ def test_an_installation_with_a_compiler_has_a_library():
         assert all((native.FOLDER / f"_kernels_{name}{suffix}").is_file() for name in names)
 
 
+@compiled
+@pytest.mark.parametrize(
+    "cell,inputs,sentence",
+    [
+        (native.Silu, [np.ones((2, 3), np.float16)], r"mindone_silu: tensor 0 is float16 \(2, 3\); .* float32"),
+        (native.Silu, [np.ones((0, 3), np.float32)], r"mindone_silu: tensor 0 is float32 \(0, 3\), without any values"),
+        (native.SquareSum, [np.ones(3, np.int32)], "mindone_square_sum: tensor 0 is int32 "),
+        (native.GatedSum, [np.ones((2, 3, 4), np.float32), np.ones((2, 4), np.float32)] * 2, r"tensor 1 .* 'fGRD fG1D"),
+        (
+            native.Linear,
+            [np.ones((2, 3), np.float32), np.ones((4, 2), np.float32), np.ones(4, np.float32)],
+            "tensor 1 ",
+        ),
+        (
+            native.AdamWUpdate,
+            [np.ones(3, np.float32)] * 3 + [np.ones(4, np.float32)] + [np.float32(1)] * 6,
+            "tensor 3 ",
+        ),
+    ],
+)
+def test_a_kernel_refuses_tensors_that_it_is_not_made_for(mode, cell, inputs, sentence):
+    with pytest.raises(RuntimeError, match=sentence):
+        cell()(*map(Tensor, inputs[: 3 if cell is native.GatedSum else None])).asnumpy()
+
+
 def convolved(x, weight, stride, padding):
     """In float64, tap by tap."""
     x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), *padding))

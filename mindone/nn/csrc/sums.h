@@ -10,7 +10,7 @@
 
 namespace mindone {
 
-constexpr Index kSums = 4096;    // values that are added up in float32 before float64 goes on
+constexpr Index kSums = 1024;    // values that are added up in float32 before float64 goes on
 constexpr Index kPiece = 16384;  // values that a thread takes at a time
 
 inline Index rows_together(Index width) { return std::max<Index>(1, kPiece / width); }
