@@ -32,8 +32,13 @@ Index seen(const Axis& axis, Index i, Index k, bool replicate) {
 
 // `count` columns of a row at the axis' stride, the first one at `from`; beyond the row zeros, or its ends.
 void copy_columns(float* to, const float* row, const Axis& axis, Index from, Index count, bool replicate) {
-  const Index s = axis.s, left = std::min(count, from < 0 ? ceil_div(-from, s) : 0);
-  const Index right = std::max(left, std::min(count, from < axis.n ? (axis.n - 1 - from) / s + 1 : 0));
+  const Index s = axis.s;
+  // How many columns there are before a place of the row; a division takes as long as copying several vectors.
+  auto before = [&](Index place) {
+    const Index n = s == 1 ? place - from : ceil_div(place - from, s);
+    return std::min(count, std::max<Index>(0, n));
+  };
+  const Index left = before(0), right = before(axis.n);
   std::fill(to, to + left, replicate ? row[0] : 0.0f);
   if (s == 1 && right > left)
     std::memcpy(to + left, row + from + left, (right - left) * sizeof(float));

@@ -7,8 +7,8 @@ using namespace mindone;
 
 namespace {
 
-constexpr Index kDepth = 128;                    // positions that are packed at a time for the gradient of the weights
-constexpr Index kTransposed = Index{1} << 22;    // floats of the result's gradient that lie transposed at a time
+constexpr Index kDepth = 128;                  // positions that are packed at a time for the gradient of the weights
+constexpr Index kTransposed = Index{1} << 22;  // floats of the result's gradient that lie transposed at a time
 
 // The way back along one axis for the positions that are a phase of a stride: which taps, and where they lie.
 struct Phase {

@@ -42,19 +42,14 @@ MINDONE_OPERATOR(mindone_square_sum, "f. f1") {
   const Index n = tensors.values(0);
   std::vector<double> sums(ceil_div(n, kPiece));
   parallel_pieces(n, kPiece, [&](Index first, Index last) {
-    sums[first / kPiece] = sum_of_parts(last - first, [&](Index i, Index count) {
-      const Index step = count / 4;
-      const float *a = x + first + i, *b = a + step, *c = b + step, *d = c + step;
-      float p = 0.0f, q = 0.0f, r = 0.0f, s = 0.0f;  // of their own, so that sums need not wait for one another
-#pragma omp simd reduction(+ : p, q, r, s)
-      for (Index j = 0; j < step; ++j) {
-        p += a[j] * a[j];
-        q += b[j] * b[j];
-        r += c[j] * c[j];
-        s += d[j] * d[j];
-      }
-      return p + q + r + s + squares(d + step, count - 4 * step, 0.0f);
-    });
+    constexpr int kTogether = 4;  // sums of their own, which need not wait for one another
+    Vector totals[kTogether] = {};
+    Index i = first;
+    for (; i + kTogether * kLanes <= last; i += kTogether * kLanes)
+      for (int j = 0; j < kTogether; ++j) totals[j] += load(x + i + j * kLanes) * load(x + i + j * kLanes);
+    double total = squares(x + i, last - i, 0.0f);
+    for (int j = 0; j < kTogether; ++j) total += sum(totals[j]);
+    sums[first / kPiece] = total;
   });
   double total = 0.0;
   for (double part : sums) total += part;

@@ -30,9 +30,9 @@ inline void pause() {
 #endif
 }
 
-// As many threads as `thread_count` says, the caller among them. Idle threads look out for work for a moment before they
-// sleep: most kernels follow one another. The pool is never destroyed, so that no thread outlives what it waits for when
-// the process ends.
+// As many threads as `thread_count` says, the caller among them. Idle threads look out for work for a moment before
+// they sleep: most kernels follow one another. The pool is never destroyed, so that no thread outlives what it waits for
+// when the process ends.
 class Pool {
  public:
   static Pool& instance() {

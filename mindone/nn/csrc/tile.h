@@ -57,10 +57,11 @@ struct Panel {
   }
 };
 
-// c (rows, vectors) = or += left (rows, depth) right (depth, vectors) + bias or none. A function of its own, for inlined
-// it would have to share the registers.
+// c (rows, vectors) = or += left (rows, depth) right (depth, vectors) + bias or none. A function of its own, for
+// inlined it would have to share the registers.
 template <int rows, int vectors, bool add, class Left, class Right>
-__attribute__((noinline)) void multiply_tile(const Left& left, const Right& right, const float* bias, float* c, Index c_step) {
+__attribute__((noinline)) void multiply_tile(const Left& left, const Right& right, const float* bias, float* c,
+                                             Index c_step) {
   Vector total[rows][vectors] = {};
   for (int i = 0; Right::kFar && i < rows; ++i)
     for (int j = 0; j < vectors; ++j) __builtin_prefetch(c + i * c_step + j * kLanes, 1);
