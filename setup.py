@@ -1,5 +1,6 @@
 """Installs the library (mindone) and the Open-Sora example (opensora) with its console command."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -12,6 +13,10 @@ EXAMPLE = "examples/opensora_hpcai"
 AVX2 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl")), "-mprefer-vector-width=512"]
 KERNELS = {"x86_64": {"avx512": AVX512, "avx2": AVX2}, "aarch64": {"neon": []}}
+# GCC's own headers for AVX-512 read what is not initialised, on purpose.
+WARNINGS = ["-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
+# For tests: a warning, or no library, is an error. Compilers that users have may warn of more than ours.
+STRICT = os.environ.get("MINDONE_WERROR") == "1"
 
 
 def requirements() -> list[str]:
@@ -22,16 +27,18 @@ def requirements() -> list[str]:
 def kernels() -> list[Extension]:
     """The CPU kernels, one library for each kind of processor; without a compiler they are left out."""
     folder = Path("mindone/nn/csrc")
+    common = ["-std=c++17", "-O3", "-fno-math-errno", "-fopenmp-simd", "-fvisibility=hidden", "-pthread"]
+    common += [*WARNINGS, "-Werror"] if STRICT else WARNINGS
     sources, headers = (sorted(map(str, folder.glob(pattern))) for pattern in ("*.cc", "*.h"))
     return [
         Extension(
             f"mindone.nn._kernels_{name}",
             sources,
             depends=headers,
-            extra_compile_args=["-std=c++17", "-O3", "-fno-math-errno", "-pthread", *flags],
+            extra_compile_args=[*common, *flags],
             extra_link_args=["-pthread"],
             language="c++",
-            optional=True,
+            optional=not STRICT,
         )
         for name, flags in KERNELS.get(platform.machine(), {}).items()
     ]

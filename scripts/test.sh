@@ -4,7 +4,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/venv.sh
+export MINDONE_WERROR=1 # a warning of the compiler is an error here
 install_packages "[test]"
+command -v g++ > /dev/null && python setup.py -q build_ext --inplace
 
 ruff check .
 ruff format --check .

@@ -31,14 +31,11 @@ MANY_ROWS, WIDE_ROWS = 2048, 256
 _MASKED = -1e30
 _FUSED_DTYPES = (ms.float16, ms.bfloat16)
 _NO_BIAS = Tensor(np.zeros((1, 1, 1, 1), np.float32))
-_NO_SHIFT = Tensor(0.0, ms.float32)
 _NO_MASK = Tensor(np.ones((1, 1, 1, 1), np.bool_))
 
 _linear, _attention, _blocked_attention = cpu.Linear(), cpu.Attention(), cpu.BlockedAttention()
-_native_attention, _native_token_attention, _native_biased_attention, _native_biased_token_attention = (
-    native.Attention(tokens_first, biased) if native.available() else None
-    for biased in (False, True)
-    for tokens_first in (False, True)
+_native_attention, _native_token_attention = (
+    native.Attention(tokens_first) if native.available() else None for tokens_first in (False, True)
 )
 _rotate_neighbour_tokens, _rotate_half_tokens = (
     native.Rotation(halves, tokens_first=True) if native.available() else None for halves in (False, True)
@@ -73,10 +70,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def activated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Callable[..., Tensor]) -> Tensor:
     """``activation(x W^T + b)`` of `linear`, with one of `gelu_tanh`, `gelu` and `quick_gelu`."""
-    rows = math.prod(x.shape[:-1])
-    if _native_gelu is None or runtime.kernels() == "Ascend" or _has_own_product(rows, min(weight.shape)):
-        return activation(linear(x, weight, bias))
-    return activation(linear(x, weight), bias)
+    return activation(linear(x, weight, bias))
 
 
 def _has_own_product(rows: int, width: int) -> bool:
@@ -105,7 +99,7 @@ def attention(
         k, v: (B, h, Nk, d).
         mask: bool, four axes, broadcastable to (B, 1, Nq, Nk); True = may attend. A query without any key gives zeros.
         scale: ``1 / sqrt(d)`` if not given.
-        bias: added to the scores, four axes, broadcastable to (B, h, Nq, Nk).
+        bias: added to the scores, four axes, broadcastable to (B, h, Nq, Nk). It gets no gradient.
     Returns:
         (B, h, Nq, d) in the dtype of ``q``.
     """
@@ -113,7 +107,7 @@ def attention(
     if runtime.kernels() == "Ascend" and q.dtype in _FUSED_DTYPES and bias is None:
         return _flash_attention(q, k, v, mask, scale)
     if _fits_native_attention(q.shape[2], k.shape[2]):
-        return _attended(_native_attention if bias is None else _native_biased_attention, q, k, v, mask, scale, bias)
+        return _attended(_native_attention, q, k, v, mask, scale, bias)
     dtype = q.dtype
     q, k, v = cast(q, ms.float32) * scale, cast(k, ms.float32), cast(v, ms.float32)
     if mask is not None and mask.shape[-2] > 1:
@@ -140,8 +134,7 @@ def token_attention(
     """`attention` of (B, Nq, h, d) and (B, Nk, h, d), where tokens come before heads, to (B, Nq, h, d)."""
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     if _fits_native_attention(q.shape[1], k.shape[1]):
-        attend = _native_token_attention if bias is None else _native_biased_token_attention
-        return _attended(attend, q, k, v, mask, scale, bias)
+        return _attended(_native_token_attention, q, k, v, mask, scale, bias)
     q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     return attention(q, k, v, mask, scale, bias).transpose(0, 2, 1, 3)
 
@@ -384,36 +377,23 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 # --- activations -----------------------------------------------------------------------------------------------------
 
 
-def gelu_tanh(x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``, of (..., D) plus a bias (D,) if there is one."""
+def gelu_tanh(x: Tensor) -> Tensor:
+    """``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``."""
     if runtime.kernels() == "Ascend":
-        return ops.gelu(_shifted(x, bias), approximate="tanh")
-    if _native_gelu is None:
-        return cast(_gelu(cast(_shifted(x, bias), ms.float32)), x.dtype)
-    return cast(_native_gelu(*_float_and_shift(x, bias)), x.dtype)
+        return ops.gelu(x, approximate="tanh")
+    return cast((_gelu if _native_gelu is None else _native_gelu)(cast(x, ms.float32)), x.dtype)
 
 
-def gelu(x: Tensor, bias: Tensor | None = None) -> Tensor:
+def gelu(x: Tensor) -> Tensor:
     """``x Phi(x)`` with the error function."""
-    x = _shifted(x, bias)
     return x * (ops.erf(x * math.sqrt(0.5)) + 1) * 0.5
 
 
-def quick_gelu(x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x * sigmoid(1.702 x)``, of (..., D) plus a bias (D,) if there is one."""
+def quick_gelu(x: Tensor) -> Tensor:
+    """``x * sigmoid(1.702 x)``."""
     if _native_quick_gelu is None or runtime.kernels() == "Ascend":
-        x = _shifted(x, bias)
         return x * ops.sigmoid(x * 1.702)
-    return cast(_native_quick_gelu(*_float_and_shift(x, bias)), x.dtype)
-
-
-def _shifted(x: Tensor, bias: Tensor | None) -> Tensor:
-    return x if bias is None else x + bias
-
-
-def _float_and_shift(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """For the compiled kernels, where a number is the same for all."""
-    return cast(x, ms.float32), _NO_SHIFT if bias is None else cast(bias, ms.float32)
+    return cast(_native_quick_gelu(cast(x, ms.float32)), x.dtype)
 
 
 def silu(x: Tensor) -> Tensor:

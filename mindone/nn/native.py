@@ -140,13 +140,11 @@ def _one(*_: Shape) -> Shape:
     return (1,)
 
 
-class Silu(nn.Cell):
-    """``x sigmoid(x)``."""
-
-    def __init__(self):
+class _Activation(nn.Cell):
+    def __init__(self, name: str):
         super().__init__()
-        self.forward = Operator("mindone_silu", _first, _first)
-        self.backward = Operator("mindone_silu_gradient", _first, _first)
+        self.forward = Operator(name, _first, _first)
+        self.backward = Operator(f"{name}_gradient", _first, _first)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.forward(x)
@@ -155,29 +153,21 @@ class Silu(nn.Cell):
         return (self.backward(x, dout),)
 
 
-class _BiasedActivation(nn.Cell):
-    """A function of ``x + bias``: (..., D), (D,); a bias that is a number, (), gets no gradient."""
+class Silu(_Activation):
+    """``x sigmoid(x)``."""
 
-    def __init__(self, name: str):
-        super().__init__()
-        self.forward = Operator(name, _first, _first)
-        self.backward = Operator(f"{name}_gradient", lambda x, bias, _: (x, bias), _pair)
-
-    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.forward(x, bias)
-
-    def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        return self.backward(x, bias, dout)
+    def __init__(self):
+        super().__init__("mindone_silu")
 
 
-class Gelu(_BiasedActivation):
+class Gelu(_Activation):
     """GELU in its tanh form."""
 
     def __init__(self):
         super().__init__("mindone_gelu")
 
 
-class QuickGelu(_BiasedActivation):
+class QuickGelu(_Activation):
     """``x sigmoid(1.702 x)``."""
 
     def __init__(self):
@@ -280,16 +270,15 @@ class Attention(nn.Cell):
     """``softmax(scale q k^T + bias) v`` of (B, h, N, D), (B, h, M, D), (B, h, M, E); also the logarithm of each sum.
 
     Where the mask is False a key is left out; a query without any gets zeros. Bias and mask (bool) have four axes, each
-    as long as that of the scores (B, h, N, M) or 1.
+    as long as that of the scores (B, h, N, M) or 1. They get no gradient.
 
     Args:
         tokens_first: of (B, N, h, D) and so on.
-        bias_gradient: the bias gets a gradient, which takes half as long again as that of the others.
     """
 
-    def __init__(self, tokens_first: bool = False, bias_gradient: bool = False):
+    def __init__(self, tokens_first: bool = False):
         super().__init__()
-        self.tokens_first, self.bias_gradient = float(tokens_first), bias_gradient
+        self.tokens_first = float(tokens_first)
 
         def result(q: Shape, k: Shape, v: Shape, *_: Shape) -> tuple[Shape, Shape]:
             sums = (q[0], q[2], q[1]) if tokens_first else q[:3]
@@ -299,7 +288,6 @@ class Attention(nn.Cell):
         self.backward = Operator(
             "mindone_attention_gradient", lambda q, k, v, *_: (q, k, v), lambda q, k, v, *_: (q, k, v)
         )
-        self.of_bias = Operator("mindone_attention_bias_gradient", lambda q, k, v, bias, *_: bias, _first)
         self.zeros = ops.ZerosLike()
 
     def construct(
@@ -310,11 +298,7 @@ class Attention(nn.Cell):
     def bprop(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor, scale: float, out, dout):
         settings = Tensor([scale, self.tokens_first], ms.float32)
         dq, dk, dv = self.backward(q, k, v, bias, mask, settings, out[0], out[1], dout[0])
-        if self.bias_gradient:
-            d_bias = self.of_bias(q, k, v, bias, mask, settings, out[0], out[1], dout[0])
-        else:
-            d_bias = self.zeros(bias)
-        return dq, dk, dv, d_bias, self.zeros(mask), scale
+        return dq, dk, dv, self.zeros(bias), self.zeros(mask), scale
 
 
 class GatedSum(nn.Cell):

@@ -114,23 +114,24 @@ def test_attention_in_blocks_equals_attention_at_once_with_any_mask(mode, compil
 
 
 class BiasedAttention(nn.Cell):
-    def __init__(self, weight):
+    def __init__(self, bias, weight):
         super().__init__()
-        self.weight, self.mask = Tensor(weight), Tensor(KEY_MASK)
+        self.bias, self.weight, self.mask = Tensor(bias), Tensor(weight), Tensor(KEY_MASK)
 
-    def construct(self, q, k, v, bias):
-        heads_first = F.attention(q, k, v, self.mask, 0.5, bias, 60)
+    def construct(self, q, k, v):
+        heads_first = F.attention(q, k, v, self.mask, 0.5, self.bias, 60)
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)
-        tokens_first = F.token_attention(q, k, v, self.mask, 0.5, bias).swapaxes(1, 2)
+        tokens_first = F.token_attention(q, k, v, self.mask, 0.5, self.bias).swapaxes(1, 2)
         return (heads_first + 2 * tokens_first) * self.weight
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["by operators", "by the compiled kernel"])
 def test_attention_bias_is_added_to_the_scores(mode, compiled, monkeypatch):
     monkeypatch.setattr(F, "LONG_SEQUENCE", 1 if compiled else 1000)
-    inputs, weight = [draw(2, 3, 5, 4), draw(2, 3, 7, 4), draw(2, 3, 7, 4), draw(1, 3, 5, 7)], draw(2, 3, 5, 4)
-    reference = lambda q, k, v, b: 3 * reference_attention(q, k, v, KEY_MASK, 0.5, b) * weight  # noqa: E731
-    check(BiasedAttention(weight), reference, inputs)
+    inputs, weight = [draw(2, 3, 5, 4), draw(2, 3, 7, 4), draw(2, 3, 7, 4)], draw(2, 3, 5, 4)
+    bias = draw(1, 3, 5, 7)
+    reference = lambda q, k, v: 3 * reference_attention(q, k, v, KEY_MASK, 0.5, bias) * weight  # noqa: E731
+    check(BiasedAttention(bias, weight), reference, inputs)
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 7), (16, 4096, 4096), (512, 256, 256), (1, 16384, 16384)])

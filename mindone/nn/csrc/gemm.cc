@@ -1,21 +1,18 @@
 // Matrix products in float32, as Goto and van de Geijn describe them (https://doi.org/10.1145/1356052.1356053).
 //
-// Both matrices are packed: of the right one panels of kColumns columns, shared by all threads, of the left one panels
-// of kRows rows, by each thread for the rows that it has. A panel of the right one stays in the first cache while those
-// of the left one pass by.
+// Both matrices are packed: of the right one panels of kTileColumns columns, shared by all threads, of the left one
+// panels of kTileRows rows, by each thread for the rows that it has, unless they can be read where they are. A panel of
+// the right one stays in the first cache while those of the left one pass by.
 
-#include "operator.h"
-#include "parallel.h"
-#include "simd.h"
 #include "sums.h"
 #include "tile.h"
 
-namespace mindone {
+using namespace mindone;
+
 namespace {
 
-constexpr int kRows = kTileRows, kColumns = kTileColumns;
 constexpr Index kDepth = 384;              // of the panels that are multiplied at a time
-constexpr Index kBlock = 12 * kRows;       // rows that a thread packs at a time
+constexpr Index kBlock = 12 * kTileRows;   // rows that a thread packs at a time
 constexpr Index kShared = Index{1} << 22;  // floats of the right matrix that are packed at a time
 
 // An (n, m) matrix, element (i, j) at i * row + j * column.
@@ -24,112 +21,109 @@ struct Matrix {
   Index row, column;
 };
 
-// c (kRows, kColumns) = or += a times a panel + bias.
-template <Left left, bool add>
-void multiply(const float* a, Index a_step, const float* panel, Index depth, const float* bias, float* c,
-              Index stride) {
-  multiply_tile<kTileVectors, left, add>(a, a_step, panel, kColumns, depth, bias, c, stride);
-}
-
-// The same for a corner of less than a whole panel.
-template <bool add>
-void multiply_part(const float* a, const float* b, Index depth, const float* bias, float* c, Index stride, Index rows,
-                   Index columns) {
-  float whole[kRows * kColumns];
-  multiply<Left::kColumns, false>(a, kRows, b, depth, nullptr, whole, kColumns);
+// c (rows, columns) = or += left times a panel + bias: a whole tile, or a corner of one.
+template <bool add, class Left>
+void multiply(const Left& left, const Panel& panel, const float* bias, float* c, Index c_step, Index rows,
+              Index columns) {
+  if (rows == kTileRows && columns == kTileColumns)
+    return multiply_tile<kTileRows, kTileVectors, add>(left, panel, bias, c, c_step);
+  float whole[kTileRows * kTileColumns];
+  multiply_tile<kTileRows, kTileVectors, false>(left, panel, nullptr, whole, kTileColumns);
   for (Index i = 0; i < rows; ++i)
     for (Index j = 0; j < columns; ++j) {
-      const float value = whole[i * kColumns + j] + (bias ? bias[j] : 0.0f);
-      c[i * stride + j] = add ? c[i * stride + j] + value : value;
+      const float value = whole[i * kTileColumns + j] + (bias ? bias[j] : 0.0f);
+      c[i * c_step + j] = add ? c[i * c_step + j] + value : value;
     }
 }
 
 // c (m, n) = a (m, k) b (k, n) + bias (n) or none.
-void product(Index m, Index n, Index k, Matrix a, Matrix b, const float* bias, float* c) {
-  const Index panels = ceil_div(n, kColumns), threads = Pool::instance().threads();
-  // As many blocks for each thread, equally large.
-  const Index wanted = round_up(ceil_div(m, kBlock), threads), block = round_up(ceil_div(m, wanted), kRows);
-  const Index blocks = ceil_div(m, block);
-  const Index together =
-      std::min(round_up(k, kDepth), std::max(kDepth, kShared / (panels * kColumns) / kDepth * kDepth));
-  // Few rows: several threads share a block, each with some of the panels.
-  const Index shares = std::max<Index>(1, std::min(panels / 4, ceil_div(4 * threads, blocks)));
-  thread_local Scratch shared;
-  float* right = shared.get(panels * kColumns * together);
-  for (Index k0 = 0; k0 < k; k0 += together) {
-    const Index k1 = std::min(k, k0 + together);
-    parallel_for(panels, [&](Index panel) {
-      const Index first = panel * kColumns;
-      pack_panel<kColumns>(b.data + k0 * b.row + first * b.column, b.column, b.row,
-                           std::min<Index>(kColumns, n - first), k1 - k0, right + panel * kColumns * together);
-    });
-    parallel_for(blocks * shares, [&](Index item) {
-      thread_local Scratch scratch;
-      float* left = scratch.get(kBlock * kDepth);
-      const bool in_place = a.column == 1, share_is_ragged = n % kColumns && item % shares == shares - 1;
-      const Index first_row = item / shares * block, last_row = std::min(m, first_row + block), share = item % shares;
-      for (Index k2 = k0; k2 < k1; k2 += kDepth) {
-        const Index depth = std::min(kDepth, k1 - k2);
-        // Of rows that are neighbours a step at a time, for each line of the cache has values of several panels.
-        const Index steps = a.row == 1 ? kLanes : depth;
-        for (Index k = 0; k < depth; k += steps)
-          for (Index row = first_row; row < last_row; row += kRows)
-            if (!in_place || m - row < kRows || share_is_ragged)
-              pack_panel<kRows>(a.data + row * a.row + (k2 + k) * a.column, a.row, a.column,
-                                std::min<Index>(kRows, m - row), std::min(steps, depth - k),
-                                left + (row - first_row) * depth + k * kRows);
-        for (Index panel = panels * share / shares; panel < panels * (share + 1) / shares; ++panel) {
-          const float* b_panel = right + panel * kColumns * together + (k2 - k0) * kColumns;
-          const Index column = panel * kColumns, columns = std::min<Index>(kColumns, n - column);
-          const float* add = bias && k2 == 0 ? bias + column : nullptr;
-          for (Index row = first_row; row < last_row; row += kRows) {
-            const float* a_panel = left + (row - first_row) * depth;
-            const Index rows = std::min<Index>(kRows, m - row);
-            float* to = c + row * n + column;
-            const float* a_rows = a.data + row * a.row + k2;
-            if (rows == kRows && columns == kColumns && in_place)
-              k2 ? multiply<Left::kRows, true>(a_rows, a.row, b_panel, depth, add, to, n)
-                 : multiply<Left::kRows, false>(a_rows, a.row, b_panel, depth, add, to, n);
-            else if (rows == kRows && columns == kColumns)
-              k2 ? multiply<Left::kColumns, true>(a_panel, kRows, b_panel, depth, add, to, n)
-                 : multiply<Left::kColumns, false>(a_panel, kRows, b_panel, depth, add, to, n);
-            else
-              k2 ? multiply_part<true>(a_panel, b_panel, depth, add, to, n, rows, columns)
-                 : multiply_part<false>(a_panel, b_panel, depth, add, to, n, rows, columns);
-          }
-        }
+struct Product {
+  Index m, n, k;
+  Matrix a, b;
+  const float* bias;
+  float* c;
+  Index panels = ceil_div(n, kTileColumns);
+  Index together = std::min(round_up(k, kDepth), std::max(kDepth, kShared / (panels * kTileColumns) / kDepth * kDepth));
+
+  // Steps [k0, k0 + depth) of some rows with panels [first, last) of `right`, whose first step is `k_right`.
+  void multiply_block(Index first_row, Index last_row, Index first, Index last, Index k0, Index depth,
+                      const float* right, Index k_right) const {
+    thread_local Scratch scratch;
+    float* left = scratch.get(kBlock * kDepth);
+    // Of rows that are neighbours a step at a time, for each line of the cache has values of several panels.
+    const Index steps = a.row == 1 ? kLanes : depth;
+    auto in_place = [&](Index row) { return a.column == 1 && m - row >= kTileRows; };
+    for (Index step = 0; step < depth; step += steps)
+      for (Index row = first_row; row < last_row; row += kTileRows)
+        if (!in_place(row))
+          pack_panel<kTileRows>(a.data + row * a.row + (k0 + step) * a.column, a.row, a.column,
+                                std::min<Index>(kTileRows, m - row), std::min(steps, depth - step),
+                                left + (row - first_row) * depth + step * kTileRows);
+    auto multiply_panel = [&](auto add, Index panel) {
+      const Index column = panel * kTileColumns, columns = std::min<Index>(kTileColumns, n - column);
+      const Panel b_panel{right + column * together + (k0 - k_right) * kTileColumns, kTileColumns, depth};
+      const float* shift = bias && k0 == 0 ? bias + column : nullptr;
+      for (Index row = first_row; row < last_row; row += kTileRows) {
+        const Index rows = std::min<Index>(kTileRows, m - row);
+        float* to = c + row * n + column;
+        if (in_place(row))
+          multiply<add>(Rows<kTileRows>(a.data + row * a.row + k0, a.row), b_panel, shift, to, n, rows, columns);
+        else
+          multiply<add>(Packed<kTileRows>{left + (row - first_row) * depth}, b_panel, shift, to, n, rows, columns);
       }
-    });
+    };
+    for (Index panel = first; panel < last; ++panel)
+      k0 ? multiply_panel(std::true_type(), panel) : multiply_panel(std::false_type(), panel);
   }
-}
+
+  void run() const {
+    const Index threads = Pool::instance().threads();
+    // As many blocks for each thread, equally large.
+    const Index wanted = round_up(ceil_div(m, kBlock), threads), block = round_up(ceil_div(m, wanted), kTileRows);
+    const Index blocks = ceil_div(m, block);
+    // Few rows: several threads share a block, each with some of the panels.
+    const Index shares = std::max<Index>(1, std::min(panels / 4, ceil_div(4 * threads, blocks)));
+    thread_local Scratch scratch;
+    float* right = scratch.get(panels * kTileColumns * together);
+    for (Index k0 = 0; k0 < k; k0 += together) {
+      const Index k1 = std::min(k, k0 + together);
+      parallel_for(panels, [&](Index panel) {
+        const Index first = panel * kTileColumns;
+        pack_panel<kTileColumns>(b.data + k0 * b.row + first * b.column, b.column, b.row,
+                                 std::min<Index>(kTileColumns, n - first), k1 - k0, right + first * together);
+      });
+      parallel_for(blocks * shares, [&](Index item) {
+        const Index row = item / shares * block, share = item % shares;
+        for (Index at = k0; at < k1; at += kDepth)
+          multiply_block(row, std::min(m, row + block), panels * share / shares, panels * (share + 1) / shares, at,
+                         std::min(kDepth, k1 - at), right, k0);
+      });
+    }
+  }
+};
 
 }  // namespace
-}  // namespace mindone
 
-using namespace mindone;
-
-// x (M, K), weight (N, K), bias (N) → x weight^T + bias (M, N)
-MINDONE_OPERATOR(mindone_linear) {
-  const Index m = shapes[0][0], k = shapes[0][1], n = shapes[1][0];
-  product(m, n, k, {floats(data[0]), k, 1}, {floats(data[1]), 1, k}, floats(data[2]), results(data[3]));
-  return 0;
+// x, weight, bias → x weight^T + bias
+MINDONE_OPERATOR(mindone_linear, "fMK fNK fN fMN") {
+  const Index m = tensors.size(0, 0), k = tensors.size(0, 1), n = tensors.size(1, 0);
+  Product{m, n, k, {tensors.in(0), k, 1}, {tensors.in(1), 1, k}, tensors.in(2), tensors.out(3)}.run();
 }
 
-// weight (N, K), dy (M, N) → dy weight (M, K)
-MINDONE_OPERATOR(mindone_linear_input_gradient) {
-  const Index n = shapes[0][0], k = shapes[0][1], m = shapes[1][0];
-  product(m, k, n, {floats(data[1]), n, 1}, {floats(data[0]), k, 1}, nullptr, results(data[2]));
-  return 0;
+// weight, dy → dy weight
+MINDONE_OPERATOR(mindone_linear_input_gradient, "fNK fMN fMK") {
+  const Index n = tensors.size(0, 0), k = tensors.size(0, 1), m = tensors.size(1, 0);
+  Product{m, k, n, {tensors.in(1), n, 1}, {tensors.in(0), k, 1}, nullptr, tensors.out(2)}.run();
 }
 
-// x (M, K), dy (M, N) → dy^T x (N, K), the sum of the rows of dy (N)
-MINDONE_OPERATOR(mindone_linear_weight_gradient) {
-  const Index m = shapes[0][0], k = shapes[0][1], n = shapes[1][1];
-  product(n, k, m, {floats(data[1]), 1, n}, {floats(data[0]), k, 1}, nullptr, results(data[2]));
-  const float* dy = floats(data[1]);
-  sum_over_rows(1, m, n, results(data[3]), [&](Index first, Index last, float* part) {
+// x, dy → dy^T x, the sum of the rows of dy
+MINDONE_OPERATOR(mindone_linear_weight_gradient, "fMK fMN fNK fN") {
+  const Index m = tensors.size(0, 0), k = tensors.size(0, 1), n = tensors.size(1, 1);
+  const float* dy = tensors.in(1);
+  Product{n, k, m, {dy, 1, n}, {tensors.in(0), k, 1}, nullptr, tensors.out(2)}.run();
+  sum_over_rows(1, m, n, tensors.out(3), [&](Index first, Index last, float* part) {
     for (Index row = first; row < last; ++row)
+#pragma omp simd
       for (Index i = 0; i < n; ++i) part[i] += dy[row * n + i];
   });
-  return 0;
 }

@@ -3,28 +3,19 @@
 #include <cmath>
 #include <vector>
 
-#include "operator.h"
-#include "parallel.h"
-#include "simd.h"
-
-namespace mindone {
-namespace {
-
-constexpr Index kPiece = 65536;
-
-}  // namespace
-}  // namespace mindone
+#include "sums.h"
 
 using namespace mindone;
 
-// In place: parameter p, moments m and v; gradient g; numbers rate, beta1, beta2, eps, decay, scale.
+// In place: parameter p, moments m and v; gradient g; numbers rate, beta1, beta2, eps, decay, scale; a zero.
 // m = b1 m + (1 - b1) scale g, v = b2 v + (1 - b2) (scale g)^2, p -= rate (m / (sqrt(v) + eps) + decay p).
 // A scale of zero stands for a gradient of zero, whatever it is.
-MINDONE_OPERATOR(mindone_adamw) {
-  float *p = results(data[0]), *m = results(data[1]), *v = results(data[2]);
-  const float *g = floats(data[3]), rate = *floats(data[4]), b1 = *floats(data[5]), b2 = *floats(data[6]);
-  const float eps = *floats(data[7]), decay = *floats(data[8]), scale = *floats(data[9]);
-  parallel_pieces(values(axes, shapes, 0), kPiece, [&](Index first, Index last) {
+MINDONE_OPERATOR(mindone_adamw, "f. f= f= f= f f f f f f f") {
+  float *p = tensors.out(0), *m = tensors.out(1), *v = tensors.out(2);
+  const float *g = tensors.in(3), rate = tensors.number(4), b1 = tensors.number(5), b2 = tensors.number(6);
+  const float eps = tensors.number(7), decay = tensors.number(8), scale = tensors.number(9);
+  parallel_pieces(tensors.values(0), kPiece, [&](Index first, Index last) {
+#pragma omp simd
     for (Index i = first; i < last; ++i) {
       const float slope = scale == 0.0f ? 0.0f : g[i] * scale;
       m[i] = b1 * m[i] + (1.0f - b1) * slope;
@@ -32,39 +23,35 @@ MINDONE_OPERATOR(mindone_adamw) {
       p[i] -= rate * (m[i] / (std::sqrt(v[i]) + eps) + decay * p[i]);
     }
   });
-  *results(data[10]) = 0.0f;
-  return 0;
+  *tensors.out(10) = 0.0f;
 }
 
-// In place: average += rate (p - average).
-MINDONE_OPERATOR(mindone_move_towards) {
-  float* average = results(data[0]);
-  const float *p = floats(data[1]), rate = *floats(data[2]);
-  parallel_pieces(values(axes, shapes, 0), kPiece, [&](Index first, Index last) {
+// In place: average += rate (p - average); a zero.
+MINDONE_OPERATOR(mindone_move_towards, "f. f= f f") {
+  float* average = tensors.out(0);
+  const float *p = tensors.in(1), rate = tensors.number(2);
+  parallel_pieces(tensors.values(0), kPiece, [&](Index first, Index last) {
     for (Index i = first; i < last; ++i) average[i] += rate * (p[i] - average[i]);
   });
-  *results(data[3]) = 0.0f;
-  return 0;
+  *tensors.out(3) = 0.0f;
 }
 
 // x → the sum of its squares (1).
-MINDONE_OPERATOR(mindone_square_sum) {
-  const float* x = floats(data[0]);
-  const Index n = values(axes, shapes, 0);
-  std::vector<double> sums((n + kPiece - 1) / kPiece);
+MINDONE_OPERATOR(mindone_square_sum, "f. f1") {
+  const float* x = tensors.in(0);
+  const Index n = tensors.values(0);
+  std::vector<double> sums(ceil_div(n, kPiece));
   parallel_pieces(n, kPiece, [&](Index first, Index last) {
-    constexpr int kTogether = 4;
+    constexpr int kTogether = 4;  // sums of their own, which need not wait for one another
     Vector totals[kTogether] = {};
     Index i = first;
     for (; i + kTogether * kLanes <= last; i += kTogether * kLanes)
       for (int j = 0; j < kTogether; ++j) totals[j] += load(x + i + j * kLanes) * load(x + i + j * kLanes);
-    double total = 0.0;
+    double total = squares(x + i, last - i, 0.0f);
     for (int j = 0; j < kTogether; ++j) total += sum(totals[j]);
-    for (; i < last; ++i) total += x[i] * x[i];
     sums[first / kPiece] = total;
   });
   double total = 0.0;
   for (double part : sums) total += part;
-  *results(data[1]) = total;
-  return 0;
+  *tensors.out(1) = static_cast<float>(total);
 }

@@ -1,18 +1,22 @@
 // A pool of threads that share the iterations of a loop.
 #pragma once
 
+#include <pthread.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
+
+#include "threads.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -26,28 +30,32 @@ inline void pause() {
 #endif
 }
 
-// One thread for each core that the process may use, the caller among them. Idle threads look out for work for a moment
-// before they sleep: most kernels follow one another. The pool is never destroyed, so that no thread outlives what it
-// waits for when the process ends.
+// As many threads as `thread_count` says, the caller among them. Idle threads look out for work for a moment before
+// they sleep: most kernels follow one another. The pool is never destroyed, so that no thread outlives what it waits for
+// when the process ends.
 class Pool {
  public:
   static Pool& instance() {
     static std::mutex mutex;
     static Pool* pool = nullptr;
-    static pid_t owner = 0;
+    // A forked process has none of its parent's threads.
+    static const int registered = pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); },
+                                                 [] {
+                                                   pool = nullptr;
+                                                   mutex.unlock();
+                                                 });
+    static_cast<void>(registered);
     std::lock_guard<std::mutex> lock(mutex);
-    if (owner != getpid()) {  // a forked process has none of its parent's threads
-      pool = new Pool();
-      owner = getpid();
-    }
+    if (!pool) pool = new Pool();
     return *pool;
   }
 
   int threads() const { return threads_; }
 
-  // Calls body(i) for all 0 <= i < count, and throws what one of them threw. Calls from several threads take turns.
+  // Calls body(i) for all 0 <= i < count, and throws what one of them threw. Calls from several threads take turns; a
+  // call from within a body is done by the thread that makes it.
   void run(int64_t count, const std::function<void(int64_t)>& body) {
-    if (count <= 1 || threads_ == 1) {
+    if (count <= 1 || threads_ == 1 || inside()) {
       for (int64_t i = 0; i < count; ++i) body(i);
       return;
     }
@@ -61,7 +69,9 @@ class Pool {
       round_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
+    inside() = true;
     work();
+    inside() = false;
     for (int look = 1; working_.load(std::memory_order_acquire); ++look) {
       pause();
       if (look % 64 == 0) sched_yield();  // another process may hold the core that the last one needs
@@ -74,8 +84,18 @@ class Pool {
 
   Pool() {
     cpu_set_t cores;
-    threads_ = sched_getaffinity(0, sizeof cores, &cores) == 0 ? std::max(1, CPU_COUNT(&cores)) : 1;
-    for (int i = 1; i < threads_; ++i) std::thread([this] { serve(); }).detach();
+    const int usable = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
+    const int wanted = thread_count(usable, std::getenv("OMP_NUM_THREADS"));
+    try {
+      for (; threads_ < wanted; ++threads_) std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {  // the system gives no more threads
+    }
+  }
+
+  // Whether this thread is in a body.
+  static bool& inside() {
+    static thread_local bool value = false;
+    return value;
   }
 
   void work() {
@@ -88,6 +108,7 @@ class Pool {
   }
 
   void serve() {
+    inside() = true;
     uint64_t seen = 0;
     for (;;) {
       for (int look = 0; look < kLooks && round_.load(std::memory_order_acquire) == seen; ++look) {

@@ -1,4 +1,4 @@
-// Sums over the rows of a matrix, by several threads.
+// Sums of many values, and sums over the rows of a matrix, by several threads.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +9,34 @@
 #include "simd.h"
 
 namespace mindone {
+
+constexpr Index kSums = 1024;    // values that are added up in float32 before float64 goes on
+constexpr Index kPiece = 16384;  // values that a thread takes at a time
+
+inline Index rows_together(Index width) { return std::max<Index>(1, kPiece / width); }
+
+inline float sum(const float* x, Index n) {
+  float total = 0.0f;
+#pragma omp simd reduction(+ : total)
+  for (Index i = 0; i < n; ++i) total += x[i];
+  return total;
+}
+
+// The sum of squares around a mean.
+inline float squares(const float* x, Index n, float mean) {
+  float total = 0.0f;
+#pragma omp simd reduction(+ : total)
+  for (Index i = 0; i < n; ++i) total += (x[i] - mean) * (x[i] - mean);
+  return total;
+}
+
+// Calls part(first, count) for pieces of [0, n) that float32 adds up, and gives the sum of what it returns.
+template <class Part>
+double sum_of_parts(Index n, Part part) {
+  double total = 0.0;
+  for (Index first = 0; first < n; first += kSums) total += part(first, std::min(kSums, n - first));
+  return total;
+}
 
 // Pieces of the rows of each group, with `width` sums for each that are added up at the end: (G, width).
 template <class Body>

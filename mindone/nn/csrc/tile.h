@@ -11,34 +11,74 @@ constexpr int kTileRows = kLanes == 16 ? 8 : 4;
 constexpr int kTileVectors = kLanes == 4 ? 4 : 3;
 constexpr int kTileColumns = kTileVectors * kLanes;
 
-// How the left matrix lies: a row's values are neighbours, and rows `step` apart, or the other way round.
-enum class Left { kRows, kColumns };
+inline int vectors_of(Index columns) {
+  return static_cast<int>(std::min<Index>(kTileVectors, ceil_div(columns, kLanes)));
+}
 
-// c (kTileRows, vectors) = or += a (kTileRows, depth) b (depth, vectors) + bias or none.
-template <int vectors, Left left, bool add>
-MINDONE_INLINE void multiply_tile(const float* a, Index a_step, const float* b, Index b_step, Index depth,
-                                  const float* bias, float* c, Index c_step) {
-  Vector total[kTileRows][vectors] = {};
-  const float* rows[kTileRows];
-  for (int i = 0; i < kTileRows; ++i) rows[i] = a + i * a_step;
-  for (int i = 0; i < kTileRows; ++i)
-    for (int j = 0; j < vectors; ++j) __builtin_prefetch(c + i * c_step + j * kLanes, 1);
-  for (Index k = 0; k < depth; ++k, b += b_step) {
-    // The right one comes from the second cache; a few steps ahead is early enough.
-    for (int j = 0; j < vectors; ++j) __builtin_prefetch(b + 8 * b_step + j * kLanes);
-    Vector right[vectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < vectors; ++j) right[j] = load(b + j * kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < kTileRows; ++i) {
-      const Vector value = splat(left == Left::kRows ? rows[i][k] : a[k * a_step + i]);
-#pragma GCC unroll 4
-      for (int j = 0; j < vectors; ++j) total[i][j] += value * right[j];
+// The left matrix: rows that lie anywhere, each with its values side by side,
+template <int rows>
+struct Rows {
+  const float* row[rows];
+
+  Rows(const float* data, Index step) {
+    for (int i = 0; i < rows; ++i) row[i] = data + i * step;
+  }
+  MINDONE_INLINE float operator()(int i, Index k) const { return row[i][k]; }
+};
+
+// or columns that lie end to end,
+template <int rows>
+struct Packed {
+  const float* data;
+  MINDONE_INLINE float operator()(int i, Index k) const { return data[k * rows + i]; }
+};
+
+// or `step` apart.
+struct Columns {
+  const float* data;
+  Index step;
+  MINDONE_INLINE float operator()(int i, Index k) const { return data[k * step + i]; }
+};
+
+// The right matrix: rows `step` apart. Others have an `each` of their own, and may be near, as are their results.
+struct Panel {
+  static constexpr bool kFar = true;  // in the second cache or beyond
+  const float* data;
+  Index step, depth;
+
+  template <int vectors, class Body>
+  MINDONE_INLINE void each(Body body) const {
+    const float* at = data;
+    for (Index k = 0; k < depth; ++k, at += step) {
+      // A few steps ahead is early enough.
+      for (int j = 0; j < vectors; ++j) __builtin_prefetch(at + 8 * step + j * kLanes);
+      body(k, at);
     }
   }
+};
+
+// c (rows, vectors) = or += left (rows, depth) right (depth, vectors) + bias or none. A function of its own, for
+// inlined it would have to share the registers.
+template <int rows, int vectors, bool add, class Left, class Right>
+__attribute__((noinline)) void multiply_tile(const Left& left, const Right& right, const float* bias, float* c,
+                                             Index c_step) {
+  Vector total[rows][vectors] = {};
+  for (int i = 0; Right::kFar && i < rows; ++i)
+    for (int j = 0; j < vectors; ++j) __builtin_prefetch(c + i * c_step + j * kLanes, 1);
+  right.template each<vectors>([&](Index k, const float* at) __attribute__((always_inline)) {
+    Vector values[vectors];
+#pragma GCC unroll 8
+    for (int j = 0; j < vectors; ++j) values[j] = load(at + j * kLanes);
 #pragma GCC unroll 16
-  for (int i = 0; i < kTileRows; ++i)
-#pragma GCC unroll 4
+    for (int i = 0; i < rows; ++i) {
+      const Vector value = splat(left(i, k));
+#pragma GCC unroll 8
+      for (int j = 0; j < vectors; ++j) total[i][j] += value * values[j];
+    }
+  });
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
     for (int j = 0; j < vectors; ++j) {
       float* to = c + i * c_step + j * kLanes;
       Vector value = total[i][j];
@@ -48,18 +88,17 @@ MINDONE_INLINE void multiply_tile(const float* a, Index a_step, const float* b, 
 }
 
 // The same for up to kTileVectors vectors.
-template <Left left, bool add>
-void multiply_tile(int vectors, const float* a, Index a_step, const float* b, Index b_step, Index depth,
-                   const float* bias, float* c, Index c_step) {
+template <int rows, bool add, class Left, class Right>
+void multiply_tile(int vectors, const Left& left, const Right& right, const float* bias, float* c, Index c_step) {
   switch (vectors) {
     case 1:
-      return multiply_tile<1, left, add>(a, a_step, b, b_step, depth, bias, c, c_step);
+      return multiply_tile<rows, 1, add>(left, right, bias, c, c_step);
     case 2:
-      return multiply_tile<2, left, add>(a, a_step, b, b_step, depth, bias, c, c_step);
+      return multiply_tile<rows, 2, add>(left, right, bias, c, c_step);
     case 3:
-      return multiply_tile<3, left, add>(a, a_step, b, b_step, depth, bias, c, c_step);
+      return multiply_tile<rows, 3, add>(left, right, bias, c, c_step);
     default:
-      return multiply_tile<kTileVectors, left, add>(a, a_step, b, b_step, depth, bias, c, c_step);
+      return multiply_tile<rows, kTileVectors, add>(left, right, bias, c, c_step);
   }
 }
 
