@@ -51,6 +51,8 @@ _forms = native if native.available() else cpu
 _gelu, _silu, _gated_sum = cpu.Gelu(), _forms.Silu(), _forms.GatedSum()
 _rms_norm, _layer_norm, _channel_rms_norm = _forms.RmsNorm(), _forms.LayerNorm(), _forms.ChannelRmsNorm()
 _rotate_neighbours, _rotate_halves = _forms.Rotation(False), _forms.Rotation(True)
+# What an Ascend graph gets where the fused operator refuses a shape: nothing compiled for a CPU may be in it.
+_plain_rotate_neighbours, _plain_rotate_halves = cpu.Rotation(False), cpu.Rotation(True)
 
 
 def cast(x: Tensor, dtype) -> Tensor:
@@ -435,7 +437,8 @@ def apply_rope_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     if _fused_rope_fits(x) and cos.ndim == 2:
         return _fused_rope(x, ops.repeat_interleave(cos, 2, -1), ops.repeat_interleave(sin, 2, -1), 1)
-    return cast(_rotate_neighbours(cast(x, ms.float32), cos, sin), x.dtype)
+    rotate = _plain_rotate_neighbours if runtime.kernels() == "Ascend" else _rotate_neighbours
+    return cast(rotate(cast(x, ms.float32), cos, sin), x.dtype)
 
 
 def apply_rope_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -447,7 +450,8 @@ def apply_rope_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     if _fused_rope_fits(x):
         return _fused_rope(x, ops.concat((cos, cos), -1), ops.concat((sin, sin), -1), 0)
-    return cast(_rotate_halves(cast(x, ms.float32), cos, sin), x.dtype)
+    rotate = _plain_rotate_halves if runtime.kernels() == "Ascend" else _rotate_halves
+    return cast(rotate(cast(x, ms.float32), cos, sin), x.dtype)
 
 
 def _fused_rope_fits(x: Tensor) -> bool:
