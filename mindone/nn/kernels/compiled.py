@@ -1,4 +1,4 @@
-"""The operators in C++ for a CPU (`csrc`), as cells with gradients, in float32; the plain form where that is faster.
+"""The operators in C++ for a CPU (`csrc`), as cells with gradients, in float32.
 
 The statistics of norms are the mean (zero if there is none) and the factor of each row or group, side by side.
 
@@ -23,12 +23,8 @@ from mindone.nn.padding import Padding
 
 Shape = tuple[int, ...]
 
-LONG_SEQUENCE = 64
-"""Least number of queries and of keys for attention by our own kernel."""
 LARGE_WEIGHT = 1024
-"""Least width of a weight for our own product: some of MindSpore's large ones run at a third of its speed."""
-MANY_ROWS, WIDE_ROWS = 2048, 256
-"""So many rows of that width are for our own product as well, which adds the bias in the same pass."""
+"""Least width of a weight whose gradient is our own product: MindSpore's runs at a third of its speed there."""
 
 _NO_BIAS = Tensor(np.zeros((1, 1, 1, 1), np.float32))
 _NO_MASK = Tensor(np.ones((1, 1, 1, 1), np.bool_))
@@ -78,47 +74,33 @@ class Linear(nn.Cell):
     The gradient of a ``narrow`` weight is MindSpore's own product, which is faster there.
     """
 
-    def __init__(self, narrow: bool = False):
+    def __init__(self, narrow: bool):
         super().__init__()
         self.narrow = narrow
         self.forward = Operator("mindone_linear", lambda x, weight, _: (x[0], weight[0]))
         self.of_input = Operator("mindone_linear_input_gradient", lambda weight, dy: (dy[0], weight[1]))
         self.of_weight = Operator("mindone_linear_weight_gradient", lambda x, dy: ((dy[1], x[1]), (dy[1],)), _pair)
+        self.transposed_times, self.times = ops.MatMul(transpose_a=True), ops.MatMul()
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return self.forward(x, weight, bias)
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
         dx = self.of_input(weight, dout)
-        return dx, *(_weight_gradients(x, dout) if self.narrow else self.of_weight(x, dout))
+        if self.narrow:
+            sums = self.times(_full((1, x.shape[0]), 1.0), dout)
+            return dx, self.transposed_times(dout, x), sums.reshape(-1)
+        return dx, *self.of_weight(x, dout)
 
 
-class SmallLinear(nn.Cell):
-    """The same from MindSpore's products, the gradient of the bias as well: its sums over rows are slow."""
-
-    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return ops.BiasAdd()(ops.MatMul(transpose_b=True)(x, weight), bias)
-
-    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
-        return ops.MatMul()(dout, weight), *_weight_gradients(x, dout)
-
-
-def _weight_gradients(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-    return ops.MatMul(transpose_a=True)(dy, x), ops.MatMul()(_full((1, x.shape[0]), 1.0), dy).reshape(-1)
-
-
-_large_linear, _narrow_linear, _small_linear = Linear(), Linear(narrow=True), SmallLinear()
+_linear, _narrow_linear = Linear(False), Linear(True)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if x.dtype != ms.float32:
         return plain.linear(x, weight, bias)
-    rows, width = x.reshape(-1, x.shape[-1]), min(weight.shape)
-    if width >= LARGE_WEIGHT:
-        product = _large_linear
-    else:
-        product = _narrow_linear if rows.shape[0] >= MANY_ROWS and width >= WIDE_ROWS else _small_linear
-    y = product(rows, weight, _full(weight.shape[:1], 0.0) if bias is None else bias)
+    product = _linear if min(weight.shape) >= LARGE_WEIGHT else _narrow_linear
+    y = product(x.reshape(-1, x.shape[-1]), weight, _full(weight.shape[:1], 0.0) if bias is None else bias)
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
@@ -229,9 +211,6 @@ def attention(
     bias: Tensor | None,
     tokens_first: bool = False,
 ) -> Tensor:
-    axis = 1 if tokens_first else 2
-    if min(q.shape[axis], k.shape[axis]) < LONG_SEQUENCE:
-        return plain.attention(q, k, v, mask, scale, bias, tokens_first)
     if bias is None:
         attend, bias = _token_attention if tokens_first else _attention, _NO_BIAS
     else:
