@@ -24,7 +24,9 @@ from mindone.nn.padding import Padding
 Shape = tuple[int, ...]
 
 LARGE_WEIGHT = 1024
-"""Least width of a weight whose gradient is our own product: MindSpore's runs at a third of its speed there."""
+"""Least width of a weight for our own product: some of MindSpore's large ones run at a third of its speed."""
+MANY_ROWS, WIDE_ROWS = 2048, 256
+"""So many rows of that width are for our own product as well, which adds the bias in the same pass."""
 
 _NO_BIAS = Tensor(np.zeros((1, 1, 1, 1), np.float32))
 _NO_MASK = Tensor(np.ones((1, 1, 1, 1), np.bool_))
@@ -74,33 +76,48 @@ class Linear(nn.Cell):
     The gradient of a ``narrow`` weight is MindSpore's own product, which is faster there.
     """
 
-    def __init__(self, narrow: bool):
+    def __init__(self, narrow: bool = False):
         super().__init__()
         self.narrow = narrow
         self.forward = Operator("mindone_linear", lambda x, weight, _: (x[0], weight[0]))
         self.of_input = Operator("mindone_linear_input_gradient", lambda weight, dy: (dy[0], weight[1]))
         self.of_weight = Operator("mindone_linear_weight_gradient", lambda x, dy: ((dy[1], x[1]), (dy[1],)), _pair)
-        self.transposed_times, self.times = ops.MatMul(transpose_a=True), ops.MatMul()
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return self.forward(x, weight, bias)
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
         dx = self.of_input(weight, dout)
-        if self.narrow:
-            sums = self.times(_full((1, x.shape[0]), 1.0), dout)
-            return dx, self.transposed_times(dout, x), sums.reshape(-1)
-        return dx, *self.of_weight(x, dout)
+        return dx, *(_weight_gradients(x, dout) if self.narrow else self.of_weight(x, dout))
 
 
-_linear, _narrow_linear = Linear(False), Linear(True)
+class SmallLinear(nn.Cell):
+    """The same from MindSpore's products, the gradient of the bias as well: its sums over rows are slow."""
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return ops.BiasAdd()(ops.MatMul(transpose_b=True)(x, weight), bias)
+
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
+        return ops.MatMul()(dout, weight), *_weight_gradients(x, dout)
+
+
+def _weight_gradients(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    return ops.MatMul(transpose_a=True)(dy, x), ops.MatMul()(_full((1, x.shape[0]), 1.0), dy).reshape(-1)
+
+
+_large_linear, _narrow_linear, _small_linear = Linear(), Linear(narrow=True), SmallLinear()
+_times_transposed = ops.MatMul(transpose_b=True)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if x.dtype != ms.float32:
         return plain.linear(x, weight, bias)
-    product = _linear if min(weight.shape) >= LARGE_WEIGHT else _narrow_linear
-    y = product(x.reshape(-1, x.shape[-1]), weight, _full(weight.shape[:1], 0.0) if bias is None else bias)
+    rows, width = x.reshape(-1, x.shape[-1]), min(weight.shape)
+    if width >= LARGE_WEIGHT or (rows.shape[0] >= MANY_ROWS and width >= WIDE_ROWS):
+        product = _large_linear if width >= LARGE_WEIGHT else _narrow_linear
+        y = product(rows, weight, _full(weight.shape[:1], 0.0) if bias is None else bias)
+    else:
+        y = _times_transposed(rows, weight) if bias is None else _small_linear(rows, weight, bias)
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
@@ -171,31 +188,31 @@ class Attention(nn.Cell):
         return *gradients, self.zeros(bias), self.zeros(mask), scale
 
 
-class PlainAttention(nn.Cell):
-    """The plain form as a cell, for its gradients."""
-
-    def __init__(self, tokens_first: bool):
-        super().__init__()
-        self.tokens_first = tokens_first
-
-    def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor, scale: float) -> Tensor:
-        return plain.attention(q, k, v, mask, scale, bias, self.tokens_first)
-
-
 class BiasedAttention(nn.Cell):
-    """`Attention` whose bias gets a gradient as well, all of them by the plain form: only frozen networks have one."""
+    """`Attention` whose bias gets a gradient as well, from MindSpore's operators: only frozen networks have a bias."""
 
     def __init__(self, tokens_first: bool):
         super().__init__()
-        self.attend, self.plain = Attention(tokens_first), PlainAttention(tokens_first)
-        self.gradients = ops.GradOperation(get_all=True, sens_param=True)
+        self.tokens_first, self.attend = tokens_first, Attention(tokens_first)
+        self.times_transposed, self.softmax = ops.BatchMatMul(transpose_b=True), ops.Softmax(-1)
+        self.sum, self.cast, self.turn = ops.ReduceSum(keep_dims=True), ops.Cast(), ops.Transpose()
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor, scale: float):
         return self.attend(q, k, v, bias, mask, scale)
 
     def bprop(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor, scale: float, out, dout):
-        dq, dk, dv, d_bias = self.gradients(self.plain)(q, k, v, bias, mask, scale, dout[0])[:4]
+        settings = Tensor([scale, float(self.tokens_first)], ms.float32)
+        dq, dk, dv = self.attend.backward(q, k, v, bias, mask, settings, out[0], out[1], dout[0])
+        q, k, v, y, dy = self._heads(q), self._heads(k), self._heads(v), self._heads(out[0]), self._heads(dout[0])
+        kept = self.cast(mask, ms.float32)
+        weights = self.softmax(self.times_transposed(q, k) * scale + bias + (kept - 1.0) * 1e30) * kept
+        d_bias = weights * (self.times_transposed(dy, v) - self.sum(dy * y, -1))
+        for axis in range(4):
+            d_bias = self.sum(d_bias, axis) if bias.shape[axis] == 1 else d_bias
         return dq, dk, dv, d_bias, self.attend.zeros(mask), scale
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return self.turn(x, (0, 2, 1, 3)) if self.tokens_first else x
 
 
 _attention, _token_attention = Attention(False), Attention(True)

@@ -119,6 +119,29 @@ def test_products_of_any_size_and_their_gradients_follow_the_definition(rows, wi
         np.testing.assert_allclose(got.asnumpy(), wanted, atol=1e-6 * np.sqrt(width * rows) * 5)
 
 
+def test_large_weights_and_many_wide_rows_are_multiplied_by_our_own_product(monkeypatch):
+    used = []
+
+    class Watched(compiled.Linear):
+        def construct(self, x, weight, bias):
+            used.append((self.narrow, x.shape[0], weight.shape))
+            return x @ weight.T
+
+    golden.use_mode("pynative")
+    monkeypatch.setattr(compiled, "_large_linear", Watched())
+    monkeypatch.setattr(compiled, "_narrow_linear", Watched(narrow=True))
+    large, rows, wide = compiled.LARGE_WEIGHT, compiled.MANY_ROWS, compiled.WIDE_ROWS
+    for m, n, k in (
+        (2, large, large),
+        (2, large - 1, large),
+        (rows, wide, wide + 1),
+        (rows - 1, wide, wide),
+        (rows, wide, wide - 1),
+    ):
+        compiled.linear(Tensor(draw(m, k)), Tensor(draw(n, k)), None)
+    assert used == [(False, 2, (large, large)), (True, rows, (wide, wide + 1))]
+
+
 def attended(q, k, v, bias, mask, scale, d):
     """Attention in float64, and the gradients of q, k, v and of the scores for that of the result."""
     scores = np.where(mask, scale * q @ k.swapaxes(-1, -2) + bias, -1e30)
