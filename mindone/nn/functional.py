@@ -63,8 +63,7 @@ def token_attention(
 
 def rotary_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
     """`token_attention` of queries and keys that `apply_rope_half` or `apply_rope_interleaved` rotates before."""
-    rotate = kernels().rotate
-    return token_attention(rotate(q, cos, sin, halves, True), rotate(k, cos, sin, halves, True), v)
+    return kernels().rotary_attention(q, k, v, cos, sin, halves)
 
 
 def frame_causal_attention(q: Tensor, k: Tensor, v: Tensor, frames: int) -> Tensor:

@@ -22,6 +22,7 @@ OPERATORS = (
     "linear",
     "attention",
     "rotate",
+    "rotary_attention",
     "rms_norm",
     "channel_rms_norm",
     "layer_norm",

@@ -52,19 +52,24 @@ def _pad_head(x: Tensor) -> Tensor:
     return pad_zeros(x, ((0, -x.shape[-1] % 16),))
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool, tokens_first: bool = False) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
     """The fused operator has documented limits for (B, h, N, d), and angles for each sample for halves alone."""
-    (batch, size), (heads, length) = (x.shape[0], x.shape[3]), (x.shape[1:3][::-1] if tokens_first else x.shape[1:3])
+    batch, heads, length, size = x.shape
     if max(batch, heads) >= 1000 or size >= 896 or batch * heads > 8 * length or not (halves or cos.ndim == 2):
-        return plain.rotate(x, cos, sin, halves, tokens_first)
+        return plain.rotate(x, cos, sin, halves)
     if halves:
         cos, sin = ops.concat((cos, cos), -1), ops.concat((sin, sin), -1)
     else:
         cos, sin = ops.repeat_interleave(cos, 2, -1), ops.repeat_interleave(sin, 2, -1)
     table, mode = (-1, 1, length, size), 0 if halves else 1
-    wide = cast(x.transpose(0, 2, 1, 3) if tokens_first else x, ms.float32)
-    y = cast(ops.rotary_position_embedding(wide, cos.reshape(table), sin.reshape(table), mode), x.dtype)
-    return y.transpose(0, 2, 1, 3) if tokens_first else y
+    y = ops.rotary_position_embedding(cast(x, ms.float32), cos.reshape(table), sin.reshape(table), mode)
+    return cast(y, x.dtype)
+
+
+def rotary_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
+    q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    q, k = rotate(q, cos, sin, halves), rotate(k, cos, sin, halves)
+    return attention(q, k, v, None, q.shape[-1] ** -0.5, None).transpose(0, 2, 1, 3)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

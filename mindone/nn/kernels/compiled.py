@@ -255,8 +255,14 @@ class Rotation(nn.Cell):
 _rotation = functools.cache(Rotation)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool, tokens_first: bool = False) -> Tensor:
-    return cast(_rotation(halves, tokens_first)(cast(x, ms.float32), cos, sin), x.dtype)
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
+    return cast(_rotation(halves, False)(cast(x, ms.float32), cos, sin), x.dtype)
+
+
+def rotary_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
+    turn = _rotation(halves, True)
+    q, k = turn(cast(q, ms.float32), cos, sin), turn(cast(k, ms.float32), cos, sin)
+    return cast(attention(q, k, v, None, q.shape[-1] ** -0.5, None, True), v.dtype)
 
 
 # --- norms -----------------------------------------------------------------------------------------------------------

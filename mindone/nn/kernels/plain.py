@@ -84,13 +84,13 @@ def _part(x: Tensor, first: int, rows: int) -> Tensor:
     return x if x.shape[2] == 1 or x.shape[2] <= rows else x[:, :, first : first + rows]
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool, tokens_first: bool = False) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
     """Rotates pairs of channels: ``(a, b) → (a cos - b sin, b cos + a sin)``.
 
     ``x cos + x' sin`` with ``x'`` the other channel of each pair, signed; a product is faster than slicing.
 
     Args:
-        x: (B, h, N, d), or (B, N, h, d) with ``tokens_first``.
+        x: (B, h, N, d).
         cos, sin: (N, d / 2) float32, one angle per pair, or (B, N, d / 2) for every sample by itself; no gradient.
         halves: channel ``j`` with ``j + d / 2``, else neighbours.
     """
@@ -99,9 +99,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool, tokens_first: bool
         cos, sin = ops.concat((cos, cos), -1), ops.concat((sin, sin), -1)
     else:
         cos, sin = ops.repeat_interleave(cos, 2, -1), ops.repeat_interleave(sin, 2, -1)
-    table = (-1, cos.shape[-2], 1, size) if tokens_first else (-1, 1, cos.shape[-2], size)
+    table = (-1, 1, *cos.shape[-2:])
     others = ops.matmul(wide.reshape(-1, size), _partners(size, halves)).reshape(x.shape)
     return cast(wide * cos.reshape(table) + others * sin.reshape(table), x.dtype)
+
+
+def rotary_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
+    """`attention` of (B, Nq, h, d) and so on, whose queries and keys `rotate` turns before."""
+    q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    q, k = rotate(q, cos, sin, halves), rotate(k, cos, sin, halves)
+    return attention(q, k, v, None, q.shape[-1] ** -0.5, None).transpose(0, 2, 1, 3)
 
 
 @constexpr
