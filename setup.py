@@ -8,8 +8,8 @@ from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
 EXAMPLE = "examples/opensora_hpcai"
-# Flags of the compiler for each kind of processor; the names are those of mindone/nn/native.py. Compilers before GCC 11
-# do not know x86-64-v3 and x86-64-v4.
+# Flags of the compiler for each kind of processor; the names are those of mindone/nn/kernels/library.py. Compilers
+# before GCC 11 do not know x86-64-v3 and x86-64-v4.
 AVX2 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl")), "-mprefer-vector-width=512"]
 KERNELS = {"x86_64": {"avx512": AVX512, "avx2": AVX2}, "aarch64": {"neon": []}}
@@ -26,13 +26,13 @@ def requirements() -> list[str]:
 
 def kernels() -> list[Extension]:
     """The CPU kernels, one library for each kind of processor; without a compiler they are left out."""
-    folder = Path("mindone/nn/csrc")
+    folder = Path("mindone/nn/kernels/csrc")
     common = ["-std=c++17", "-O3", "-fno-math-errno", "-fopenmp-simd", "-fvisibility=hidden", "-pthread"]
     common += [*WARNINGS, "-Werror"] if STRICT else WARNINGS
     sources, headers = (sorted(map(str, folder.glob(pattern))) for pattern in ("*.cc", "*.h"))
     return [
         Extension(
-            f"mindone.nn._kernels_{name}",
+            f"mindone.nn.kernels._kernels_{name}",
             sources,
             depends=headers,
             extra_compile_args=[*common, *flags],

@@ -21,7 +21,7 @@ find_python() {
 install_packages() {
     local extras="$1" stamp python sources
     stamp="$VENV/.installed-$(echo "$extras" | tr -cd 'a-z')"
-    sources=("$ROOT/requirements.txt" "$ROOT/setup.py" "$ROOT"/mindone/nn/csrc/*)
+    sources=("$ROOT/requirements.txt" "$ROOT/setup.py" "$ROOT"/mindone/nn/kernels/csrc/*)
     if [ ! -x "$VENV/bin/python" ]; then
         python="$(find_python)" || exit 2
         "$python" -m venv "$VENV"

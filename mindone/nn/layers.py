@@ -28,16 +28,9 @@ class Linear(nn.Cell):
         self.bias = Parameter(initializer(bound, (out_features,), ms.float32)) if has_bias else None
 
     def construct(self, x: Tensor) -> Tensor:
-        return F.linear(*self._in_compute_dtype(x))
-
-    def activated(self, x: Tensor, activation: Callable[..., Tensor]) -> Tensor:
-        """``activation(x W^T + b)``, see `F.activated_linear`."""
-        return F.activated_linear(*self._in_compute_dtype(x), activation)
-
-    def _in_compute_dtype(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         dtype = self.compute_dtype
         bias = None if self.bias is None else F.cast(self.bias, dtype)
-        return F.cast(x, dtype), F.cast(self.weight, dtype), bias
+        return F.linear(F.cast(x, dtype), F.cast(self.weight, dtype), bias)
 
 
 class Embedding(nn.Cell):
@@ -116,4 +109,4 @@ class Mlp(nn.Cell):
         self.activation = activation
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.fc2(self.fc1.activated(x, self.activation))
+        return self.fc2(self.activation(self.fc1(x)))

@@ -8,23 +8,14 @@ from collections.abc import Iterator, Sequence
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindone import runtime
-from mindone.nn import native
+from mindone.nn.kernels import kernels
 
-_descend = ops.ApplyGradientDescent()
-_move_towards = native.MoveTowards() if native.available() else None
-_average, _average_on_cpu = ops.MultitypeFuncGraph("ema"), ops.MultitypeFuncGraph("ema_on_cpu")
+_average = ops.MultitypeFuncGraph("ema")
 
 
 @_average.register("Tensor", "Tensor", "Tensor")
 def _average_one(rate, average, parameter):
-    # average - rate * (average - parameter), in place.
-    return _descend(average, rate, average - parameter)
-
-
-@_average_on_cpu.register("Tensor", "Tensor", "Tensor")
-def _average_one_on_cpu(rate, average, parameter):
-    return _move_towards(average, parameter, rate)
+    return kernels().move_towards(average, parameter, rate)
 
 
 class Ema(nn.Cell):
@@ -45,7 +36,6 @@ class Ema(nn.Cell):
         self.averages = self.parameters.clone("ema", init="same")
         self.decay, self.warmup = decay, warmup
         self.map_ = ops.HyperMap()
-        self.on_cpu = native.available() and all(parameter.dtype == ms.float32 for parameter in parameters)
 
     def rate(self, update: int) -> float:
         """``1 - decay`` at update number 0, 1, ..."""
@@ -74,6 +64,4 @@ class Ema(nn.Cell):
 
     def construct(self, rate: Tensor) -> tuple:
         """Moves the averages by ``rate``, a float32 scalar, towards the present weights."""
-        if self.on_cpu and runtime.kernels() == "CPU":
-            return self.map_(ops.partial(_average_on_cpu, rate), self.averages, self.parameters)
         return self.map_(ops.partial(_average, rate), self.averages, self.parameters)

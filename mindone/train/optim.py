@@ -9,28 +9,17 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindone import runtime
-from mindone.nn import native
+from mindone.nn.kernels import kernels
 
-_adam_weight_decay = ops.AdamWeightDecay()
-_select, _mul_no_nan = ops.Select(), ops.MulNoNan()
-_native_update = native.AdamWUpdate() if native.available() else None
-_update, _update_on_cpu = ops.MultitypeFuncGraph("adamw_update"), ops.MultitypeFuncGraph("adamw_update_on_cpu")
+_select = ops.Select()
+_update = ops.MultitypeFuncGraph("adamw_update")
 
 
-# Only primitives in here: it is compiled once per parameter, and anything more shows in the compile time.
+# Nothing more in here: it is compiled once per parameter.
 @_update.register(*["Tensor"] * 7, "Bool", *["Tensor"] * 4)
 def _update_one(lr, beta1, beta2, eps, decay, zero, scale, decayed, parameter, exp_avg, exp_avg_sq, gradient):
-    # Zero times a gradient that is not finite has to be zero.
-    gradient = _mul_no_nan(gradient, scale)
     decay = decay if decayed else zero
-    return _adam_weight_decay(parameter, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, decay, gradient)
-
-
-@_update_on_cpu.register(*["Tensor"] * 7, "Bool", *["Tensor"] * 4)
-def _update_one_on_cpu(lr, beta1, beta2, eps, decay, zero, scale, decayed, parameter, exp_avg, exp_avg_sq, gradient):
-    decay = decay if decayed else zero
-    return _native_update(parameter, exp_avg, exp_avg_sq, gradient, lr, beta1, beta2, eps, decay, scale)
+    return kernels().adamw(parameter, exp_avg, exp_avg_sq, gradient, lr, beta1, beta2, eps, decay, scale)
 
 
 class AdamW(nn.Cell):
@@ -71,7 +60,6 @@ class AdamW(nn.Cell):
         self.betas = tuple(Tensor(beta, ms.float32) for beta in betas)
         self.log_betas = tuple(math.log(np.float32(beta)) if beta else -math.inf for beta in betas)
         self.map_ = ops.HyperMap()
-        self.on_cpu = native.available() and all(parameter.dtype == ms.float32 for parameter in parameters)
 
     def state(self) -> dict[str, Parameter]:
         """All that has to be saved to continue, by name."""
@@ -90,8 +78,7 @@ class AdamW(nn.Cell):
         eps = _select(apply, self.eps * correction2, keep)
         decay = self.weight_decay * correction1 / correction2
         zero = ops.zeros_like(decay)
-        update = _update_on_cpu if self.on_cpu and runtime.kernels() == "CPU" else _update
-        update = ops.partial(update, rate, beta1, beta2, eps, decay, zero, _select(apply, scale, zero))
+        update = ops.partial(_update, rate, beta1, beta2, eps, decay, zero, _select(apply, scale, zero))
         return self.map_(update, self.decayed, self.parameters, self.exp_avg, self.exp_avg_sq, gradients)
 
     def _correction(self, index: int, step: Tensor) -> Tensor:

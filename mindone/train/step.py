@@ -16,8 +16,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindone import runtime
-from mindone.nn import native
+from mindone.nn.kernels import kernels
 from mindone.parallel.collectives import InBuckets
 from mindone.train.ema import Ema
 from mindone.train.optim import AdamW
@@ -25,9 +24,6 @@ from mindone.train.optim import AdamW
 # As in PyTorch's clip_grad_norm_.
 CLIP_EPS = 1e-6
 
-# Not L2Loss: on a CPU it is off by 1 % for a few million elements.
-_square, _sum = ops.Square(), ops.ReduceSum()
-_native_square_sum = native.SquareSum() if native.available() else None
 _assign_add, _assign, _mul_no_nan = ops.AssignAdd(), ops.Assign(), ops.MulNoNan()
 _square_sum, _accumulate, _reset = (
     ops.MultitypeFuncGraph("square_sum"),
@@ -38,10 +34,7 @@ _square_sum, _accumulate, _reset = (
 
 @_square_sum.register("Tensor")
 def _square_sum_one(gradient):
-    if _native_square_sum is not None and gradient.dtype == ms.float32 and runtime.kernels() == "CPU":
-        return _native_square_sum(gradient).reshape(())
-    # In two steps: on a CPU a sum over all axes takes five times as long as one over long rows.
-    return _sum(_sum(_square(gradient).reshape(*gradient.shape[:1], -1), -1))
+    return kernels().square_sum(gradient)
 
 
 @_accumulate.register("Tensor", "Tensor")

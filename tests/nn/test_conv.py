@@ -7,9 +7,8 @@ from mindspore import Tensor, nn, ops
 
 from mindone import runtime
 from mindone.errors import UserError
-from mindone.nn import conv as convolutions
-from mindone.nn import row_conv
 from mindone.nn.conv import CausalConv3d, Conv2d, Conv3d, GroupNorm, nearest_upsample
+from mindone.nn.kernels import kernels, plain
 from mindone.testing import golden
 
 PADDED = ((0, 1), (0, 1))
@@ -121,9 +120,23 @@ def normal(shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("piece", [row_conv.PIECE, 500], ids=["whole", "in pieces"])
-def test_convolutions_and_their_gradients_follow_the_definition(mode, piece, monkeypatch):
-    monkeypatch.setattr(row_conv, "PIECE", piece)
+def test_convolutions_and_their_gradients_follow_the_definition(mode):
+    follows_the_definition()
+
+
+@pytest.mark.skipif(kernels() is plain, reason="the test before has this form")
+def test_plain_convolutions_do(mode, monkeypatch):
+    monkeypatch.setattr("mindone.nn.kernels.on_cpu", plain)
+    follows_the_definition()
+
+
+def test_plain_convolutions_in_pieces_do(mode, monkeypatch):
+    monkeypatch.setattr("mindone.nn.kernels.on_cpu", plain)
+    monkeypatch.setattr(plain, "MAX_COLUMNS", 500)
+    follows_the_definition()
+
+
+def follows_the_definition():
     cells = [make() for make, *_ in CASES.values()]
     inputs = [normal(shape, 1) for _, shape, *_ in CASES.values()]
     convs = [getattr(cell, "conv", cell) for cell in cells]
@@ -148,11 +161,12 @@ def test_convolutions_and_their_gradients_follow_the_definition(mode, piece, mon
             np.testing.assert_allclose(d_weights[convs[i].bias.name], sums, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("small", [0, 1000], ids=["by shifts", "by windows"])
+@pytest.mark.parametrize("form", ["as installed", "plain"])
 @pytest.mark.parametrize("frames", [1, 2, 5])
-def test_repeated_edges_and_their_gradients_follow_the_definition(frames, small, monkeypatch):
+def test_repeated_edges_and_their_gradients_follow_the_definition(frames, form, monkeypatch):
     golden.use_mode("pynative")
-    monkeypatch.setattr(convolutions, "SMALL_VOLUME", small)
+    if form == "plain":
+        monkeypatch.setattr("mindone.nn.kernels.on_cpu", plain)
     strides = [(1, 1, 1), (1, 2, 2), (2, 2, 2)]
     cells = [CausalConv3d(3, 4, 3, stride, replicate=True) for stride in strides]
     inputs = [normal((2, 3, frames, 7, 6), seed) for seed in range(3)]
@@ -174,21 +188,22 @@ def test_repeated_edges_and_their_gradients_follow_the_definition(frames, small,
 
 
 @pytest.mark.parametrize(
-    "kernel,groups,channels,few_frames",
+    "kernel,groups,channels",
     [
-        ((3, 3, 3), 6, 6, 32),
-        ((3, 5, 3), 6, 6, 32),
-        ((3, 3, 3), 6, 6, 2),
-        ((5, 5, 5), 2, 6, 32),
-        ((1, 1, 1), 3, 6, 32),
-        ((3, 1, 3), 6, 6, 32),
-        ((1, 3, 3), 6, 18, 32),
-        ((3, 3, 1), 2, 2, 32),
+        ((3, 3, 3), 6, 6),
+        ((3, 5, 3), 6, 6),
+        ((5, 5, 5), 2, 6),
+        ((1, 1, 1), 3, 6),
+        ((3, 1, 3), 6, 6),
+        ((1, 3, 3), 6, 18),
+        ((3, 3, 1), 2, 2),
     ],
 )
-def test_groups_of_channels_are_convolutions_of_their_own(kernel, groups, channels, few_frames, monkeypatch):
+@pytest.mark.parametrize("form", ["as installed", "plain"])
+def test_groups_of_channels_are_convolutions_of_their_own(kernel, groups, channels, form, monkeypatch):
     golden.use_mode("pynative")
-    monkeypatch.setattr(convolutions, "FEW_FRAMES", few_frames)
+    if form == "plain":
+        monkeypatch.setattr("mindone.nn.kernels.on_cpu", plain)
     padding = tuple((k // 2, k // 2) for k in kernel)
     cell = Conv3d(6, channels, kernel, padding=padding, groups=groups, has_bias=False)
     x, weight = normal((2, 6, 3, 4, 5)), cell.weight.asnumpy()
@@ -276,8 +291,8 @@ def test_ascends_operators_compute_the_same():
     for name, (make, shape, *_) in CASES.items():
         conv, x = make(), Tensor(normal(shape))
         with runtime.use_kernels("Ascend"):
-            native = conv(x).asnumpy()
-        np.testing.assert_allclose(conv(x).asnumpy(), native, atol=1e-5, err_msg=name)
+            fused = conv(x).asnumpy()
+        np.testing.assert_allclose(conv(x).asnumpy(), fused, atol=1e-5, err_msg=name)
 
 
 def test_weights_are_drawn_like_pytorchs():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from mindone import runtime
 from mindone.nn import functional as F
+from mindone.nn.kernels import plain
 
 RNG = np.random.default_rng(0)
 
@@ -70,88 +70,63 @@ def reference_attention(q, k, v, mask=None, scale=0.5, bias=0.0):
     return out if mask is None else np.where(empty, 0, out)
 
 
-# (mask, limit) for scores of 2 samples x 2 heads x 4 queries x 7 keys: all at once, two pairs of sample and head, three
-# pairs, two queries (and for the mask that differs between queries, one query of all pairs).
-VARIANTS = (
-    (None, 1000),
-    (None, 56),
-    (None, 100),
-    (None, 14),
-    (KEY_MASK, 1000),
-    (KEY_MASK, 21),
-    (QUERY_MASK, 1000),
-    (QUERY_MASK, 28),
-)
+MASKS = (None, KEY_MASK, QUERY_MASK)
+
+# In the plain form all scores of 2 samples x 2 heads x 4 queries x 7 keys at once, those of three queries, of two, of
+# one; or by the compiled operator, if there is one.
+forms = pytest.mark.parametrize("form", [1000, 84, 56, 1, "as installed"])
 
 
-class EveryVariant(nn.Cell):
-    """Weighted attention for every mask and limit, so that one compilation covers all."""
+@pytest.fixture
+def attention_form(form, monkeypatch):
+    if form != "as installed":
+        monkeypatch.setattr("mindone.nn.kernels.on_cpu", plain)
+        monkeypatch.setattr(plain, "MAX_SCORES", form)
+
+
+class EveryMask(nn.Cell):
+    """Weighted attention for every mask, so that one compilation covers all."""
 
     def __init__(self, weights):
         super().__init__()
         self.weights = [Tensor(weight) for weight in weights]
-        self.masks = [None if mask is None else Tensor(mask) for mask, _ in VARIANTS]
-        self.limits = [limit for _, limit in VARIANTS]
+        self.masks = [None if mask is None else Tensor(mask) for mask in MASKS]
 
     def construct(self, q, k, v):
         outs = ()
-        for i in range(len(self.limits)):
-            out = F.attention(q, k, v, self.masks[i], 0.5, None, self.limits[i])
-            outs = (*outs, out * self.weights[i])
+        for i in range(len(self.masks)):
+            outs = (*outs, F.attention(q, k, v, self.masks[i], 0.5) * self.weights[i])
         return ops.stack(outs)
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["by operators", "by the compiled kernel"])
-def test_attention_in_blocks_equals_attention_at_once_with_any_mask(mode, compiled, monkeypatch):
-    monkeypatch.setattr(F, "LONG_SEQUENCE", 1 if compiled else 1000)
+@forms
+def test_attention_in_parts_equals_attention_at_once_with_any_mask(mode, attention_form):
     inputs = [draw(2, 2, 4, 4), draw(2, 2, 7, 4), draw(2, 2, 7, 6)]
-    weights = [draw(2, 2, 4, 6) for _ in VARIANTS]
+    weights = [draw(2, 2, 4, 6) for _ in MASKS]
 
     def reference(q, k, v):
-        return np.stack([reference_attention(q, k, v, mask) * w for (mask, _), w in zip(VARIANTS, weights)])
+        return np.stack([reference_attention(q, k, v, mask) * w for mask, w in zip(MASKS, weights)])
 
-    check(EveryVariant(weights), reference, inputs)
+    check(EveryMask(weights), reference, inputs)
 
 
 class BiasedAttention(nn.Cell):
-    def __init__(self, bias, weight):
+    def __init__(self, weight):
         super().__init__()
-        self.bias, self.weight, self.mask = Tensor(bias), Tensor(weight), Tensor(KEY_MASK)
+        self.weight, self.mask = Tensor(weight), Tensor(KEY_MASK)
 
-    def construct(self, q, k, v):
-        heads_first = F.attention(q, k, v, self.mask, 0.5, self.bias, 60)
+    def construct(self, q, k, v, bias):
+        heads_first = F.attention(q, k, v, self.mask, 0.5, bias)
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)
-        tokens_first = F.token_attention(q, k, v, self.mask, 0.5, self.bias).swapaxes(1, 2)
+        tokens_first = F.token_attention(q, k, v, self.mask, 0.5, bias).swapaxes(1, 2)
         return (heads_first + 2 * tokens_first) * self.weight
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["by operators", "by the compiled kernel"])
-def test_attention_bias_is_added_to_the_scores(mode, compiled, monkeypatch):
-    monkeypatch.setattr(F, "LONG_SEQUENCE", 1 if compiled else 1000)
-    inputs, weight = [draw(2, 3, 5, 4), draw(2, 3, 7, 4), draw(2, 3, 7, 4)], draw(2, 3, 5, 4)
-    bias = draw(1, 3, 5, 7)
-    reference = lambda q, k, v: 3 * reference_attention(q, k, v, KEY_MASK, 0.5, bias) * weight  # noqa: E731
-    check(BiasedAttention(bias, weight), reference, inputs)
-
-
-@pytest.mark.parametrize("shape", [(6, 5, 7), (16, 4096, 4096), (512, 256, 256), (1, 16384, 16384)])
-@pytest.mark.parametrize("limit", [1, 100, 2**25])
-def test_a_block_of_attention_never_holds_more_scores_than_allowed(shape, limit):
-    pairs, queries, keys = shape
-    block = F.attention_block(pairs, queries, keys, limit)
-    assert block[0] * block[1] * keys <= max(limit, keys)
-    assert 1 <= block[0] <= pairs and 1 <= block[1] <= queries
-
-
-def test_long_attention_goes_through_the_blocked_form(monkeypatch):
-    used = []
-    monkeypatch.setattr(F, "_native_attention", None)
-    monkeypatch.setattr(F, "_blocked_attention", lambda q, k, v, repeat: used.append((q.shape, repeat)) or q)
-    q = ops.zeros((1, 2, 64, 4), ms.float32)
-    F.attention(q, q, q, max_scores=2 * 64 * 64)
-    F.attention(q, q, q, max_scores=64 * 64)
-    F.attention(q, q, q, max_scores=64 * 64 - 1)
-    assert used == [((2, 1, 64, 4), 1), ((4, 1, 32, 4), 2)]
+@pytest.mark.parametrize("form", [1000, 60, "as installed"])
+def test_attention_bias_is_added_to_the_scores_and_gets_its_gradient(mode, attention_form):
+    inputs, weight = [draw(2, 3, 5, 4), draw(2, 3, 7, 4), draw(2, 3, 7, 4), draw(1, 3, 5, 7)], draw(2, 3, 5, 4)
+    reference = lambda q, k, v, b: 3 * reference_attention(q, k, v, KEY_MASK, 0.5, b) * weight  # noqa: E731
+    check(BiasedAttention(weight), reference, inputs)
 
 
 class TokenAttention(nn.Cell):
@@ -169,9 +144,8 @@ class TokenAttention(nn.Cell):
 
 
 @pytest.mark.parametrize("each_sample", [False, True], ids=["same angles", "angles of each sample"])
-@pytest.mark.parametrize("compiled", [False, True], ids=["by operators", "by the compiled kernel"])
-def test_attention_of_tokens_before_heads_is_that_of_heads_before_tokens(mode, compiled, each_sample, monkeypatch):
-    monkeypatch.setattr(F, "LONG_SEQUENCE", 1 if compiled else 1000)
+@pytest.mark.parametrize("form", [1000, "as installed"])
+def test_attention_of_tokens_before_heads_is_that_of_heads_before_tokens(mode, attention_form, each_sample):
     inputs, weight = [draw(2, 7, 3, 4) for _ in range(3)], draw(3, 2, 7, 3, 4)
     angles = np.abs(draw(2, 7, 2)) if each_sample else np.abs(draw(7, 2))
 
@@ -280,28 +254,16 @@ def test_gelu_is_the_tanh_form(mode):
 
 
 ACTIVATIONS = {
-    F.gelu_tanh: lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
     F.gelu: lambda x: x * np.vectorize(math.erf)(x / np.sqrt(2)) * 0.5 + x * 0.5,
     F.quick_gelu: lambda x: x / (1 + np.exp(-1.702 * x)),
+    F.silu: lambda x: x / (1 + np.exp(-x)),
 }
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("width", [1, 3, 21])
-def test_an_activation_behind_a_linear_layer_sees_the_bias_and_passes_its_gradient_on(mode, activation, width):
-    weight = draw(2, 4, width)
-    check(
-        Function(F.activated_linear, weight, activation),
-        lambda x, w, b: ACTIVATIONS[activation](x @ w.T + b) * weight,
-        [draw(2, 4, 5), draw(width, 5), draw(width)],
-    )
-
-
-def test_an_activation_behind_a_layer_with_many_rows_is_the_same(monkeypatch):
-    x, weight, bias = (Tensor(draw(*shape)) for shape in ((2, 4, 5), (3, 5), (3,)))
-    expected = F.activated_linear(x, weight, bias, F.gelu_tanh).asnumpy()
-    monkeypatch.setattr(F, "LARGE_WEIGHT", 1)
-    np.testing.assert_allclose(F.activated_linear(x, weight, bias, F.gelu_tanh).asnumpy(), expected, atol=1e-6)
+def test_activations_follow_their_formula(mode, activation):
+    weight = draw(4, 9)
+    check(Function(activation, weight), lambda x: ACTIVATIONS[activation](x) * weight, [draw(4, 9) * 3])
 
 
 def test_gelu_of_large_values_stays_finite():
@@ -338,22 +300,3 @@ def test_rotary_embedding_rotates_the_right_pairs(mode, function, first, second)
     angles = np.arange(5)[:, None] * np.array([1.0, 0.3, 0.1, 0.01])
     tables = Tensor(np.cos(angles), ms.float32), Tensor(np.sin(angles), ms.float32)
     check(Function(function, weight, *tables), lambda x: rotated(x, first, second, angles) * weight, [x])
-
-
-# --- Ascend's kernels, through the front end -------------------------------------------------------------------------
-
-
-class FusedKernels(nn.Cell):
-    def construct(self, q, weight, cos, sin, mask):
-        q = F.apply_rope_half(F.rms_norm(q, weight), cos, sin)
-        return F.gelu_tanh(F.attention(q, F.apply_rope_interleaved(q, cos, sin), q, mask))
-
-
-def test_ascend_graphs_use_the_fused_kernels():
-    q = Tensor(np.zeros((2, 3, 48, 12)), ms.bfloat16)
-    tables = [Tensor(np.zeros((48, 6)), ms.float32)] * 2
-    with runtime.use_kernels("Ascend"):
-        operators = runtime.compile_front_end(
-            FusedKernels(), q, Tensor(np.zeros(12), ms.float32), *tables, Tensor(np.ones((2, 1, 1, 48)), ms.bool_)
-        )
-    assert {"FlashAttentionScore", "RmsNorm", "RotaryPositionEmbedding"} <= set(operators)

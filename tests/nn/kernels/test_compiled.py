@@ -1,117 +1,34 @@
-"""The compiled CPU kernels: which library is taken, and sizes beyond one tile, one piece or one vector."""
-
-import importlib.machinery
-import platform
-import shutil
+"""The compiled operators: sizes beyond one tile, one piece or one vector."""
 
 import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindone.errors import UserError
-from mindone.nn import functional as F
-from mindone.nn import native
 from mindone.nn.conv import Conv3d, GroupNorm
+from mindone.nn.kernels import compiled
+from mindone.nn.kernels.library import compiled_library
 from mindone.testing import golden
 
 RNG = np.random.default_rng(0)
-compiled = pytest.mark.skipif(not native.available(), reason="there are no compiled kernels here")
+pytestmark = pytest.mark.skipif(compiled_library() is None, reason="there are no compiled operators here")
 
 
 def draw(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-@pytest.fixture
-def kernels(monkeypatch, tmp_path):
-    """A folder for libraries, a processor that can do what is said, and no choice in the environment."""
-    native.library.cache_clear()
-    monkeypatch.delenv("MINDONE_NATIVE", raising=False)
-    monkeypatch.setattr(native, "FOLDER", tmp_path)
-    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-
-    def prepare(names, flags):
-        monkeypatch.setattr(native, "processor_flags", lambda: frozenset(flags))
-        files = {name: tmp_path / f"_kernels_{name}{importlib.machinery.EXTENSION_SUFFIXES[0]}" for name in names}
-        for file in files.values():
-            file.touch()
-        return files
-
-    yield prepare
-    native.library.cache_clear()
-
-
-NARROW = native.VARIANTS["x86_64"]["avx2"]
-WIDE = NARROW | native.VARIANTS["x86_64"]["avx512"]
-
-
-def test_the_widest_library_that_the_processor_knows_is_taken(kernels):
-    files = kernels(["avx512", "avx2"], WIDE)
-    assert native.library() == files["avx512"]
-
-
-def test_a_narrower_processor_gets_the_narrower_library(kernels):
-    files = kernels(["avx512", "avx2"], NARROW)
-    assert native.library() == files["avx2"]
-
-
-def test_an_old_processor_gets_none(kernels):
-    kernels(["avx512", "avx2"], [])
-    assert native.library() is None
-
-
-def test_an_installation_without_a_compiler_has_no_library(kernels):
-    kernels([], WIDE)
-    assert native.library() is None
-
-
-def test_the_environment_chooses_a_library_or_none(kernels, monkeypatch):
-    files = kernels(["avx512", "avx2"], WIDE)
-    monkeypatch.setenv("MINDONE_NATIVE", "avx2")
-    assert native.library() == files["avx2"]
-    native.library.cache_clear()
-    monkeypatch.setenv("MINDONE_NATIVE", "0")
-    assert native.library() is None
-
-
-def test_an_unknown_library_is_an_error_that_names_the_known_ones(kernels, monkeypatch):
-    kernels(["avx512"], WIDE)
-    monkeypatch.setenv("MINDONE_NATIVE", "sse")
-    with pytest.raises(UserError, match="use 0, avx512, avx2"):
-        native.library()
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler here")
-def test_an_installation_with_a_compiler_has_a_library():
-    if platform.machine() in native.VARIANTS:
-        suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
-        names = native.VARIANTS[platform.machine()]
-        assert all((native.FOLDER / f"_kernels_{name}{suffix}").is_file() for name in names)
-
-
-@compiled
 @pytest.mark.parametrize(
     "cell,inputs,sentence",
     [
-        (native.Silu, [np.ones((2, 3), np.float16)], r"mindone_silu: tensor 0 is float16 \(2, 3\); .* float32"),
-        (native.Silu, [np.ones((0, 3), np.float32)], r"mindone_silu: tensor 0 is float32 \(0, 3\), without any values"),
-        (native.SquareSum, [np.ones(3, np.int32)], "mindone_square_sum: tensor 0 is int32 "),
-        (native.GatedSum, [np.ones((2, 3, 4), np.float32), np.ones((2, 4), np.float32)] * 2, r"tensor 1 .* 'fGRD fG1D"),
-        (
-            native.Linear,
-            [np.ones((2, 3), np.float32), np.ones((4, 2), np.float32), np.ones(4, np.float32)],
-            "tensor 1 ",
-        ),
-        (
-            native.AdamWUpdate,
-            [np.ones(3, np.float32)] * 3 + [np.ones(4, np.float32)] + [np.float32(1)] * 6,
-            "tensor 3 ",
-        ),
+        ("silu", [np.ones((2, 3), np.float16)], r"mindone_silu: tensor 0 is float16 \(2, 3\); .* float32"),
+        ("silu", [np.ones((0, 3), np.float32)], r"mindone_silu: tensor 0 is float32 \(0, 3\), without any values"),
+        ("square_sum", [np.ones(3, np.int32)], "mindone_square_sum: tensor 0 is int32 "),
     ],
 )
 def test_a_kernel_refuses_tensors_that_it_is_not_made_for(mode, cell, inputs, sentence):
+    cells = {"silu": compiled._silu, "square_sum": compiled._square_sum}
     with pytest.raises(RuntimeError, match=sentence):
-        cell()(*map(Tensor, inputs[: 3 if cell is native.GatedSum else None])).asnumpy()
+        cells[cell](*map(Tensor, inputs)).asnumpy()
 
 
 def convolved(x, weight, stride, padding):
@@ -125,7 +42,6 @@ def convolved(x, weight, stride, padding):
     return y
 
 
-@compiled
 @pytest.mark.parametrize(
     "channels,outs,kernel,stride,size",
     [
@@ -140,7 +56,7 @@ def test_convolutions_of_many_tiles_and_blocks_follow_the_definition(channels, o
     golden.use_mode("pynative")
     padding = tuple((0, 0) if k in (1, 2, 4) else (k // 2, k // 2) for k in kernel)
     x, weight, bias = draw(2, channels, *size), draw(outs, channels, *kernel), draw(outs)
-    cell = native.convolution(stride, padding)
+    cell = compiled.Convolution(stride, padding, 1, False)
     expected = convolved(x, weight, stride, padding)
     y = cell(Tensor(x), Tensor(weight), Tensor(bias))
     scale = np.abs(expected).max()
@@ -158,7 +74,6 @@ def test_convolutions_of_many_tiles_and_blocks_follow_the_definition(channels, o
     np.testing.assert_allclose(d_bias.asnumpy(), dy.sum((0, 2, 3, 4)), atol=1e-3)
 
 
-@compiled
 def test_group_norm_of_long_groups_keeps_its_digits_far_from_zero():
     golden.use_mode("pynative")
     cell = GroupNorm(4, 8)
@@ -168,37 +83,33 @@ def test_group_norm_of_long_groups_keeps_its_digits_far_from_zero():
     np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected.reshape(x.shape), atol=2e-4)
 
 
-@compiled
 def test_activations_are_exact_at_every_length_and_size():
     golden.use_mode("pynative")
     x = np.concatenate([np.linspace(-100, 100, 20011), [0, -0.0, 1e-30, -1e-30]]).astype(np.float32)
     wide = x.astype(np.float64)
-    np.testing.assert_allclose(native.Silu()(Tensor(x)).asnumpy(), wide / (1 + np.exp(-wide)), rtol=1e-6, atol=1e-35)
+    np.testing.assert_allclose(compiled._silu(Tensor(x)).asnumpy(), wide / (1 + np.exp(-wide)), rtol=1e-6, atol=1e-35)
     for length in range(1, 40):
         part = x[10000 : 10000 + length]
         np.testing.assert_array_equal(
-            native.Silu()(Tensor(part)).asnumpy(), native.Silu()(Tensor(x)).asnumpy()[10000 : 10000 + length]
+            compiled._silu(Tensor(part)).asnumpy(), compiled._silu(Tensor(x)).asnumpy()[10000 : 10000 + length]
         )
 
 
-@compiled
 def test_a_value_that_is_no_number_stays_none():
     golden.use_mode("pynative")
     x = np.array([np.nan, 1.0], np.float32)
-    for cell in (native.Silu(), native.Gelu(), native.QuickGelu()):
-        y = cell(Tensor(x)).asnumpy()
+    for y in (compiled._silu(Tensor(x)), compiled._gelu_tanh(Tensor(x)), compiled._quick_gelu(Tensor(x))):
+        y = y.asnumpy()
         assert np.isnan(y[0]) and np.isfinite(y[1])
 
 
-@compiled
 def test_kernels_take_views_in_pynative_mode():
     golden.use_mode("pynative")
     x = draw(5, 7)
     view = Tensor(x).T
-    np.testing.assert_allclose(native.Silu()(view).asnumpy(), (x / (1 + np.exp(-x))).T, rtol=1e-5)
+    np.testing.assert_allclose(compiled._silu(view).asnumpy(), (x / (1 + np.exp(-x))).T, rtol=1e-5)
 
 
-@compiled
 def test_a_convolution_is_the_same_in_every_run():
     golden.use_mode("graph")
     cell, x = Conv3d(16, 24, (3, 3, 3), padding=((1, 1),) * 3), Tensor(draw(1, 16, 4, 20, 20))
@@ -207,13 +118,12 @@ def test_a_convolution_is_the_same_in_every_run():
         np.testing.assert_array_equal(cell(x).asnumpy(), first)
 
 
-@compiled
 @pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("rows,width,outs", [(1, 1, 1), (5, 7, 3), (100, 300, 45), (130, 900, 160), (9, 16, 48)])
 def test_products_of_any_size_and_their_gradients_follow_the_definition(rows, width, outs, narrow):
     golden.use_mode("pynative")
     x, weight, bias, dy = draw(rows, width), draw(outs, width), draw(outs), draw(rows, outs)
-    cell = native.Linear(narrow)
+    cell = compiled.Linear(narrow)
     y = cell(*map(Tensor, (x, weight, bias)))
     gradients = cell.bprop(*map(Tensor, (x, weight, bias)), y, Tensor(dy))
     wide = x.astype(np.float64)
@@ -223,19 +133,18 @@ def test_products_of_any_size_and_their_gradients_follow_the_definition(rows, wi
         np.testing.assert_allclose(got.asnumpy(), wanted, atol=1e-6 * np.sqrt(width * rows) * 5)
 
 
-@compiled
-def test_large_weights_and_many_wide_rows_are_multiplied_by_the_compiled_kernel(monkeypatch):
+def test_large_weights_and_many_wide_rows_are_multiplied_by_our_own_product(monkeypatch):
     used = []
 
-    class Watched(native.Linear):
+    class Watched(compiled.Linear):
         def construct(self, x, weight, bias):
             used.append((self.narrow, x.shape[0], weight.shape))
             return x @ weight.T
 
     golden.use_mode("pynative")
-    monkeypatch.setattr(F, "_native_linear", Watched())
-    monkeypatch.setattr(F, "_native_narrow_linear", Watched(narrow=True))
-    large, rows, wide = F.LARGE_WEIGHT, F.MANY_ROWS, F.WIDE_ROWS
+    monkeypatch.setattr(compiled, "_large_linear", Watched())
+    monkeypatch.setattr(compiled, "_narrow_linear", Watched(narrow=True))
+    large, rows, wide = compiled.LARGE_WEIGHT, compiled.MANY_ROWS, compiled.WIDE_ROWS
     for m, n, k in (
         (2, large, large),
         (2, large - 1, large),
@@ -243,22 +152,21 @@ def test_large_weights_and_many_wide_rows_are_multiplied_by_the_compiled_kernel(
         (rows - 1, wide, wide),
         (rows, wide, wide - 1),
     ):
-        F.linear(Tensor(draw(m, k)), Tensor(draw(n, k)))
+        compiled.linear(Tensor(draw(m, k)), Tensor(draw(n, k)), None)
     assert used == [(False, 2, (large, large)), (True, rows, (wide, wide + 1))]
 
 
 def attended(q, k, v, bias, mask, scale, d):
-    """Attention in float64, and the gradients of q, k and v for that of the result."""
+    """Attention in float64, and the gradients of q, k, v and of the scores for that of the result."""
     scores = np.where(mask, scale * q @ k.swapaxes(-1, -2) + bias, -1e30)
     weights = np.where(mask, np.exp(scores - scores.max(-1, keepdims=True)), 0)
     weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-30)
     slopes = d @ v.swapaxes(-1, -2)
     slopes = weights * (slopes - (slopes * weights).sum(-1, keepdims=True))
     dq, dk, dv = scale * slopes @ k, scale * slopes.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ d
-    return weights @ v, dq, dk, dv
+    return weights @ v, dq, dk, dv, slopes
 
 
-@compiled
 @pytest.mark.parametrize("tokens_first", [False, True])
 @pytest.mark.parametrize(
     "queries,keys,size,values,bias_shape,mask_shape",
@@ -279,29 +187,32 @@ def test_attention_of_many_blocks_and_its_gradients_follow_the_definition(
     bias, mask, scale = draw(*bias_shape), RNG.random(mask_shape) < 0.7, size**-0.5
     if mask.size == 1:
         mask[:] = True
-    cell = native.Attention(tokens_first)
+    cell, biased = compiled.Attention(tokens_first), compiled.BiasedAttention(tokens_first)
 
     def turned(x):
         return x.swapaxes(1, 2) if tokens_first else x
 
     inputs = [Tensor(np.ascontiguousarray(x)) for x in (turned(q), turned(k), turned(v), bias, mask)]
-    out = cell(*inputs, scale)
-    gradients = cell.bprop(*inputs, scale, out, (Tensor(np.ascontiguousarray(turned(dy))), None))[:3]
-    expected = attended(*(x.astype(np.float64) for x in (q, k, v, bias)), mask, scale, dy.astype(np.float64))
-    for got, wanted in zip((out[0], *gradients), expected):
+    out, d_out = cell(*inputs, scale), (Tensor(np.ascontiguousarray(turned(dy))), None)
+    gradients = cell.bprop(*inputs, scale, out, d_out)[:3]
+    *of_biased, d_bias = biased.bprop(*inputs, scale, biased(*inputs, scale), d_out)[:4]
+    *expected, slopes = attended(*(x.astype(np.float64) for x in (q, k, v, bias)), mask, scale, dy.astype(np.float64))
+    for got, wanted in zip((out[0], *gradients, *of_biased), (*expected, *expected[1:])):
         np.testing.assert_allclose(turned(got.asnumpy()), wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
+    if bias.size > 1:
+        wanted = slopes.sum(tuple(axis for axis in range(4) if bias.shape[axis] == 1), keepdims=True)
+        np.testing.assert_allclose(d_bias.asnumpy(), wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
 
 
-@compiled
 def test_a_query_without_any_key_gets_zeros_and_gives_no_gradient():
     golden.use_mode("pynative")
     q, k, v, dy = (Tensor(draw(1, 1, 64, 16)) for _ in range(4))
     mask = np.ones((1, 1, 64, 64), np.bool_)
     mask[:, :, 5] = False
     inputs = (q, k, v, Tensor(draw(1, 1, 64, 64)), Tensor(mask))
-    cell = native.Attention()
+    cell = compiled.BiasedAttention(False)
     out = cell(*inputs, 0.25)
-    gradients = cell.bprop(*inputs, 0.25, out, (dy, None))[:3]
+    gradients = cell.bprop(*inputs, 0.25, out, (dy, None))[:4]
     assert not out[0].asnumpy()[0, 0, 5].any()
-    assert not gradients[0].asnumpy()[0, 0, 5].any()
+    assert not gradients[0].asnumpy()[0, 0, 5].any() and not gradients[3].asnumpy()[0, 0, 5].any()
     assert all(np.isfinite(x.asnumpy()).all() for x in (out[0], *gradients))

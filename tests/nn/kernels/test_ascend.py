@@ -1,0 +1,38 @@
+"""Ascend's operators, through the front end."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from mindone import runtime
+from mindone.nn import functional as F
+
+
+class FusedKernels(nn.Cell):
+    def construct(self, q, weight, cos, sin, mask):
+        q = F.apply_rope_half(F.rms_norm(q, weight), cos, sin)
+        return F.gelu_tanh(F.attention(q, F.apply_rope_interleaved(q, cos, sin), q, mask))
+
+
+def test_ascend_graphs_use_the_fused_kernels():
+    q = Tensor(np.zeros((2, 3, 48, 12)), ms.bfloat16)
+    tables = [Tensor(np.zeros((48, 6)), ms.float32)] * 2
+    with runtime.use_kernels("Ascend"):
+        operators = runtime.compile_front_end(
+            FusedKernels(), q, Tensor(np.zeros(12), ms.float32), *tables, Tensor(np.ones((2, 1, 1, 48)), ms.bool_)
+        )
+    assert {"FlashAttentionScore", "RmsNorm", "RotaryPositionEmbedding"} <= set(operators)
+
+
+class Rotated(nn.Cell):
+    def construct(self, x, cos, sin):
+        return F.apply_rope_half(x, cos, sin) + F.apply_rope_interleaved(x, cos, sin)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 3, 8), (1000, 1, 200, 8), (1, 2, 4, 896)])
+def test_ascend_graphs_hold_nothing_compiled_for_a_cpu_where_the_fused_rotary_operator_refuses_a_shape(shape):
+    tables = [Tensor(np.zeros((shape[2], shape[3] // 2)), ms.float32)] * 2
+    with runtime.use_kernels("Ascend"):
+        operators = runtime.compile_front_end(Rotated(), Tensor(np.zeros(shape), ms.bfloat16), *tables)
+    assert not {"Custom", "RotaryPositionEmbedding"} & set(operators)
