@@ -157,6 +157,7 @@ class TrainVaeConfig(Settings):
         "num_recompute_blocks": "use_recompute is for all blocks",
         "mask_ratios": "an autoencoder sees whole clips",
         "bucket_config": "clips have one size: image_size and num_frames",
+        "sd_scale_factor": "an autoencoder is trained on its latents before scale and shift",
     }
 
     def check(self) -> None:
