@@ -11,5 +11,5 @@ OUTPUT="${OUTPUT:-samples}"
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
 launch inference.py --config "$EXAMPLE/configs/opensora/inference/stdit_256x256x16.yaml" \
-    --ckpt_path "$MODELS/OpenSora-v1-HQ-16x256x256.pth" --vae_checkpoint "$MODELS/sd-vae-ft-ema" \
+    --ckpt_path "$MODELS/Open-Sora/OpenSora-v1-HQ-16x256x256.pth" --vae_checkpoint "$MODELS/sd-vae-ft-ema" \
     --t5_model_name_or_path "$MODELS/t5-v1_1-xxl" --prompt_path "$PROMPTS" --output_path "$OUTPUT" "$@"

@@ -13,5 +13,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
 launch train.py --config "$EXAMPLE/configs/opensora/train/stdit_256x256x16.yaml" \
     --csv_path "$DATA/video_caption.csv" --video_folder "$DATA" --text_embed_folder "$TEXT" \
-    --pretrained_model_path "$MODELS/PixArt-XL-2-512x512.pth" --vae_checkpoint "$MODELS/sd-vae-ft-ema" \
+    --pretrained_model_path "$MODELS/PixArt-alpha/PixArt-XL-2-512x512.pth" --vae_checkpoint "$MODELS/sd-vae-ft-ema" \
     --output_path "$OUTPUT" "$@"

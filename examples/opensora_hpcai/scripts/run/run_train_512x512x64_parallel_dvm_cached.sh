@@ -14,5 +14,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
 launch train.py --config "$EXAMPLE/configs/opensora/train/stdit_512x512x64_ms.yaml" \
     --csv_path "$DATA/video_caption.csv" --video_folder "$DATA" --text_embed_folder "$TEXT" \
-    --pretrained_model_path "$MODELS/OpenSora-v1-HQ-16x512x512.pth" --vae_checkpoint "$MODELS/sd-vae-ft-ema" \
+    --pretrained_model_path "$MODELS/Open-Sora/OpenSora-v1-HQ-16x512x512.pth" --vae_checkpoint "$MODELS/sd-vae-ft-ema" \
     --output_path "$OUTPUT" --vae_latent_folder "$LATENTS" "$@"
