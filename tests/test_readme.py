@@ -108,7 +108,7 @@ def understand(command: list[str], folder: Path) -> None:
         versions = {getattr(group, "model_version", None) for group in groups(config)} - {None}
         for version in versions:
             family, config = families.settle(config, version)
-            if getattr(getattr(config, "shape", None), "num_frames", None):
+            if hasattr(config, "shape") and config.shape.is_fixed and config.shape.num_frames:
                 family.size(config.shape)
 
 
@@ -121,6 +121,16 @@ def test_the_table_of_commands_is_the_table_of_doors():
     assert [name for name, _ in rows] == list(DOORS)
     for name, script in rows:
         assert f'enter("{name}")' in (EXAMPLE / script).read_text()
+
+
+def test_what_one_adds_is_named_where_the_table_says():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    places = re.findall(r"`([\w.]+)`(?: and `(\w+)`)? \(`(opensora/[\w/.]+)`", text[: text.index("## Conventions")])
+    assert len(places) >= 7
+    for *names, file in places:
+        code = (EXAMPLE / file).read_text()
+        for name in filter(None, names):
+            assert re.search(rf"\b{name.split('.')[-1]}\b", code), f"{file} has no {name}"
 
 
 def test_every_linked_file_exists():
