@@ -131,10 +131,11 @@ def test_defaults_ask_for_nothing_that_a_version_refuses_and_leave_nothing_open_
 # Only what is refused as a whole would read them.
 PARTS_OF_WHAT_IS_REFUSED = {
     "loop": ("condition_frame_length", "condition_frame_edit"),
+    "eval_loss": ("lpips_checkpoint",),
     "validate": tuple(name for name in leaves(TrainConfig) if name.startswith("val_") or "eval" in name),
 }
-# Refused by TrainConfig's own check, which reads it where a fixed size wins.
-REFUSED_BY_ITS_SCHEMA = {"bucket_config"}
+# Refused by the schema's own check.
+REFUSED_BY_ITS_SCHEMA = {"bucket_config", "eval_loss"}
 REFUSED_BY_ALL = set.intersection(*({*REFUSED, *get_family(version).refused} for version in MODULES))
 COMMANDS = {door.schema.split(":")[1]: door.function.split(":")[0] for door in DOORS.values() if door.schema}
 
@@ -217,7 +218,6 @@ VAE = ["--csv_path", "a.csv", "--video_folder", "v", "--use_z_rec_loss", "True"]
         (DecodeConfig, [], "latent_folder is not set"),
         (TrainVaeConfig, VAE[:4], "there is no reconstruction loss"),
         (EvaluateVaeConfig, [], "csv_path is not set"),
-        (EvaluateVaeConfig, [*TRAIN, "--ckpt_path", "vae"], "inference_vae.py is not supported yet"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(schema, argv, message):
