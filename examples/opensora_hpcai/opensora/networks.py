@@ -51,10 +51,9 @@ def denoiser_config(preset: str, path: str | Path | None = None, overrides: Mapp
         raise UserError(f"the denoiser {preset} is not known; use one of {', '.join(presets)}")
     config = presets[preset]
     changes = {name: value for name, value in (overrides or {}).items() if value is not None}
-    unknown = sorted(_unknown(changes, config))
-    for name in set(unknown) & set(POSITION_SCALES):
+    for name in sorted(_unknown(changes, config) & set(POSITION_SCALES)):
         logger.warning("%s=%s has no effect: the denoiser %s has no such scale", name, changes.pop(name), preset)
-        unknown.remove(name)
+    unknown = sorted(_unknown(changes, config))
     if unknown:
         raise UserError(f"{', '.join(unknown)} is not a setting of the denoiser {preset}")
     return config_from(type(config), {**dataclasses.asdict(config), **read_config(path), **changes})
