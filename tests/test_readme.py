@@ -1,13 +1,18 @@
-"""The commands in the documentation exist, and take the flags that they are given there."""
+"""The commands in the documentation exist, take the flags that they are given there, and are not refused."""
 
+import os
 import re
 import shlex
+import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from mindone.config import load
-from opensora import config as schemas
+from mindone.config import check, load
+from opensora import families
+from opensora.cli import DOORS
+from opensora.cli import load as load_object
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "opensora_hpcai"
@@ -16,14 +21,7 @@ DOCUMENTS = sorted(
     for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "examples/*/*.md", "examples/*/docs/*.md")
     for path in ROOT.glob(pattern)
 ) + sorted(EXAMPLE.glob("configs/**/*.md"))
-SCHEMAS = {
-    "train.py": schemas.TrainConfig,
-    "inference.py": schemas.GenerateConfig,
-    "infer_t5.py": schemas.EmbedTextConfig,
-    "infer_vae.py": schemas.EmbedVideoConfig,
-    "infer_vae_decode.py": schemas.DecodeConfig,
-    "train_vae.py": schemas.TrainVaeConfig,
-}
+VARIABLE = re.compile(r"\w+=.*")
 
 
 def commands(document: Path) -> list[list[str]]:
@@ -31,13 +29,27 @@ def commands(document: Path) -> list[list[str]]:
     text = document.read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`((?:python|bash|msrun) [^`]+)`", text)
+    lines += re.findall(r"`((?:python|bash|msrun|opensora) [^`]+)`", text)
     words = [shlex.split(line, comments=True) for line in lines]
-    return [line for line in words if line and line[0] in ("python", "bash", "msrun")]
+    return [line for line in words if program_of(line) in ("python", "bash", "msrun", "opensora")]
+
+
+def program_of(command: list[str]) -> str | None:
+    """Its first word that sets no variable."""
+    return next((word for word in command if not VARIABLE.fullmatch(word)), None)
 
 
 def script_of(command: list[str]) -> str | None:
     return next((word for word in command[1:] if word.endswith((".py", ".sh"))), None)
+
+
+def door_of(command: list[str], folder: Path) -> tuple[str, list[str]] | None:
+    """The door that a command opens, and its flags; None for scripts that have no settings."""
+    if program_of(command) == "opensora":
+        return (command[1], command[2:]) if command[1] in DOORS else None
+    script = script_of(command)
+    found = re.search(r'enter\("([\w-]+)"\)', (folder / script).read_text())
+    return (found[1], command[command.index(script) + 1 :]) if found else None
 
 
 def folder_of(document: Path) -> Path:
@@ -45,30 +57,80 @@ def folder_of(document: Path) -> Path:
     return EXAMPLE if EXAMPLE in document.parents else ROOT
 
 
-def documented(*names: str) -> list:
-    found = [
-        pytest.param(folder_of(document), command, id=f"{document.relative_to(ROOT)}:{' '.join(command)[:60]}")
-        for document in DOCUMENTS
-        for command in commands(document)
-        if script_of(command) and (not names or Path(script_of(command)).name in names)
-    ]
-    assert found
-    return found
+DOCUMENTED = [
+    pytest.param(folder_of(document), command, id=f"{document.relative_to(ROOT)}:{' '.join(command)[:60]}")
+    for document in DOCUMENTS
+    for command in commands(document)
+]
+RUN_SCRIPTS = [given for given in DOCUMENTED if "scripts/run/" in (script_of(given.values[1]) or "")]
 
 
-@pytest.mark.parametrize("folder, command", documented())
-def test_documented_scripts_exist(folder, command):
-    assert (folder / script_of(command)).is_file()
-
-
-@pytest.mark.parametrize("folder, command", documented(*SCHEMAS))
-def test_documented_flags_are_understood(folder, command, monkeypatch):
+@pytest.mark.parametrize("folder, command", DOCUMENTED)
+def test_documented_scripts_exist_and_their_flags_are_understood(folder, command, monkeypatch):
     monkeypatch.chdir(folder)
     script = script_of(command)
-    arguments = [word for word in command[command.index(script) + 1 :] if word != "..."]
+    assert script is None or (folder / script).is_file()
+    if script or program_of(command) == "opensora":
+        understand(command, folder)
+
+
+@pytest.mark.parametrize("folder, command", RUN_SCRIPTS)
+def test_documented_run_scripts_print_commands_that_are_understood(folder, command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    words = command[command.index("bash") :]
+    variables = dict(word.split("=", 1) for word in command[: command.index("bash")])
+    done = subprocess.run(
+        ["bash", str(folder / words[1]), *words[2:]],
+        env={**os.environ, **variables, "DRY_RUN": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for line in done.stdout.splitlines():
+        understand(shlex.split(line), folder)
+
+
+def understand(command: list[str], folder: Path) -> None:
+    """Reads a command's settings, and checks them as the command does before it looks at any file."""
+    door = door_of(command, folder)
+    if door is None or DOORS[door[0]].schema is None:
+        return
+    name, flags = door
+    arguments = [word for word in flags if word != "..."]
+    is_whole = arguments == flags
     if arguments and arguments[-1] == "--config":
         arguments.pop()
-    load(SCHEMAS[Path(script).name], arguments)
+    if arguments == ["--help"]:
+        return
+    config = load(load_object(DOORS[name].schema), arguments)
+    if is_whole:
+        check(config)
+        versions = {getattr(group, "model_version", None) for group in groups(config)} - {None}
+        for version in versions:
+            family, config = families.settle(config, version)
+            if hasattr(config, "shape") and config.shape.is_fixed and config.shape.num_frames:
+                family.size(config.shape)
+
+
+def groups(config) -> list:
+    return [getattr(config, field.name) for field in fields(config)]
+
+
+def test_the_table_of_commands_is_the_table_of_doors():
+    rows = re.findall(r"^\| `([\w-]+)` \| `((?:scripts|tools)/[\w.]+)` \|", (EXAMPLE / "README.md").read_text(), re.M)
+    assert [name for name, _ in rows] == list(DOORS)
+    for name, script in rows:
+        assert f'enter("{name}")' in (EXAMPLE / script).read_text()
+
+
+def test_what_one_adds_is_named_where_the_table_says():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    places = re.findall(r"`([\w.]+)`(?: and `(\w+)`)? \(`(opensora/[\w/.]+)`", text[: text.index("## Conventions")])
+    assert len(places) >= 7
+    for *names, file in places:
+        code = (EXAMPLE / file).read_text()
+        for name in filter(None, names):
+            assert re.search(rf"\b{name.split('.')[-1]}\b", code), f"{file} has no {name}"
 
 
 def test_every_linked_file_exists():
@@ -78,7 +140,7 @@ def test_every_linked_file_exists():
 
 
 def test_the_demo_asks_for_what_the_score_tool_understands():
-    from opensora.data.toy_score import expected
+    from opensora.toy.judge import expected
 
     text = (ROOT / "scripts" / "demo.sh").read_text(encoding="utf-8")
     prompts = re.findall(r'"(a [^"$]+|the [^"$]+)"', text)

@@ -11,12 +11,15 @@ import importlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindone import runtime
 from mindone.errors import UserError
 from mindone.models.presets import preset_values
 from opensora.model_folder import config_from, read_config, require_path
+
+if TYPE_CHECKING:
+    from mindone.checkpoint import TensorFile
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,8 @@ DENOISERS = {
     "stdit3": ("STDiT3", "STDiT3Config", "STDiT3_PRESETS"),
     "mmdit": ("MMDiT", "MMDiTConfig", "MMDIT_PRESETS"),
 }
+# Overrides that published commands give to every network, but only some have.
+POSITION_SCALES = ("space_scale", "time_scale")
 
 
 def denoiser_presets() -> dict[str, Any]:
@@ -39,6 +44,8 @@ def denoiser_presets() -> dict[str, Any]:
 def denoiser_config(preset: str, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Any:
     """The config of a preset, replaced by the ``config.json`` at ``path``, then by overrides that are not None.
 
+    `POSITION_SCALES` are left out with a notice where the network has none.
+
     Raises:
         UserError: an unknown preset, or an override that its network does not have.
     """
@@ -47,7 +54,9 @@ def denoiser_config(preset: str, path: str | Path | None = None, overrides: Mapp
         raise UserError(f"the denoiser {preset} is not known; use one of {', '.join(presets)}")
     config = presets[preset]
     changes = {name: value for name, value in (overrides or {}).items() if value is not None}
-    unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(config)})
+    for name in sorted(_unknown(changes, config) & set(POSITION_SCALES)):
+        logger.warning("%s=%s has no effect: the denoiser %s has no such scale", name, changes.pop(name), preset)
+    unknown = sorted(_unknown(changes, config))
     if unknown:
         raise UserError(f"{', '.join(unknown)} is not a setting of the denoiser {preset}")
     return config_from(type(config), {**dataclasses.asdict(config), **read_config(path), **changes})
@@ -105,6 +114,10 @@ def load_denoiser(
     return denoiser.set_train(False)
 
 
+def _unknown(changes: Mapping[str, Any], config: Any) -> set[str]:
+    return set(changes) - {field.name for field in dataclasses.fields(config)}
+
+
 def _denoiser_part(module: str, index: int) -> Any:
     return getattr(importlib.import_module(f"opensora.models.{module}"), DENOISERS[module][index])
 
@@ -136,6 +149,8 @@ AUTOENCODERS: dict[str, tuple[str, str | None]] = {
     "Hunyuan-VAE": ("hunyuan", None),
     "Video-DC-AE": ("dc-ae", None),
 }
+# Changes that published commands give to every autoencoder, but only some have.
+OF_SOME_AUTOENCODERS = ("micro_frame_size", "sd_scale_factor")
 
 
 def autoencoder_config(name: str | None = None, path: str | Path | None = None, **changes: Any) -> Any:
@@ -144,7 +159,8 @@ def autoencoder_config(name: str | None = None, path: str | Path | None = None, 
     Args:
         name: one of `AUTOENCODERS`; not needed if the ``config.json`` says its ``kind`` or class.
         path: a model folder or weights file; its ``config.json`` may be absent if a name is given.
-        changes: fields to replace; None leaves one as it is.
+        changes: fields to replace; None leaves one as it is. ``sd_scale_factor`` is the ``scale_factor`` of kind 2d.
+            `OF_SOME_AUTOENCODERS` are left out with a notice where the kind has none.
     Raises:
         UserError: the name is not known, or nothing says what the folder holds.
     """
@@ -155,7 +171,12 @@ def autoencoder_config(name: str | None = None, path: str | Path | None = None, 
     if values and name and _kind(values, path, kind) != kind:
         raise UserError(f"{path} holds an autoencoder of kind {_kind(values, path)}, not {name}")
     config = _part(kind, 1).from_dict({**(preset_values(preset) if preset else {}), **values})
-    return dataclasses.replace(config, **{field: value for field, value in changes.items() if value is not None})
+    changes = {field: value for field, value in changes.items() if value is not None}
+    if kind == "2d" and "sd_scale_factor" in changes:
+        changes["scale_factor"] = changes.pop("sd_scale_factor")
+    for field in sorted(_unknown(changes, config) & set(OF_SOME_AUTOENCODERS)):
+        logger.warning("%s=%s has no effect: an autoencoder of kind %s has none", field, changes.pop(field), kind)
+    return dataclasses.replace(config, **changes)
 
 
 def build_autoencoder(config: Any, dtype: str = "fp32") -> Any:
@@ -196,11 +217,11 @@ def load_autoencoder(
         autoencoder = build_autoencoder(config, dtype)
         set_compute_dtype(autoencoder, runtime.compute_dtype(dtype), store=True)
     adapters = (*DEFAULT_ADAPTERS, into_module) if config.kind == "2d" else DEFAULT_ADAPTERS
-    load_into(autoencoder, _own_tensors(source), adapters)
+    load_into(autoencoder, own_tensors(source), adapters)
     return autoencoder
 
 
-def _own_tensors(source: Path) -> Any:
+def own_tensors(source: str | Path) -> TensorFile:
     """The tensors of a model folder, or those of the larger model that it is a part of.
 
     ``"part_of": ["../vae", "spatial_vae."]`` in a config.json names the larger model's folder, relative to its own,
@@ -208,6 +229,7 @@ def _own_tensors(source: Path) -> Any:
     """
     from mindone.checkpoint import read_tensors
 
+    source = Path(source)
     shared = read_config(source).get("part_of")
     if not shared:
         return read_tensors(source)

@@ -36,6 +36,18 @@ def test_a_config_is_the_preset_then_the_published_one_then_the_overrides(tmp_pa
     assert (config.depth, config.qk_norm, config.hidden_size) == (1, False, 1152)
 
 
+def test_position_scales_are_those_of_1_0_and_have_no_effect_elsewhere(tmp_path, caplog):
+    (tmp_path / "config.json").write_text(json.dumps({"space_scale": 1.0, "time_scale": 2.0}))
+    scales = {"space_scale": 0.5, "time_scale": None}
+    config = denoiser_config("STDiT-XL/2", tmp_path, scales)
+    assert (config.space_scale, config.time_scale) == (0.5, 2.0)
+    assert caplog.messages == []
+    for preset in ("STDiT2-XL/2", "STDiT3-XL/2", "MMDiT-11B"):
+        assert denoiser_config(preset, None, scales) == denoiser_presets()[preset]
+    assert caplog.messages[0] == "space_scale=0.5 has no effect: the denoiser STDiT2-XL/2 has no such scale"
+    assert len(caplog.messages) == 3
+
+
 def test_unknown_names_and_settings_are_refused():
     with pytest.raises(UserError, match="STDiT2-XL/2"):
         denoiser_config("STDiT-XXL")

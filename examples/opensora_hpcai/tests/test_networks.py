@@ -117,6 +117,22 @@ def test_the_published_config_of_an_image_autoencoder_brings_its_own_factor(tmp_
     assert autoencoder_config(path=tmp_path).scale_factor == 0.13025
 
 
+def test_the_factor_of_latents_can_be_set_for_image_autoencoders_alone(caplog):
+    assert autoencoder_config("SD-VAE", sd_scale_factor=0.13025).scale_factor == 0.13025
+    assert autoencoder_config("SD-VAE", sd_scale_factor=None).scale_factor == 0.18215
+    assert caplog.messages == []
+    for name in ("OpenSora-VAE-v1.2", "Flux-AE", "Hunyuan-VAE", "Video-DC-AE"):
+        assert autoencoder_config(name, sd_scale_factor=0.5) == autoencoder_config(name)
+    assert len(caplog.messages) == 4
+    assert caplog.messages[0] == "sd_scale_factor=0.5 has no effect: an autoencoder of kind pipeline has none"
+
+
+def test_a_number_of_frames_at_once_has_no_effect_frame_by_frame(caplog):
+    assert autoencoder_config("SD-VAE", micro_frame_size=17) == autoencoder_config("SD-VAE")
+    assert autoencoder_config("OpenSora-VAE-v1.2", micro_frame_size=34).micro_frame_size == 34
+    assert len(caplog.messages) == 1
+
+
 def test_what_is_not_known_is_refused(tmp_path):
     with pytest.raises(UserError, match="there is no autoencoder VQ"):
         autoencoder_config("VQ")

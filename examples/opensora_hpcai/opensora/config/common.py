@@ -59,9 +59,13 @@ class Autoencoder:
     """frames that go through the 2D part at once; the model's own (4) if not given, 0: all"""
     vae_micro_frame_size: int | None = None
     """frames that go through the temporal part at once; the model's own (17) if not given"""
+    sd_scale_factor: float | None = None
+    """factor of an image autoencoder's latents, the model's own (0.18215) if not given; caches hold unscaled latents"""
 
     def check(self) -> None:
         require_at_least(self, vae_micro_batch_size=0, vae_micro_frame_size=0)
+        if self.sd_scale_factor is not None and self.sd_scale_factor <= 0:
+            raise SettingError(f"sd_scale_factor={self.sd_scale_factor} has to be larger than 0", "sd_scale_factor")
 
 
 @dataclass
@@ -141,12 +145,9 @@ UNUSED_EVERYWHERE = {
     "vae_amp_level": ALWAYS_FLOAT32,
     "vae_keep_gn_fp32": ALWAYS_FLOAT32,
     "vae_param_dtype": "vae_dtype says it",
-    "sd_scale_factor": "the autoencoder knows its own scale",
     "patchify": "the patch embedding keeps the published weights and runs in the fastest form of the device",
     "manual_pad": "videos are padded wherever the patch size asks for it",
     "enable_flash_attention": "attention runs in the best form of the device: flash attention on Ascend",
-    "space_scale": "only models 1.0 and 1.1 have position scales",
-    "time_scale": "only models 1.0 and 1.1 have position scales",
     "max_image_size": "it belongs to pre_patchify",
     "max_num_frames": "it belongs to pre_patchify",
 }

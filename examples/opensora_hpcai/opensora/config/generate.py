@@ -52,6 +52,10 @@ class Denoiser:
     """folder or file of the denoiser's weights; a run's checkpoint has EMA weights if it trained with use_ema"""
     dtype: Dtype = "fp32"
     """precision of the denoiser; bf16 runs in float32 on a CPU"""
+    space_scale: float | None = None
+    """positions within a frame are divided by it (1.0: 0.5 for 256 pixels, 1 for 512); the model's own if not given"""
+    time_scale: float | None = None
+    """positions of frames are divided by it (1.0: 1 for 16 frames, 2/3 for 64); the model's own if not given"""
     allow_random_weights: bool = False
     """run without weights, to try out settings"""
     enable_sequence_parallelism: bool = False

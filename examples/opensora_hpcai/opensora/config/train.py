@@ -89,6 +89,10 @@ class Denoiser:
     """settings of the network that replace those of the preset, such as {hidden_size: 384, depth: 12}"""
     pretrained_model_path: FilePath | None = None
     """folder or file of the weights to start from; random ones if not given"""
+    space_scale: float | None = None
+    """positions within a frame are divided by it (1.0: 0.5 for 256 pixels, 1 for 512); the model's own if not given"""
+    time_scale: float | None = None
+    """positions of frames are divided by it (1.0: 1 for 16 frames, 2/3 for 64); the model's own if not given"""
     freeze_y_embedder: bool = False
     """do not train the caption projection"""
     dtype: Dtype = "fp32"

@@ -159,6 +159,7 @@ class TrainVaeConfig(Settings):
         "num_recompute_blocks": "use_recompute is for all blocks",
         "mask_ratios": "an autoencoder sees whole clips",
         "bucket_config": "clips have one size: image_size and num_frames",
+        "sd_scale_factor": "an autoencoder is trained on its latents before scale and shift",
     }
 
     def check(self) -> None:
@@ -184,8 +185,6 @@ class VaeJudge:
     """frames of a clip"""
     frame_stride: int = 1
     """take every n-th frame of a video"""
-    batch_size: int = 1
-    """clips at once"""
     output_path: FilePath = "samples/vae_recons"
     """folder for the reconstructions and the scores"""
     eval_loss: bool = False
@@ -200,7 +199,7 @@ class VaeJudge:
     """save the latents and stop"""
 
     def check(self) -> None:
-        require_at_least(self, frame_stride=1, batch_size=1)
+        require_at_least(self, frame_stride=1)
         for name in ("csv_path", "video_folder"):
             if not getattr(self, name):
                 raise UserError(f"{name} is not set; give it as --{name} PATH")
@@ -226,6 +225,7 @@ class EvaluateVaeConfig(Settings):
         "model_config": "the model's config.json says it",
         "expand_dim_t": "an image is a clip of one frame",
         "num_parallel_workers": "clips are read one after the other",
+        "batch_size": "clips are reconstructed one after the other",
         "mixed_strategy": "clips have one length: num_frames",
         "mixed_image_ratio": "clips have one length: num_frames",
         "save_z_dist": "infer_vae.py saves mean and standard deviation",

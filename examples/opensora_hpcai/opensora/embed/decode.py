@@ -62,6 +62,7 @@ def decode_files(config: DecodeConfig) -> list[Path]:
         settings.vae_dtype,
         micro_batch_size=settings.vae_micro_batch_size,
         micro_frame_size=settings.vae_micro_frame_size,
+        sd_scale_factor=settings.sd_scale_factor,
     )
     asked_frames = parse_num_frames(config.latents.num_frames) if config.latents.num_frames else None
     videos, bad = [], []

@@ -138,6 +138,7 @@ def _encode_videos(
         settings.vae_dtype,
         micro_batch_size=settings.vae_micro_batch_size,
         micro_frame_size=settings.vae_micro_frame_size,
+        sd_scale_factor=settings.sd_scale_factor,
     )
     try:
         with loader, Progress("encode videos", len(videos), counts) as progress:

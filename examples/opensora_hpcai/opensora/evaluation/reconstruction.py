@@ -43,6 +43,7 @@ def evaluate(config: EvaluateVaeConfig) -> dict[str, float]:
         dtype=settings.vae_dtype,
         micro_batch_size=settings.vae_micro_batch_size,
         micro_frame_size=settings.vae_micro_frame_size,
+        sd_scale_factor=settings.sd_scale_factor,
     )
     if not data.use_temporal_vae:
         autoencoder = _spatial_part(autoencoder)

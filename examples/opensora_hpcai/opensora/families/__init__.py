@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from mindone.config import leaves, naming_sources, resolve
 from mindone.errors import UserError
+from opensora.config.common import ModelVersion
 from opensora.families.base import Family
 
 Config = TypeVar("Config")
 
+# version → module: v1.2 is families/v1_2.py, v1 is v1_0.py
 MODULES: dict[str, str] = {
-    "v1": "opensora.families.v1_0",
-    "v1.1": "opensora.families.v1_1",
-    "v1.2": "opensora.families.v1_2",
-    "v2.0": "opensora.families.v2_0",
+    name: f"opensora.families.{name.replace('.', '_') if '.' in name else f'{name}_0'}"
+    for name in get_args(ModelVersion)
 }
 
 

@@ -49,6 +49,7 @@ REFUSED: Refusals = {
     "resize_by_max_value": (is_on, "leave it out"),
     "validate": (is_on, "leave it out"),
     "profile": (is_on, "leave it out"),
+    "negative_prompts": (is_on, "leave it out"),
     "loop": (lambda value: value > 1, "use 1"),
     "reference_path": (is_on, "leave it out"),
     "mask_strategy": (is_on, "leave it out"),

@@ -28,7 +28,7 @@ class OpenSora12(STDiTFamily):
     autoencoder_preset: str = "OpenSora-VAE-v1.2"
 
     refused: ClassVar[Refusals] = {
-        "vae_type": (lambda value: value == "VideoAutoencoderKL", "use OpenSora-VAE-v1.2"),
+        "vae_type": (lambda value: value not in ("OpenSora-VAE-v1.2", "OpenSoraVAE_V1_2"), "use OpenSora-VAE-v1.2"),
         "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
         "sampling": (lambda value: value != "rflow", "use rflow"),
     }

@@ -31,6 +31,7 @@ class OpenSora20(Family):
     autoencoder_preset: str = "Hunyuan-VAE"
 
     refused: ClassVar[Refusals] = {
+        "vae_type": (lambda value: value != "Hunyuan-VAE", "use Hunyuan-VAE"),
         "sampling": (lambda value: value != "rflow", "use rflow"),
         "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
         "mask_ratios": (is_on, "use condition_config; its network is told conditions, not frames masks"),

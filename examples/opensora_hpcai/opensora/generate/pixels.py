@@ -27,6 +27,7 @@ def decode(plan: Plan, texts: Texts, results: Sequence[Result]) -> None:
         allow_random=config.denoiser.allow_random_weights,
         micro_batch_size=settings.vae_micro_batch_size,
         micro_frame_size=settings.vae_micro_frame_size,
+        sd_scale_factor=settings.sd_scale_factor,
     )
     fps = config.sampler.fps / config.sampler.frame_interval
     clips = []

@@ -72,7 +72,8 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
     """
     prompts = _prompts(config)
     _require_models(config)
-    overrides = {"model_max_length": config.text.model_max_length}
+    scales = {name: getattr(config.denoiser, name) for name in networks.POSITION_SCALES}
+    overrides = {"model_max_length": config.text.model_max_length, **scales}
     denoiser_config = networks.denoiser_config(family.denoiser_preset, config.denoiser.ckpt_path, overrides)
     autoencoder = networks.autoencoder_skeleton(family.autoencoder_preset, config.autoencoder.vae_checkpoint)
     size = family.size(config.shape, autoencoder.spatial_compression)

@@ -31,6 +31,7 @@ from opensora.networks import (
     denoiser_config,
     load_autoencoder,
     load_denoiser,
+    own_tensors,
 )
 from opensora.sizes import VideoSize
 from opensora.start import start
@@ -125,6 +126,8 @@ def make_setting(config: TrainConfig) -> Setting:
         **config.model.denoiser,
         "model_max_length": given.text.model_max_length or config.model.denoiser.get("model_max_length"),
         "freeze_y_embedder": config.model.freeze_y_embedder,
+        "space_scale": config.model.space_scale,
+        "time_scale": config.model.time_scale,
     }
     network = denoiser_config(family.denoiser_preset, config.model.pretrained_model_path, overrides)
     if not config.data.text_embed_folder:
@@ -145,14 +148,15 @@ def make_autoencoder(config: TrainConfig, family: Family) -> Autoencoder:
         pieces = {
             "micro_batch_size": settings.vae_micro_batch_size,
             "micro_frame_size": settings.vae_micro_frame_size,
+            "sd_scale_factor": settings.sd_scale_factor,
         }
         return load_autoencoder(settings.vae_checkpoint, preset, settings.vae_dtype, **pieces)
     if not settings.vae_checkpoint:
         logger.warning("vae_checkpoint is not set: the cached latents are scaled as published")
-        return autoencoder_skeleton(preset)
+        return autoencoder_skeleton(preset, sd_scale_factor=settings.sd_scale_factor)
     source = require_path(settings.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
-    autoencoder = autoencoder_skeleton(preset, source)
-    autoencoder.load_statistics(read_tensors(source))
+    autoencoder = autoencoder_skeleton(preset, source, sd_scale_factor=settings.sd_scale_factor)
+    autoencoder.load_statistics(own_tensors(source))
     return autoencoder
 
 

@@ -1,8 +1,9 @@
 """The settings of each command, against the published flags."""
 
-import re
+import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import opensora.config
 from mindone.config import leaves, load, parse
 from mindone.errors import UserError
+from opensora.cli import DOORS
 from opensora.config import (
     ConvertConfig,
     DecodeConfig,
@@ -20,9 +22,11 @@ from opensora.config import (
     TrainConfig,
     TrainVaeConfig,
 )
-from opensora.config.not_yet import NOT_YET
+from opensora.families import MODULES, get_family, settle
+from opensora.families.base import REFUSED
 
 SCHEMAS = [getattr(opensora.config, name) for name in opensora.config.__all__]
+PACKAGE = Path(opensora.config.__file__).parents[1]
 
 PUBLISHED = {
     ConvertConfig: "src target",
@@ -74,7 +78,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("schema", SCHEMAS)
+@pytest.mark.parametrize("schema", PUBLISHED)
 def test_every_published_flag_has_a_meaning_or_a_reason_why_not(schema):
     known = {*leaves(schema), *schema.aliases, *schema.accepted_but_unused}
     assert set(PUBLISHED[schema].split()) - known == set()
@@ -107,45 +111,79 @@ def test_settings_are_read_without_importing_mindspore():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_what_cannot_be_done_yet_stands_in_some_schema():
-    names = {name for schema in SCHEMAS for name in leaves(schema)}
-    assert set(NOT_YET) <= names
+@pytest.mark.parametrize("version", MODULES)
+def test_what_a_version_refuses_stands_in_some_schema(version):
+    names = {leaf.name for schema in SCHEMAS for leaf in leaves(schema).values()}
+    assert {*REFUSED, *get_family(version).refused} <= names
 
 
-@pytest.mark.parametrize("schema", SCHEMAS)
-def test_defaults_ask_for_nothing_that_cannot_be_done_yet(schema):
-    config = load(schema, [])
-    wanted = {name: NOT_YET[name][0] for name in leaves(schema) if name in NOT_YET}
-    assert [name for name, is_wanted in wanted.items() if is_wanted(getattr(config, name))] == []
+VERSIONED = [schema for schema in SCHEMAS if any(leaf.name == "model_version" for leaf in leaves(schema).values())]
 
 
-MAINS = {
-    TrainConfig: "train",
-    GenerateConfig: "generate",
-    EmbedTextConfig: "texts",
-    EmbedVideoConfig: "videos",
-    DecodeConfig: "decode",
-    TrainVaeConfig: "train_vae",
-}
-# Only something that is refused as a whole would read them.
+@pytest.mark.parametrize("version", MODULES)
+@pytest.mark.parametrize("schema", VERSIONED)
+def test_defaults_ask_for_nothing_that_a_version_refuses_and_leave_nothing_open_that_it_decides(schema, version):
+    family, config = settle(load(schema, []), version)
+    decided = {leaf.name for leaf in leaves(schema).values()} & set(family.defaults())
+    assert [name for name in decided if getattr(config, name) is None] == []
+
+
+# Only what is refused as a whole would read them.
 PARTS_OF_WHAT_IS_REFUSED = {
     "loop": ("condition_frame_length", "condition_frame_edit"),
-    "validate": tuple(name for name in leaves(TrainConfig) if name.startswith("val_") or name == "num_eval_timesteps"),
+    "eval_loss": ("lpips_checkpoint",),
+    "validate": tuple(name for name in leaves(TrainConfig) if name.startswith("val_") or "eval" in name),
 }
+# Refused by the schema's own check.
+REFUSED_BY_ITS_SCHEMA = {"bucket_config", "eval_loss"}
+REFUSED_BY_ALL = set.intersection(*({*REFUSED, *get_family(version).refused} for version in MODULES))
+COMMANDS = {door.schema.split(":")[1]: door.function.split(":")[0] for door in DOORS.values() if door.schema}
 
 
-@pytest.mark.parametrize("schema", MAINS)
-def test_every_setting_is_read_or_refused(schema):
+def source_of(module: str) -> Path | None:
+    path = PACKAGE.parent / module.replace(".", "/")
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+
+
+@cache
+def parsed(file: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(file.read_text())))
+
+
+def modules_of(command: str) -> set[Path]:
+    """The files of ``opensora`` that a command's module imports, directly or not, without the schemas."""
+    found, left = set(), [command]
+    by_name = {"opensora.families": list(MODULES.values())}
+    while left:
+        module = left.pop()
+        file = source_of(module)
+        if not file or file in found or file.parent.name == "config":
+            continue
+        found.add(file)
+        left += by_name.get(module, ())
+        for node in parsed(file):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("opensora"):
+                left += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+    return found
+
+
+def names_read_by(command: str) -> set[str]:
+    """Names that the command's code takes from some object, or says as text; families name what they only decide."""
+    names = set()
+    for file in modules_of(command):
+        texts = () if file.parent.name == "families" else (ast.Constant,)
+        names |= {node.attr for node in parsed(file) if isinstance(node, ast.Attribute)}
+        names |= {node.value for node in parsed(file) if isinstance(node, texts) and isinstance(node.value, str)}
+    return names
+
+
+@pytest.mark.parametrize("schema", [name for name in COMMANDS if source_of(COMMANDS[name])])
+def test_every_setting_is_read_by_its_command_or_refused(schema):
     """A setting that nobody reads would be silently ignored."""
-    package = Path(opensora.config.__file__).parents[1]
-    others = set(MAINS.values()) - {MAINS[schema]}
-    folders = (package / "pipelines", package / "embed")
-    files = [path for folder in folders for path in folder.rglob("*.py") if path.stem not in others]
-    code = "\n".join(path.read_text() for path in files)
-    # bucket_config is refused by TrainConfig's own check, which also reads it where a fixed size wins.
-    refused = {*NOT_YET, "bucket_config", *(part for parts in PARTS_OF_WHAT_IS_REFUSED.values() for part in parts)}
-    unread = [name for name in leaves(schema) if not re.search(rf'\.{name}\b|"{name}"', code)]
-    assert set(unread) - refused == set()
+    settings = leaves(getattr(opensora.config, schema)).values()
+    parts = {part for parts in PARTS_OF_WHAT_IS_REFUSED.values() for part in parts}
+    unread = {leaf.name for leaf in settings} - names_read_by(COMMANDS[schema])
+    assert unread - REFUSED_BY_ALL - parts - REFUSED_BY_ITS_SCHEMA == set()
 
 
 TRAIN = ["--csv_path", "a.csv", "--video_folder", "v", "--image_size", "64"]
@@ -156,34 +194,19 @@ VAE = ["--csv_path", "a.csv", "--video_folder", "v", "--use_z_rec_loss", "True"]
 @pytest.mark.parametrize(
     "schema, argv, message",
     [
-        (
-            TrainConfig,
-            [*TRAIN, "--enable_sequence_parallelism", "True"],
-            "enable_sequence_parallelism=True is not ",
-        ),
-        (TrainConfig, [*TRAIN, "--dsp", "True"], "dsp=True is not supported yet"),
-        (TrainConfig, [*TRAIN, "--zero_stage", "2"], "zero_stage=2 is not supported yet; use 0"),
-        (TrainConfig, [*TRAIN, "--validate", "True"], "validate=True is not supported yet"),
-        (TrainConfig, [*TRAIN, "--model_version", "v1.1"], "model_version=v1.1 is not supported yet; use v1.2"),
         (TrainConfig, [*TRAIN, "--model_version", "v1.3"], "has to be one of v1, v1.1, v1.2, v2.0"),
-        (TrainConfig, [*TRAIN, "--optim", "came"], "optim=came is not supported yet; use adamw"),
         (TrainConfig, TRAIN[2:], "csv_path is not set; give the table"),
         (TrainConfig, [*TRAIN[:2], *TRAIN[4:]], "video_folder is not set"),
         (TrainConfig, TRAIN[:4], "the videos have no size; give image_size"),
         (TrainConfig, [*TRAIN[:4], "--resolution", "720p"], "resolution and aspect_ratio belong together"),
-        (TrainConfig, [*TRAIN[:4], "--resolution", "720p", "--aspect_ratio", "7:5"], "aspect_ratio=7:5"),
-        (TrainConfig, [*TRAIN, "--num_frames", "5s"], "num_frames=5s"),
         (TrainConfig, [*TRAIN, "--image_size", "0"], "image_size=0"),
         (TrainConfig, [*TRAIN, "--image_size", "1", "2", "3"], "image_size=[1, 2, 3]"),
         (TrainConfig, [*TRAIN, "--batch_size", "0"], "batch_size=0 has to be at least 1"),
         (TrainConfig, [*TRAIN, "--ema_decay", "1.5"], "ema_decay=1.5"),
         (TrainConfig, [*TRAIN, "--max_bad_fraction", "2"], "max_bad_fraction=2.0 has to be between 0 and 1"),
-        (TrainConfig, [*TRAIN, "--mask_ratios", "{sideways: 0.5}"], "sideways"),
-        (TrainConfig, [*TRAIN, "--mask_ratios", "{random: 0.9, image_head: 0.5}"], "1.4"),
+        (TrainConfig, [*TRAIN[:4], "--bucket_config", "{256: {1: [1.0, 2]}}"], "bucket_config is not supported yet"),
         (GenerateConfig, GENERATE[:2], "the video has no size"),
-        (GenerateConfig, [*GENERATE, "--loop", "2"], "loop=2 is not supported yet; use 1"),
-        (GenerateConfig, [*GENERATE, "--reference_path", "a.png"], "reference_path=['a.png'] is not supported yet"),
-        (GenerateConfig, [*GENERATE, "--sampling", "ddim"], "sampling=ddim is not supported yet; use rflow"),
+        (GenerateConfig, [*GENERATE, "--sd_scale_factor", "0"], "sd_scale_factor=0.0 has to be larger than 0"),
         (GenerateConfig, [*GENERATE, "--sampling_steps", "0"], "sampling_steps=0 has to be at least 1"),
         (GenerateConfig, [*GENERATE, "--use_vae_decode", "False"], "would write nothing"),
         (GenerateConfig, [*GENERATE, "--camera_motion", "pan lef"], "did you mean pan left?"),
@@ -194,15 +217,58 @@ VAE = ["--csv_path", "a.csv", "--video_folder", "v", "--use_z_rec_loss", "True"]
         (ConvertConfig, ["--src", "a.pth"], "target is not set"),
         (DecodeConfig, [], "latent_folder is not set"),
         (TrainVaeConfig, VAE[:4], "there is no reconstruction loss"),
-        (TrainVaeConfig, [*VAE, "--use_discriminator"], "use_discriminator=True is not supported yet"),
-        (TrainVaeConfig, [*VAE, "--vae_type", "VideoAutoencoderKL"], "model_type=VideoAutoencoderKL is not supp"),
         (EvaluateVaeConfig, [], "csv_path is not set"),
-        (EvaluateVaeConfig, [*TRAIN, "--ckpt_path", "vae"], "inference_vae.py is not supported yet"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(schema, argv, message):
     with pytest.raises(UserError) as refusal:
         parse(schema, argv)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+SEQUENCE = "leave it out; --use_parallel True shares the work by samples"
+
+
+@pytest.mark.parametrize("version", MODULES)
+@pytest.mark.parametrize(
+    ("schema", "argv", "name", "instead"),
+    [
+        (TrainConfig, [*TRAIN, "--enable_sequence_parallelism", "True"], "enable_sequence_parallelism=True", SEQUENCE),
+        (TrainConfig, [*TRAIN, "--dsp", "True"], "dsp=True", SEQUENCE),
+        (TrainConfig, [*TRAIN, "--zero_stage", "2"], "zero_stage=2", "use 0"),
+        (TrainConfig, [*TRAIN, "--validate", "True"], "validate=True", "leave it out"),
+        (TrainConfig, [*TRAIN, "--optim", "came"], "optim=came", "use adamw"),
+        (TrainConfig, [*TRAIN, "--pre_patchify", "True"], "pre_patchify=True", "leave it out"),
+        (GenerateConfig, [*GENERATE, "--loop", "2"], "loop=2", "use 1"),
+        (GenerateConfig, [*GENERATE, "--negative_prompts", "blur"], "negative_prompts=['blur']", "leave it out"),
+    ],
+)
+def test_what_no_version_can_do_is_refused_in_one_sentence_that_says_what_to_use(version, schema, argv, name, instead):
+    with pytest.raises(UserError) as refusal:
+        settle(parse(schema, argv), version)
+    assert str(refusal.value).startswith(f"{name} is not supported by model_version {version}; {instead}")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "schema", "argv", "message"),
+    [
+        ("v1", GenerateConfig, ["--sampling", "rflow"], "sampling=rflow is not supported by model_version v1; use"),
+        ("v1", GenerateConfig, ["--aes", "6.5"], "aesthetic_score=6.5 is not supported by model_version v1; use"),
+        ("v1", GenerateConfig, ["--reference_path", "a.png"], "reference_path=['a.png'] is not supported"),
+        ("v1", TrainConfig, ["--mask_ratios.random", "0.1"], "mask_ratios={'random': 0.1} is not supported"),
+        ("v1.1", TrainConfig, ["--vae_type", "OpenSora-VAE-v1.2"], "vae_type=OpenSora-VAE-v1.2 is not supported"),
+        ("v1.1", TrainConfig, ["--noise_scheduler", "rflow"], "noise_scheduler=rflow is not supported"),
+        ("v1.2", GenerateConfig, ["--sampling", "ddim"], "sampling=ddim is not supported by model_version v1.2; use"),
+        ("v1.2", GenerateConfig, ["--vae_type", "Hunyuan-VAE"], "vae_type=Hunyuan-VAE is not supported"),
+        ("v2.0", GenerateConfig, ["--sampling", "ddpm"], "sampling=ddpm is not supported by model_version v2.0; use"),
+        ("v2.0", TrainConfig, ["--mask_ratios.random", "0.1"], "mask_ratios={'random': 0.1} is not supported"),
+    ],
+)
+def test_what_one_version_cannot_do_is_refused_by_it(version, schema, argv, message):
+    with pytest.raises(UserError) as refusal:
+        settle(parse(schema, [*(TRAIN if schema is TrainConfig else GENERATE), *argv]), version)
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
 

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Open-Sora 1.1: videos of 16 frames at 640x360; every NPU makes its share of the prompts.
+#
+#   NPUS=4 PROMPTS=prompts.txt bash scripts/run/run_infer_os_v1.1_t2v_parallel.sh --seed 7
+#
+# All variables can be given like that, and all settings of the command. DRY_RUN=1 only prints it.
+set -euo pipefail
+NPUS="${NPUS:-8}"
+PROMPTS="${PROMPTS:-prompts.txt}"  # one prompt per line, or .csv with a column caption
+OUTPUT="${OUTPUT:-samples}"
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+
+launch inference.py --config "$EXAMPLE/configs/opensora-v1-1/inference/sample_t2v.yaml" \
+    --ckpt_path "$MODELS/OpenSora-STDiT-v2-stage3" --vae_checkpoint "$MODELS/sd-vae-ft-ema" \
+    --t5_model_name_or_path "$MODELS/t5-v1_1-xxl" --prompt_path "$PROMPTS" --output_path "$OUTPUT" "$@"
