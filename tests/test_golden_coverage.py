@@ -9,7 +9,8 @@ from mindone.testing.pytest_plugin import NOT_YET_COVERED
 ROOT = Path(__file__).parent.parent
 COVERED = {
     "t5_encoder": "tests/models/test_t5.py",
-    "clip_text": "tests/models/test_clip.py",
+    "clip_text.": "tests/models/test_clip.py",
+    "clip_text_projection": "tests/models/test_clip.py",
     "v20_mmdit_": "examples/opensora_hpcai/tests/models/test_mmdit.py",
     "v1x_caption_embedder": "examples/opensora_hpcai/tests/models/test_layers.py",
     "v10_stdit_": "examples/opensora_hpcai/tests/models/test_stdit.py",
@@ -21,6 +22,20 @@ COVERED = {
     "v20_hunyuan_vae": "examples/opensora_hpcai/tests/models/test_vae_v2_0.py",
     "v20_dcae": "examples/opensora_hpcai/tests/models/test_vae_v2_0.py",
     "sched_v12_rflow_": "examples/opensora_hpcai/tests/test_timestep_shift_golden.py",
+    "sched_v10_iddpm_": "tests/diffusion/test_iddpm.py",
+    "sched_v11_iddpm_": "tests/diffusion/test_iddpm.py",
+    "sched_v20_sampling": "tests/diffusion/test_shifted_flow.py",
+    "sched_v20_losses_conditions": "tests/diffusion/test_shifted_flow.py",
+    "v20_train_pack_shift": "tests/diffusion/test_shifted_flow.py",
+    "v20_train_condition_noncausal": "examples/opensora_hpcai/tests/conditions/test_visual.py",
+    "v20_train_step": "examples/opensora_hpcai/tests/families/test_mmdit.py",
+    "data_v11_aspect_ratios": "examples/opensora_hpcai/tests/data/test_aspect.py",
+    "data_v12_aspect_ratios": "examples/opensora_hpcai/tests/data/test_aspect.py",
+    "data_v20_aspect_ratios": "examples/opensora_hpcai/tests/data/test_aspect.py",
+    "data_v11_mask_strategy_prompts": "examples/opensora_hpcai/tests/text/test_loops.py",
+    "data_v12_mask_strategy_prompts": "examples/opensora_hpcai/tests/text/test_loops.py",
+    "data_v20_prompt_format": "examples/opensora_hpcai/tests/families/test_mmdit.py",
+    "metric_psnr_ssim": "tests/metrics/test_image.py",
     "data_caption_cleaning": "examples/opensora_hpcai/tests/text/test_cleaning.py",
 }
 

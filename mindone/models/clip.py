@@ -68,6 +68,21 @@ class CLIPTextEncoder(nn.Cell):
         return self.text_model(input_ids, attention_mask)
 
 
+class CLIPTextProjection(nn.Cell):
+    """The text encoder with the projection into the space that it shares with pictures: unnormalised (B, P)."""
+
+    def __init__(self, config: CLIPTextConfig, projection_dim: int = 768):
+        super().__init__()
+        self.config = config
+        self.text_model = CLIPTextTransformer(config)
+        self.text_projection = Linear(config.hidden_size, projection_dim, bias=False)
+
+    def construct(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `CLIPTextEncoder`, the pooled vector being projected."""
+        hidden, pooled = self.text_model(input_ids, attention_mask)
+        return hidden, self.text_projection(pooled)
+
+
 class CLIPTextTransformer(nn.Cell):
     """Embeddings, blocks, the final norm, and the choice of the pooled token."""
 

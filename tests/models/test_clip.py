@@ -9,7 +9,7 @@ from mindspore import nn, ops
 
 from mindone import runtime
 from mindone.errors import UserError
-from mindone.models.clip import CLIPTextConfig, CLIPTextEncoder
+from mindone.models.clip import CLIPTextConfig, CLIPTextEncoder, CLIPTextProjection
 
 
 class _Loss(nn.Cell):
@@ -29,7 +29,26 @@ class _Loss(nn.Cell):
         return loss, hidden, pooled, *self.encoder(input_ids, attention_mask), embeddings, layer
 
 
-@pytest.mark.golden("clip_text")
+class _ProjectedLoss(_Loss):
+    def construct(self, input_ids, attention_mask):
+        hidden, pooled = self.encoder(input_ids)
+        loss = ops.square(pooled).mean() + ops.square(hidden).mean()
+        return loss, hidden, pooled, self.encoder(input_ids, attention_mask)[1]
+
+
+@pytest.mark.golden("clip_text_projection")
+def test_projected_vectors_and_gradients_match_the_original(golden_case, mode):
+    args = dict(golden_case.args)
+    encoder = CLIPTextProjection(CLIPTextConfig.from_dict(args), args["projection_dim"])
+    golden_case.load_into(encoder)
+    inputs = golden_case.input_tensors(["input_ids", "attention_mask"])
+    hidden, pooled, masked = golden_case.check_loss_and_gradients(encoder, _ProjectedLoss(encoder), inputs)
+    golden_case.check_outputs("last_hidden_state", hidden)
+    golden_case.check_outputs("text_embeds", pooled)
+    golden_case.check_outputs("text_embeds_masked", masked)
+
+
+@pytest.mark.golden("clip_text.")
 def test_hidden_states_pooled_vectors_and_gradients_match_the_original(golden_case, mode):
     encoder = golden_case.load_into(CLIPTextEncoder(CLIPTextConfig.from_dict(golden_case.args)))
     inputs = golden_case.input_tensors(["input_ids", "attention_mask"])

@@ -14,11 +14,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindone.config import about
 from mindone.diffusion.guidance import classifier_free
 from mindone.diffusion.rectified_flow import RectifiedFlow, point_on_path, training_loss
 from mindone.train.loop import Place
 from opensora.config.common import Text
+from opensora.config.train import TrainConfig
 from opensora.data.dataset import IMAGE_FPS
+from opensora.data.masks import MaskGenerator
 from opensora.families.base import Arrays, Family, LatentBatch, Objective, PromptRules, SampleRequest
 from opensora.text.cleaning import cleaner
 from opensora.text.conditioner import T5Conditioner
@@ -222,6 +225,12 @@ class FlowSampler:
 @dataclass(frozen=True)
 class STDiTFamily(Family):
     """A version whose denoiser is an STDiT, told its text by T5."""
+
+    def check(self, config: Any) -> None:
+        super().check(config)
+        if isinstance(config, TrainConfig) and config.flow.mask_ratios:
+            with about("mask_ratios"):
+                MaskGenerator(config.flow.mask_ratios)
 
     def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:
         scored = append_scores(prompt, rules.aesthetic_score, rules.motion_score, rules.camera_motion)

@@ -49,7 +49,8 @@ def data(tmp_path_factory):
         latent = root / "latents" / f"clip{i}.npz"
         write_latent(latent, LatentEntry(mean, np.full_like(mean, 0.1), 8.0, (8, 8), 5, (8, 8)))
         embedding, mask = rng.normal(size=(TOKENS, WIDTH)), np.arange(TOKENS) < 4 + i % 3
-        write_text(root / "text" / f"clip{i}.npz", embedding, mask, np.zeros(TOKENS, np.int32))
+        arrays = {"text_emb": embedding, "mask": mask, "tokens": np.zeros(TOKENS)}
+        write_text(root / "text" / f"clip{i}.npz", arrays)
     image = AutoencoderKLConfig(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
