@@ -75,7 +75,7 @@ class CLIPTextProjection(nn.Cell):
         super().__init__()
         self.config = config
         self.text_model = CLIPTextTransformer(config)
-        self.text_projection = Linear(config.hidden_size, projection_dim, bias=False)
+        self.text_projection = Linear(config.hidden_size, projection_dim, has_bias=False)
 
     def construct(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `CLIPTextEncoder`, the pooled vector being projected."""
