@@ -103,6 +103,7 @@ def test_text_to_video_recipe_is_ready_to_run():
     assert (config.sampling_steps, config.guidance_scale, config.fps) == (30, 7.0, 24)
 
 
-def test_picture_to_video_recipe_is_refused_until_references_work():
-    with pytest.raises(UserError, match="reference_path=.* is not supported yet"):
-        check(shipped("opensora-v1-2/inference/sample_iv2v.yaml"))
+def test_picture_to_video_recipe_begins_with_the_picture():
+    config = shipped("opensora-v1-2/inference/sample_iv2v.yaml")
+    check(config)
+    assert (config.mask_strategy, config.condition_frame_length) == (["0"], 17)
