@@ -172,7 +172,7 @@ class GivenToNetwork(Conditioning):
         _require_references(kind, asked.paths, {"t2v": 0, "i2v_loop": 2}.get(kind, 1))
         if kind == "t2v":
             return Conditions()
-        causal = length.frames_of(1) == 1
+        causal = length.frames_of(3) - length.frames_of(2) == length.frames_of(2) - length.frames_of(1)
         given_frames(kind, causal, length.latents)
         clip = length.frames_of(given_latents(kind, causal))
         if kind.startswith("i2v"):

@@ -191,6 +191,6 @@ class GenerateConfig(Settings):
             raise UserError(
                 "loop makes videos of several clips, which have no latents of their own; leave out save_latent"
             )
-        # a file of prompts may say the size
-        if not self.shape.is_fixed and not self.prompts.prompt_path:
+        prompts_may_say_it = self.prompts.prompt_path or any("--" in text for text in self.prompts.captions or ())
+        if not self.shape.is_fixed and not prompts_may_say_it:
             raise UserError("the video has no size; give image_size (height width), or resolution and aspect_ratio")

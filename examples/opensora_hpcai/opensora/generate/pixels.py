@@ -53,7 +53,7 @@ def decode(plan: Plan, texts: Texts, results: Sequence[Result], films: dict[Job,
             _write(plan, texts, result, film, started)
         else:
             ends[result.job] = [film.encoded_end(autoencoder, video, result.job.seed, loop + 1)]
-            result.seconds["decode"] = result.seconds.get("decode", 0.0) + time.perf_counter() - started
+            result.took("decode", time.perf_counter() - started)
     del autoencoder
     gc.collect()
     return ends
@@ -81,7 +81,7 @@ def _write(plan: Plan, texts: Texts, result: Result, film: Film, started: float)
     outputs.write_json(place, record(plan, texts, result, finished=False))
     frames = film.frames
     result.video = outputs.write_clip(plan.folder, stem, frames, plan.config.output.save_format, plan.saved_fps)
-    result.seconds["decode"] = result.seconds.get("decode", 0.0) + time.perf_counter() - started
+    result.took("decode", time.perf_counter() - started)
     outputs.write_json(place, record(plan, texts, result))
     film.shrink(SHEET_COLUMNS)
 

@@ -98,7 +98,7 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
     if any(request.conditions for request in requests) and not getattr(denoiser_config, "cond_embed", True):
         raise UserError("this denoiser takes no references (cond_embed is false in its config.json); leave them out")
     require_references(requests, config.conditions.loop, autoencoder)
-    logger.info("%s", describe(request.size for request in requests))
+    logger.info("%s", describe((request.size for request in requests), config.conditions.loop))
     trained_on = read_config(config.denoiser.ckpt_path).get("trained_on")
     warn_if_untrained(trained_on, {request.size for request in requests}, config.sampler.fps)
     chosen = config.runtime.seed is not None

@@ -27,6 +27,10 @@ class Result:
     latents_file: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def took(self, stage: str, seconds: float) -> None:
+        """Adds to the time of a stage."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
 
 def made_from(plan: Plan, job: Job) -> dict[str, Any]:
     """Whatever changes a video: two runs in which it is the same make the same video."""

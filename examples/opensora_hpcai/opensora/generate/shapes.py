@@ -75,12 +75,13 @@ def nearest_lengths(autoencoder: Any, frames: int) -> tuple[int, int]:
     return fewer, more
 
 
-def describe(sizes: Iterable[VideoSize]) -> str:
-    """The pixels chosen: ``2 videos of 51 frames, 720x1280 (landscape), and 1 picture, 256x256 (square)``."""
+def describe(sizes: Iterable[VideoSize], loops: int = 1) -> str:
+    """The pixels chosen: ``2 videos of 51 frames, 720x1280 pixels (landscape) and 1 picture, 8x8 pixels (square)``."""
     parts = []
     for (frames, height, width), count in Counter(sizes).items():
         what = f"{count} picture" if frames == 1 else f"{count} video"
-        length = "" if frames == 1 else f" of {frames} frames"
+        clips = "" if loops == 1 else f"{loops} clips of "
+        length = "" if frames == 1 else f" of {clips}{frames} frames"
         turned = "square" if height == width else "landscape" if width > height else "portrait"
         parts.append(f"{what}{'s' if count > 1 else ''}{length}, {height}x{width} pixels ({turned})")
     return " and ".join(parts)

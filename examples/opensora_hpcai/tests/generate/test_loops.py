@@ -8,7 +8,7 @@ import pytest
 from mindone.data.video import read_video
 from mindone.errors import UserError
 from opensora.families import settle
-from opensora.generate import pixels, run
+from opensora.generate import latents, pixels, run
 from opensora.generate.loops import Film
 from opensora.generate.run import generate
 
@@ -39,8 +39,8 @@ def test_clips_join_without_doubled_frames(version, settings, monkeypatch):
 @pytest.mark.parametrize("version", LOOPS)
 def test_a_clip_begins_with_the_last_frames_of_the_one_before(version, settings, monkeypatch):
     requests, videos = [], []
-    asked, decoded = run.sample_request, pixels._decoded
-    monkeypatch.setattr(run, "sample_request", lambda *given: requests.append(asked(*given)) or requests[-1])
+    asked, decoded = latents.sample_request, pixels._decoded
+    monkeypatch.setattr(latents, "sample_request", lambda *given: requests.append(asked(*given)) or requests[-1])
     monkeypatch.setattr(pixels, "_decoded", lambda *given: videos.append(decoded(*given)) or videos[-1])
     config = settings(version=version, loop=2, **LOOPS[version])
     overlap = LOOPS[version]["condition_frame_length"]
@@ -58,15 +58,15 @@ def test_a_clip_begins_with_the_last_frames_of_the_one_before(version, settings,
 
 
 def test_a_clip_that_may_change_what_it_begins_with_is_told_so(settings, monkeypatch):
-    requests, asked = [], run.sample_request
-    monkeypatch.setattr(run, "sample_request", lambda *given: requests.append(asked(*given)) or requests[-1])
+    requests, asked = [], latents.sample_request
+    monkeypatch.setattr(latents, "sample_request", lambda *given: requests.append(asked(*given)) or requests[-1])
     generate(settings(version="v1.1", loop=2, condition_frame_edit=0.5, **LOOPS["v1.1"]))
     assert requests[1].edit_mask.tolist() == [[0.5, 0.5, 1, 1, 1, 1]]
 
 
 def test_references_and_loops_go_together_and_texts_change_with_the_loop(settings, material, monkeypatch):
-    requests, asked = [], run.sample_request
-    monkeypatch.setattr(run, "sample_request", lambda *given: requests.append(asked(*given)) or requests[-1])
+    requests, asked = [], latents.sample_request
+    monkeypatch.setattr(latents, "sample_request", lambda *given: requests.append(asked(*given)) or requests[-1])
     captions = [f"|0|{PROMPTS[0]}|1|{PROMPTS[1]}", PROMPTS[1]]
     given = {"reference_path": f"{material / 'a.png'};{material / 'b.png'}", "mask_strategy": "0;1,1,0,-1,1"}
     results = generate(settings(version="v1.1", loop=2, captions=captions, **given, **LOOPS["v1.1"]))
