@@ -132,6 +132,7 @@ def settings(folders, tmp_path):
             "model_max_length": TOKENS,
             "image_size": [side, side],
             "num_frames": frames,
+            "vae_micro_batch_size": 64,
             "sampling_steps": 2,
             "seed": 7,
             "mode": 1,
@@ -153,13 +154,13 @@ def settings(folders, tmp_path):
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory):
-    """Pictures ``a.png`` and ``b.png``, and clips ``a.mp4`` and ``b.mp4`` of 60 frames, all larger than the videos."""
+    """Pictures ``a.png`` and ``b.png``, and clips ``a.mp4`` and ``b.mp4`` of 70 frames, all larger than the videos."""
     folder = tmp_path_factory.mktemp("material")
     rows, columns = np.mgrid[0:24, 0:32]
     for number, name in enumerate("ab"):
         frames = [
-            np.stack([(rows * 8 + 4 * t) % 256, (columns * 6 + 90 * number) % 256, np.full_like(rows, 4 * t)], -1)
-            for t in range(60)
+            np.stack([(rows * 8 + 4 * t) % 256, (columns * 6 + 90 * number) % 256, np.full_like(rows, 3 * t)], -1)
+            for t in range(70)
         ]
         clip = np.stack(frames).astype(np.uint8)
         write_video(folder / f"{name}.mp4", clip, 8, crf=4)

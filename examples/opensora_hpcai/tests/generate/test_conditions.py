@@ -11,6 +11,7 @@ from mindone.errors import UserError
 from opensora.conditions.given import Reference
 from opensora.families import settle
 from opensora.generate import references as given
+from opensora.generate import run
 from opensora.generate.pixels import load_autoencoder
 from opensora.generate.plan import make_plan
 from opensora.generate.references import encode_references, read_reference
@@ -48,10 +49,18 @@ CELLS = {
         "i2v_loop": ("a.png;b.mp4", [0, 10]),
         "v2v_head": ("a.mp4", list(range(9))),
         "v2v_tail": ("a.mp4", list(range(2, 11))),
+        "v2v_head_easy": ("a.mp4", list(range(17))),
+        "v2v_tail_easy": ("a.mp4", list(range(2, 19))),
         "t2v": (None, []),
     },
 }
-CHANGES = {("v1.1", None): {"condition_frame_length": 2}, ("v1.2", "connect"): {"num_frames": 51}}
+CHANGES = {
+    ("v1.1", None): {"condition_frame_length": 2},
+    ("v1.2", "connect"): {"num_frames": 51},
+    ("v2.0", "v2v_head_easy"): {"num_frames": 73},
+    ("v2.0", "v2v_tail_easy"): {"num_frames": 73},
+}
+LATENTS = {"use_vae_decode": False, "save_latent": True}
 WHOLE = [(version, task) for version, tasks in CELLS.items() for task in tasks]
 
 
@@ -70,23 +79,38 @@ def plan_of(config):
 
 
 @pytest.mark.parametrize(("version", "task"), WHOLE)
-def test_a_task_keeps_what_is_given_exactly_and_makes_the_rest(version, task, settings, material):
-    config = settings(version=version, **changes_of(version, task, material))
-    latents_given = encode_references(plan_of(config))
-    (job, latents_given) = next(iter(latents_given.items()))
-    (result,) = generate(config)
+def test_a_task_keeps_what_is_given_exactly_and_makes_the_rest(version, task, settings, material, monkeypatch):
+    encoded = []
+    monkeypatch.setattr(run, "encode_references", lambda plan: encoded.append(encode_references(plan)) or encoded[0])
+    (result,) = generate(settings(version=version, **LATENTS, **changes_of(version, task, material)))
+    latents_given = encoded[0][result.job]
     kept = CELLS[version][task][1]
-    expected = np.concatenate(latents_given, 1) if latents_given else np.zeros((4, 0, 1, 1))
     if kept:
-        np.testing.assert_array_equal(result.latents[:, kept], expected)
-        others = [frame for frame in range(result.latents.shape[1]) if frame not in kept]
-        assert all(np.abs(result.latents[:, frame]).max() > 0 for frame in others)
+        np.testing.assert_array_equal(result.latents[:, kept], np.concatenate(latents_given, 1))
     elif task in ("v2v", "edit"):
-        assert np.abs(result.latents - expected[:, : result.latents.shape[1]]).max() > 1e-3
-    record = json.loads(result.video.with_suffix(".json").read_text())
+        changed = np.abs(result.latents - latents_given[0][:, : result.latents.shape[1]]).max(axis=(0, 2, 3))
+        assert (changed > 1e-3).all()
+    others = [frame for frame in range(result.latents.shape[1]) if frame not in kept]
+    assert all(np.abs(result.latents[:, frame]).max() > 0 for frame in others)
+    record = json.loads(result.latents_file.with_suffix(".json").read_text())
     assert record["task"] == task
     assert len(record["references"]) == len(latents_given)
-    assert len(read_video(result.video)) == record["num_frames"]
+
+
+@pytest.mark.parametrize("version", ["v1", "v1.1", "v1.2", "v2.0"])
+def test_every_version_makes_videos_of_text_alone(version, settings):
+    results = generate(settings(version=version, captions=PROMPTS, batch_size=2))
+    for result in results:
+        record = json.loads(result.video.with_suffix(".json").read_text())
+        assert read_video(result.video).shape == (record["num_frames"], record["height"], record["width"], 3)
+        assert (record["model_version"], record["references"], record["finished"]) == (version, [], True)
+
+
+@pytest.mark.parametrize("version", ["v1.1", "v1.2", "v2.0"])
+def test_given_frames_work_in_compiled_graphs(version, settings, material):
+    shared = {**changes_of(version, "i2v", material), **LATENTS, "overwrite": True}
+    compiled, stepwise = (generate(settings(version=version, mode=mode, **shared))[0].latents for mode in (0, 1))
+    np.testing.assert_allclose(compiled, stepwise, rtol=1e-3, atol=1e-3)
 
 
 def decoded(config, latents, frames):
@@ -119,7 +143,8 @@ def test_a_batch_of_different_conditions_is_as_good_as_one_by_one(version, setti
     file = settings().output.output_path + ".jsonl"
     with open(file, "w") as stream:
         stream.writelines(json.dumps(line) + "\n" for line in lines)
-    shared = {"version": version, "captions": None, "use_vae_decode": False, "save_latent": True}
+    # Without much guidance the values stay small enough to be compared.
+    shared = {"version": version, "captions": None, "guidance_scale": 1.5, "guidance_img": 1.5, **LATENTS}
     shared |= CHANGES.get((version, None), {})
     together = generate(settings(prompt_path=file, batch_size=4, **shared))
     alone = generate(settings(prompt_path=file, batch_size=1, overwrite=True, **shared))
@@ -133,7 +158,7 @@ def test_strategies_place_references_by_hand(settings, material):
         version="v1.1",
         reference_path=references(material, "a.png;b.mp4"),
         mask_strategy="0,0,0,-1,1;0,1,5,2,3",
-        ddim_eta=0,
+        **LATENTS,
     )
     latents_given = next(iter(encode_references(plan_of(config)).values()))
     (result,) = generate(config)
@@ -144,9 +169,8 @@ def test_strategies_place_references_by_hand(settings, material):
 def test_a_prompt_may_name_its_reference_itself(settings, material):
     inside = json.dumps({"reference_path": str(material / "a.png"), "mask_strategy": "0"})
     outside = {"reference_path": material / "a.png", "mask_strategy": "0"}
-    latents = {"use_vae_decode": False, "save_latent": True}
-    (one,) = generate(settings(captions=[PROMPTS[0] + inside], **latents))
-    (other,) = generate(settings(**outside, overwrite=True, **latents))
+    (one,) = generate(settings(captions=[PROMPTS[0] + inside], **LATENTS))
+    (other,) = generate(settings(**outside, overwrite=True, **LATENTS))
     np.testing.assert_array_equal(one.latents, other.latents)
 
 
