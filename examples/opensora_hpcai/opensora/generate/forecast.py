@@ -15,6 +15,7 @@ from typing import Any
 from mindone import runtime
 from opensora import networks
 from opensora.generate.plan import Plan
+from opensora.generate.shapes import is_of_whole_videos
 from opensora.model_folder import config_from, read_config
 
 logger = logging.getLogger(__name__)
@@ -82,8 +83,8 @@ def _autoencoder_stage(plan: Plan, video: Sequence[int]) -> Stage:
     parameters = parameters_of(plan.autoencoder)
     frames, height, width = video
     at_once = getattr(plan.autoencoder.config, "micro_batch_size", None) or frames
-    if hasattr(plan.autoencoder, "frames_of"):
-        # whole videos, not frames: the micro batch counts videos
+    if is_of_whole_videos(plan.autoencoder):
+        # Its micro batch counts videos.
         at_once = frames
     width_bytes = width_of(plan.config.autoencoder.vae_dtype)
     maps = min(at_once, frames) * height * width * DECODER_CHANNELS * DECODER_TENSORS

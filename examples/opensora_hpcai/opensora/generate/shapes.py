@@ -53,17 +53,25 @@ def _frames_of_seconds(text: str, fps: float, autoencoder: Any) -> int:
     return min(nearest_lengths(autoencoder, frames), key=lambda length: abs(length - frames))
 
 
+def is_of_whole_videos(autoencoder: Any) -> bool:
+    """Whether it makes a length of its own of latents, instead of as many frames as are asked for."""
+    from opensora.models.autoencoder import TiledAutoencoder
+
+    return isinstance(autoencoder, TiledAutoencoder)
+
+
 def frames_decoded(autoencoder: Any) -> Callable[[int], int]:
     """How many frames that many latents decode to."""
-    own = getattr(autoencoder, "frames_of", None)
-    return own or (lambda latents: latents * autoencoder.time_compression)
+    if is_of_whole_videos(autoencoder):
+        return autoencoder.frames_of
+    return lambda latents: latents * autoencoder.time_compression
 
 
 def can_have(autoencoder: Any, frames: int) -> bool:
     """Whether a video of so many frames is decoded whole."""
     if frames < 1:
         return False
-    if not hasattr(autoencoder, "frames_of"):
+    if not is_of_whole_videos(autoencoder):
         return True
     return autoencoder.frames_of(autoencoder.latent_size((frames, 64, 64))[0]) >= frames
 
