@@ -100,7 +100,10 @@ WRONG = {
     "weights of something else": (GENERATE, [*SAMPLE, "--ckpt_path", "other"], "x_embedder"),
     "no tokenizer": (GENERATE, [*SAMPLE, "--t5_model_name_or_path", "no_tokenizer"], "no_tokenizer"),
     "output is a file": (GENERATE, [*SAMPLE, "--output_path", "file"], "file"),
-    "several clips in a row": (GENERATE, [*SAMPLE, "--loop", "2"], "loop"),
+    "clips with nothing new": (GENERATE, [*SAMPLE, "--loop", "2"], "condition_frame_length"),
+    "a reference without a task": (GENERATE, [*SAMPLE, "--reference_path", "no.png"], "--task"),
+    "a missing reference": (GENERATE, [*SAMPLE, "--reference_path", "no.png", "--task", "i2v"], "no.png"),
+    "an option of a prompt": (GENERATE, [*SAMPLE[:-1], "a red circle --fast 3"], "--fast"),
     "sound without a picture": (
         "embed-video",
         ["--csv_path", "audio.csv", "--video_folder", ".", "--output_path", "out", "--image_size", "64", *VAE],

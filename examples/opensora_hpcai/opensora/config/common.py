@@ -97,7 +97,7 @@ class Shape:
     """height:width of a named size, such as 9:16 for landscape"""
     num_frames: int | str | None = None
     """frames, as a number or a length: 2s (51 frames), 4s, 8s, 16s, 32s, or 1x (51), 2x, 4x, 8x, 16x; the model
-    version's own (1.2: 51) if not given"""
+    version's own (1.2: 51) if not given; inference.py also takes seconds: 2.5sec"""
 
     @property
     def is_fixed(self) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from mindone.config import FilePath, FilePaths, Settings, require_at_least
+from mindone.config import FilePath, FilePaths, Settings, require, require_at_least
 from mindone.errors import UserError
+from opensora.conditions.strategies import TASKS
+from opensora.conditions.visual import KINDS
 from opensora.config.common import (
     UNUSED_EVERYWHERE,
     Autoencoder,
@@ -27,11 +29,14 @@ class Prompts:
     captions: list[str] | None = None
     """prompts, one or more"""
     prompt_path: FilePath | None = None
-    """file of prompts: .csv with a column caption, or text with one prompt per line; it wins over captions"""
+    """file of prompts, which wins over captions: text with one per line, .csv with a column caption, or .jsonl; a
+    prompt may have its own reference, mask_strategy, task, negative, seed, size and num_frames"""
     text_embed_folder: FilePath | None = None
     """prompts that infer_t5.py has encoded already; no text encoder is needed then"""
     negative_prompts: list[str] | None = None
-    """what the videos shall not show"""
+    """what the videos shall not show: one for all prompts, or one per prompt"""
+    negative_embed_folder: FilePath | None = None
+    """negative prompts that infer_t5.py has encoded already, one for all or one per prompt"""
     caption_cleaning: Literal["basic", "full", "none"] = "basic"
     """how prompts are cleaned: basic (lower case, HTML entities resolved), full (as published for 1.0) or none"""
     aesthetic_score: float | None = None
@@ -111,18 +116,25 @@ class Conditions:
     """Given frames and long videos."""
 
     reference_path: list[FilePaths] | None = None
-    """per prompt, images or videos to start from, separated by ;"""
+    """given pictures or videos, separated by ;: for all prompts, or per prompt"""
     mask_strategy: list[str] | None = None
-    """per prompt, where they go: loop,reference,reference start,target start,length,edit ratio; separated by ;"""
+    """where they go (1.1 and 1.2): loop,reference,reference start,target start,length,edit ratio; separated by ;"""
+    task: Literal[TASKS + KINDS] | None = None
+    """what is done with them, in a word; a version does not know all, and names those it knows"""
+    edit_ratio: float = 0.3
+    """tasks v2v and edit: 0 keeps the given frames, 1 makes them anew"""
     loop: int = 1
     """clips that are made one after the other, each going on from the one before"""
     condition_frame_length: int | None = None
-    """frames of the clip before that the next one goes on from"""
-    condition_frame_edit: float | None = None
+    """frames of a clip that the next one, or the tasks extend and connect, go on from; the model version's own (1.2:
+    17) if not given"""
+    condition_frame_edit: float = 0.0
     """0: keep these frames exactly; 1: make them anew"""
 
     def check(self) -> None:
-        require_at_least(self, loop=1)
+        require_at_least(self, loop=1, condition_frame_length=1)
+        for name in ("edit_ratio", "condition_frame_edit"):
+            require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
 
 
 @dataclass
@@ -139,6 +151,13 @@ class Output:
     """also keep the latents, for infer_vae_decode.py"""
     use_vae_decode: bool = True
     """make videos; False with save_latent needs no autoencoder weights"""
+    overwrite: bool = False
+    """make videos anew, in their place, that are finished already"""
+    preview_every: int = 0
+    """every so many steps, a small picture of the latents in the folder previews; 0: none"""
+
+    def check(self) -> None:
+        require_at_least(self, preview_every=0)
 
 
 @dataclass
@@ -164,11 +183,18 @@ class GenerateConfig(Settings):
         "save_dir": "output_path",
         "aes": "aesthetic_score",
         "flow": "motion_score",
+        "cond_type": "task",
+        "ref": "reference_path",
     }
     accepted_but_unused: ClassVar[dict[str, str]] = UNUSED_EVERYWHERE
 
     def check(self) -> None:
         if not self.output.use_vae_decode and not self.output.save_latent:
             raise UserError("use_vae_decode=False without save_latent=True would write nothing; set save_latent=True")
-        if not self.shape.is_fixed:
+        if self.conditions.loop > 1 and (self.output.save_latent or not self.output.use_vae_decode):
+            raise UserError(
+                "loop makes videos of several clips, which have no latents of their own; leave out save_latent"
+            )
+        prompts_may_say_it = self.prompts.prompt_path or any("--" in text for text in self.prompts.captions or ())
+        if not self.shape.is_fixed and not prompts_may_say_it:
             raise UserError("the video has no size; give image_size (height width), or resolution and aspect_ratio")

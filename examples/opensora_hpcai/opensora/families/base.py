@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mindspore import Tensor, nn
 
     from mindone.train.loop import Place
+    from opensora.conditions.given import Conditioning
     from opensora.config.generate import Sampler as SamplerSettings
     from opensora.config.train import Flow
     from opensora.text.conditioner import Conditioner
@@ -49,10 +50,6 @@ REFUSED: Refusals = {
     "resize_by_max_value": (is_on, "leave it out"),
     "validate": (is_on, "leave it out"),
     "profile": (is_on, "leave it out"),
-    "negative_prompts": (is_on, "leave it out"),
-    "loop": (lambda value: value > 1, "use 1"),
-    "reference_path": (is_on, "leave it out"),
-    "mask_strategy": (is_on, "leave it out"),
     "optim": (lambda value: not value.startswith("adamw"), "use adamw"),
     "group_strategy": (lambda value: value not in (None, "not_grouping"), "leave it out"),
 }
@@ -155,6 +152,13 @@ class Family(ABC):
 
     refused: ClassVar[Refusals] = {}
     """what this version cannot do, beside what none can"""
+    conditioning: ClassVar[Conditioning | None] = None
+    """how given pictures and clips become part of a video; None: they cannot"""
+    default_negative: ClassVar[str | None] = None
+    """what guided sampling moves away from without a negative prompt; None: a caption that the network has learned"""
+
+    text_encoders: ClassVar[tuple[str, ...]] = ("t5_model_name_or_path",)
+    """settings that name the folders of text encoders"""
 
     @abstractmethod
     def defaults(self) -> dict[str, Any]:
@@ -209,8 +213,12 @@ def seeded_noise(seeds: Sequence[int], shape: Sequence[int], name: str) -> StepN
     return draw
 
 
-def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> np.ndarray:
-    """(B, *shape) float32 noise; that of a sample depends on its own seed alone, not on the batch it sits in."""
+def initial_noise(seeds: Sequence[int], shape: Sequence[int], loop: int = 0) -> np.ndarray:
+    """(B, *shape) float32 noise of the clip number ``loop`` of a long video.
+
+    That of a sample depends on its own seed alone, not on the batch it sits in.
+    """
     from mindone import runtime
 
-    return np.stack([runtime.stream(seed, "sample").standard_normal(tuple(shape), np.float32) for seed in seeds])
+    names = ("sample", loop) if loop else ("sample",)
+    return np.stack([runtime.stream(seed, *names).standard_normal(tuple(shape), np.float32) for seed in seeds])

@@ -15,6 +15,7 @@ from mindspore import Tensor, nn
 from mindone.diffusion.dpm_solver import DPMSolver
 from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
 from mindone.diffusion.iddpm_loss import noisy, training_losses
+from mindone.errors import UserError
 from mindone.train.loop import Place
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.families.base import LatentBatch, Objective, SampleRequest
@@ -135,6 +136,8 @@ class DiffusionSampler:
             return self._predict(Tensor(z), Tensor(t), *text, *negative, mask, scale, *conditions).asnumpy()
 
         if self.sampling == "dpm-solver":
+            if request.edit_mask is not None:
+                raise UserError("sampling=dpm-solver keeps no given frames; use ddpm or ddim with references and loops")
             yield from DPMSolver(self.num_steps).sample(predict, request.noise)
             return
         yield from self.diffusion.sample(

@@ -37,6 +37,8 @@ class OpenSora10(STDiTFamily):
         "mask_ratios": (is_on, "leave it out; its network knows no given frames"),
         "reference_path": (is_on, "use version 1.1 or later"),
         "mask_strategy": (is_on, "use version 1.1 or later"),
+        "task": (is_on, "use version 1.1 or later"),
+        "loop": (lambda value: value > 1, "use version 1.1 or 1.2"),
         "aesthetic_score": (lambda value: value is not None, "use version 1.2"),
         "motion_score": (lambda value: value is not None, "use version 1.2"),
         "camera_motion": (lambda value: value is not None, "use version 1.2"),

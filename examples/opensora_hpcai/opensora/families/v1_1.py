@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from mindspore import nn
 
 from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
+from opensora.conditions.given import GivenFrames
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
@@ -33,6 +34,8 @@ class OpenSora11(STDiTFamily):
         for name in ("vae_type", "noise_scheduler", "sampling", "aesthetic_score", "motion_score", "camera_motion")
     }
 
+    conditioning = GivenFrames()
+
     def defaults(self) -> dict[str, Any]:
         return {
             "vae_type": "VideoAutoencoderKL",
@@ -43,6 +46,7 @@ class OpenSora11(STDiTFamily):
             "guidance_channels": GUIDED_CHANNELS,
             "use_timestep_transform": False,
             "fps": 24,
+            "condition_frame_length": 4,
         }
 
     def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> DiffusionObjective:

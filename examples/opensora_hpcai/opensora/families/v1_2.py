@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from mindspore import nn
 
 from mindone.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig
+from opensora.conditions.given import GivenFrames
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
@@ -33,6 +34,8 @@ class OpenSora12(STDiTFamily):
         "sampling": (lambda value: value != "rflow", "use rflow"),
     }
 
+    conditioning = GivenFrames()
+
     def defaults(self) -> dict[str, Any]:
         return {
             "vae_type": "OpenSora-VAE-v1.2",
@@ -42,6 +45,7 @@ class OpenSora12(STDiTFamily):
             "guidance_scale": 7.0,
             "use_timestep_transform": True,
             "fps": 24,
+            "condition_frame_length": 17,
         }
 
     def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> FlowObjective:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from mindspore import nn
 
 from mindone.diffusion.shifted_flow import ShiftedFlow, ShiftedFlowConfig
+from opensora.conditions.given import GivenToNetwork
 from opensora.config.common import Refusals, Shape, Text
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
@@ -37,8 +38,13 @@ class OpenSora20(Family):
         "mask_ratios": (is_on, "use condition_config; its network is told conditions, not frames masks"),
         "aesthetic_score": (lambda value: value is not None, "use version 1.2"),
         "camera_motion": (lambda value: value is not None, "use version 1.2"),
-        "loop": (lambda value: value > 1, "use 1"),
+        "mask_strategy": (is_on, "use task"),
+        "loop": (lambda value: value > 1, "use 1, and --task extend to go on from a video"),
     }
+
+    conditioning = GivenToNetwork()
+    default_negative = ""
+    text_encoders = ("t5_model_name_or_path", "clip_model_name_or_path")
 
     def defaults(self) -> dict[str, Any]:
         return {

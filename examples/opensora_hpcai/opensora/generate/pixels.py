@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -11,37 +13,84 @@ from tqdm import tqdm
 from mindone import runtime
 from mindone.data.write import to_uint8, write_contact_sheet
 from opensora import networks, outputs
-from opensora.generate.plan import Plan
-from opensora.generate.results import Result, Texts, record
+from opensora.generate.failures import require_finite, within_memory
+from opensora.generate.loops import Film
+from opensora.generate.plan import Job, Plan, autoencoder_changes
+from opensora.generate.references import Latents
+from opensora.generate.results import Result, record
+from opensora.generate.resume import own_stem
+from opensora.generate.texts import Texts
 
 SHEET_COLUMNS = 6
 
 
-def decode(plan: Plan, texts: Texts, results: Sequence[Result]) -> None:
-    """Decodes and writes one video after the other, and a contact sheet of them all."""
-    config, settings = plan.config, plan.config.autoencoder
-    autoencoder = networks.load_autoencoder(
-        settings.vae_checkpoint,
-        plan.family.autoencoder_preset,
-        settings.vae_dtype,
-        allow_random=config.denoiser.allow_random_weights,
-        micro_batch_size=settings.vae_micro_batch_size,
-        micro_frame_size=settings.vae_micro_frame_size,
-        sd_scale_factor=settings.sd_scale_factor,
-    )
-    fps = config.sampler.fps / config.sampler.frame_interval
-    clips = []
+def load_autoencoder(plan: Plan) -> Any:
+    config = plan.config
+    with within_memory(f"the autoencoder in {config.autoencoder.vae_dtype}", "use vae_dtype bf16 on an NPU"):
+        return networks.load_autoencoder(
+            config.autoencoder.vae_checkpoint,
+            plan.family.autoencoder_preset,
+            config.autoencoder.vae_dtype,
+            allow_random=config.denoiser.allow_random_weights,
+            **autoencoder_changes(config),
+        )
+
+
+def decode(plan: Plan, texts: Texts, results: Sequence[Result], films: dict[Job, Film], loop: int = 0) -> Latents:
+    """Decodes the clips of a loop, one after the other; writes the videos if it is the last loop.
+
+    Returns:
+        Otherwise, per job, the latents that the next clip begins with.
+    """
+    autoencoder = load_autoencoder(plan)
+    last, ends = loop == plan.loops - 1, {}
     for result in tqdm(results, desc="decode", disable=not runtime.current().is_main):
         started = time.perf_counter()
-        frames = to_uint8(autoencoder.decode(result.latents[None], plan.size[0]).asnumpy()[0])
-        stem = outputs.free_stem(plan.folder, result.job.stem)
-        result.video = outputs.write_clip(plan.folder, stem, frames, config.output.save_format, fps)
-        result.seconds["decode"] = time.perf_counter() - started
-        outputs.write_json(plan.folder / f"{stem}.json", record(plan, texts, result))
-        clips.append(frames[np.linspace(0, len(frames) - 1, min(SHEET_COLUMNS, len(frames))).round().astype(int)])
+        video = _decoded(plan, autoencoder, result)
+        film = films.setdefault(result.job, Film(plan.clip_frames))
+        film.add(to_uint8(video))
+        if last:
+            _write(plan, texts, result, film, started)
+        else:
+            ends[result.job] = [film.encoded_end(autoencoder, video, result.job.seed, loop + 1)]
+            result.took("decode", time.perf_counter() - started)
+    del autoencoder
+    gc.collect()
+    return ends
+
+
+def _decoded(plan: Plan, autoencoder: Any, result: Result) -> np.ndarray:
+    """The clip (3, T, height, width) of a result."""
+    frames, height, width = plan.size(result.job)
+    remedy = "use a smaller vae_micro_batch_size, fewer frames, or vae_dtype bf16 on an NPU"
+    with within_memory(f"decoding {frames} frames of {height}x{width} pixels", remedy):
+        video = autoencoder.decode(result.latents[None], frames).asnumpy()[0]
+    dtype = plan.config.autoencoder.vae_dtype
+    require_finite(
+        video,
+        f"in the decoded video {result.job.stem} ({dtype})",
+        "try vae_dtype fp32, or check the autoencoder's weights",
+    )
+    return video
+
+
+def _write(plan: Plan, texts: Texts, result: Result, film: Film, started: float) -> None:
+    """The record, unfinished; the video; the record, finished."""
+    stem = own_stem(plan, result.job, plan.folder)
+    place = plan.folder / f"{stem}.json"
+    outputs.write_json(place, record(plan, texts, result, finished=False))
+    frames = film.frames
+    result.video = outputs.write_clip(plan.folder, stem, frames, plan.config.output.save_format, plan.saved_fps)
+    result.took("decode", time.perf_counter() - started)
+    outputs.write_json(place, record(plan, texts, result))
+    film.shrink(SHEET_COLUMNS)
+
+
+def write_sheet(plan: Plan, results: Sequence[Result], films: dict[Job, Film]) -> None:
+    """A contact sheet of the videos that were made."""
     sheet = plan.folder / f"{outputs.free_stem(plan.folder, _sheet_name())}.png"
-    captions = [f"{plan.prompts[result.job.row].text}\nseed {result.job.seed}" for result in results]
-    write_contact_sheet(sheet, clips, captions, columns=SHEET_COLUMNS)
+    captions = [f"{plan.request(result.job).text}\nseed {result.job.seed}" for result in results]
+    write_contact_sheet(sheet, [films[result.job].frames for result in results], captions, columns=SHEET_COLUMNS)
 
 
 def _sheet_name() -> str:

@@ -1,4 +1,4 @@
-"""What is to be generated, settled before any network is loaded: prompts, sizes, seeds, files."""
+"""What is to be generated, settled before any network is loaded: requests, sizes, seeds, files."""
 
 from __future__ import annotations
 
@@ -10,34 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from mindone import runtime
-from mindone.data.write import slug
 from mindone.errors import UserError
 from mindone.folders import make_run_folder, time_stamp
 from mindone.parallel.collectives import from_first_rank
 from mindone.parallel.mesh import make_mesh
 from opensora import networks
 from opensora.config import GenerateConfig
-from opensora.data.cache import prompt_files
 from opensora.families import Family
-from opensora.model_folder import require_path
+from opensora.generate.references import require_references
+from opensora.generate.requests import Request, make_requests
+from opensora.generate.shapes import describe, warn_if_untrained
+from opensora.model_folder import read_config, require_path
 from opensora.sizes import VideoSize
-from opensora.text.prompts import collect_prompts
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """What a user asks for, the stem of its files, and its file in an embedding cache if it comes from one."""
-
-    text: str
-    stem: str
-    cache: Path | None = None
-
-
-@dataclass(frozen=True)
 class Job:
-    """One video to make: ``row`` is its prompt's place in `Plan.prompts`, ``stem`` the name of its files."""
+    """One video to make: ``row`` is its request's place in `Plan.requests`, ``stem`` the name of its files."""
 
     row: int
     seed: int
@@ -48,61 +39,106 @@ class Job:
 class Plan:
     """What this rank has to do.
 
-    ``denoiser_config`` is the config dataclass of the family's network.
+    ``denoiser_config`` is the config dataclass of the family's network, ``autoencoder`` a skeleton without weights.
+    ``chosen_seed`` says whether somebody chose the seed of the run, so that it has to be the same in a repetition.
     """
 
     config: GenerateConfig
     family: Family
-    size: VideoSize
-    latent_shape: tuple[int, int, int, int]
     denoiser_config: Any
-    prompts: list[Prompt]
+    autoencoder: Any
+    requests: list[Request]
     jobs: list[Job]
     folder: Path
+    chosen_seed: bool = True
+
+    def request(self, job: Job) -> Request:
+        return self.requests[job.row]
+
+    def size(self, job: Job) -> VideoSize:
+        return self.requests[job.row].size
+
+    @property
+    def loops(self) -> int:
+        return self.config.conditions.loop
+
+    @property
+    def clip_frames(self) -> int:
+        """Frames that a clip has in common with the one before it."""
+        return self.config.conditions.condition_frame_length
+
+    @property
+    def saved_fps(self) -> float:
+        return self.config.sampler.fps / self.config.sampler.frame_interval
+
+    def total_frames(self, job: Job) -> int:
+        """Frames of the whole video: its clips overlap."""
+        frames = self.size(job)[0]
+        return frames if self.loops == 1 else frames + (self.loops - 1) * (frames - self.clip_frames)
 
 
 def make_plan(config: GenerateConfig, family: Family) -> Plan:
     """Checks the settings and lists this rank's jobs.
 
-    The seed of job i is ``seed + i``: the seed that stands in a result's JSON file, with its prompt alone, gives the
-    same video again.
+    The seed of job i is ``seed + i`` where its line has none: the seed that stands in a result's JSON file, with its
+    prompt alone, gives the same video again.
 
     Raises:
         UserError: a size that cannot be, missing files, no prompt.
     """
-    prompts = _prompts(config)
     _require_models(config)
-    scales = {name: getattr(config.denoiser, name) for name in networks.POSITION_SCALES}
-    overrides = {"model_max_length": config.text.model_max_length, **scales}
+    takes_length = hasattr(networks.denoiser_presets()[family.denoiser_preset], "model_max_length")
+    overrides = {"model_max_length": config.text.model_max_length} if takes_length else {}
+    overrides |= {name: getattr(config.denoiser, name) for name in networks.POSITION_SCALES}
     denoiser_config = networks.denoiser_config(family.denoiser_preset, config.denoiser.ckpt_path, overrides)
-    autoencoder = networks.autoencoder_skeleton(family.autoencoder_preset, config.autoencoder.vae_checkpoint)
-    size = family.size(config.shape, autoencoder.spatial_compression)
-    latent_shape = (autoencoder.latent_channels, *autoencoder.latent_size(size))
-    _say_if_rounded(size, latent_shape, autoencoder.spatial_compression)
+    autoencoder = networks.autoencoder_skeleton(
+        family.autoencoder_preset, config.autoencoder.vae_checkpoint, **autoencoder_changes(config)
+    )
+    config, chunk = _whole_chunks(config, autoencoder)
+    requests = make_requests(config, family, autoencoder, chunk)
+    _require_encoders(config, family, requests)
+    _require_loops(config, requests)
+    if any(request.conditions for request in requests) and not getattr(denoiser_config, "cond_embed", True):
+        raise UserError("this denoiser takes no references (cond_embed is false in its config.json); leave them out")
+    require_references(requests, config.conditions.loop, autoencoder)
+    logger.info("%s", describe((request.size for request in requests), config.conditions.loop))
+    trained_on = read_config(config.denoiser.ckpt_path).get("trained_on")
+    warn_if_untrained(trained_on, {request.size for request in requests}, config.sampler.fps)
+    chosen = config.runtime.seed is not None
     mesh = make_mesh()
-    seed = from_first_rank(runtime.random_seed() if config.runtime.seed is None else config.runtime.seed, mesh)
+    seed = from_first_rank(config.runtime.seed if chosen else runtime.random_seed(), mesh)
     stamp = time_stamp(from_first_rank(int(time.time()), mesh)) if config.output.append_timestr else None
-    prompts, jobs = own_share(prompts, list_jobs(prompts, config.sampler.num_samples, seed))
+    requests, jobs = own_share(requests, list_jobs(requests, config.sampler.num_samples, seed))
     folder = make_run_folder(config.output.output_path, stamp)
-    return Plan(config, family, size, latent_shape, denoiser_config, prompts, jobs, folder)
+    return Plan(config, family, denoiser_config, autoencoder, requests, jobs, folder, chosen)
 
 
-def list_jobs(prompts: Sequence[Prompt], num_samples: int, seed: int) -> list[Job]:
-    """``num_samples`` jobs per prompt, with consecutive seeds."""
+def autoencoder_changes(config: GenerateConfig) -> dict[str, float | None]:
+    """The settings that change what an autoencoder's config.json says."""
+    settings = config.autoencoder
+    return {
+        "micro_batch_size": settings.vae_micro_batch_size,
+        "micro_frame_size": settings.vae_micro_frame_size,
+        "sd_scale_factor": settings.sd_scale_factor,
+    }
+
+
+def list_jobs(requests: Sequence[Request], num_samples: int, seed: int) -> list[Job]:
+    """``num_samples`` jobs per request, with consecutive seeds."""
     jobs = []
-    for row, prompt in enumerate(prompts):
+    for row, request in enumerate(requests):
         for repeat in range(num_samples):
-            stem = prompt.stem if num_samples == 1 else f"{prompt.stem}-{repeat}"
-            jobs.append(Job(row, seed + len(jobs), stem))
+            stem = request.stem if num_samples == 1 else f"{request.stem}-{repeat}"
+            jobs.append(Job(row, seed + len(jobs) if request.seed is None else request.seed + repeat, stem))
     return jobs
 
 
-def own_share(prompts: list[Prompt], jobs: list[Job]) -> tuple[list[Prompt], list[Job]]:
-    """Every world_size-th job, and the prompts these jobs need."""
+def own_share(requests: list[Request], jobs: list[Job]) -> tuple[list[Request], list[Job]]:
+    """Every world_size-th job, and the requests these jobs need."""
     current = runtime.current()
     jobs = jobs[current.rank :: current.world_size]
     rows = sorted({job.row for job in jobs})
-    return [prompts[row] for row in rows], [replace(job, row=rows.index(job.row)) for job in jobs]
+    return [requests[row] for row in rows], [replace(job, row=rows.index(job.row)) for job in jobs]
 
 
 def _require_models(config: GenerateConfig) -> None:
@@ -115,23 +151,41 @@ def _require_models(config: GenerateConfig) -> None:
         require_path(config.text.t5_model_name_or_path, "the text encoder's files", "t5_model_name_or_path")
 
 
-def _prompts(config: GenerateConfig) -> list[Prompt]:
-    """The prompts of the command line or a file; with an embedding cache, one per file of it."""
-    given = config.prompts
-    asked = collect_prompts(given.captions, given.prompt_path) if given.captions or given.prompt_path else []
-    if not given.text_embed_folder:
-        asked = asked or collect_prompts(None, None)
-        return [Prompt(text, f"{index:03d}-{slug(text)}") for index, text in enumerate(asked)]
-    files = prompt_files(given.text_embed_folder)
-    if asked and len(asked) != len(files):
-        raise UserError(
-            f"text_embed_folder={given.text_embed_folder} has {len(files)} embeddings for {len(asked)} prompts; "
-            "leave out the prompts, or encode exactly these"
-        )
-    return [Prompt(text, file.stem, file) for text, file in zip(asked or [file.stem for file in files], files)]
+def _require_encoders(config: GenerateConfig, family: Family, requests: Sequence[Request]) -> None:
+    """Refuses missing files of what the requests need beside the denoiser: text encoders, an autoencoder."""
+    given, guided = config.prompts, config.sampler.guidance_scale > 1
+    negatives = guided and any(request.negative or family.default_negative is not None for request in requests)
+    if not given.text_embed_folder or (negatives and not given.negative_embed_folder):
+        for option in family.text_encoders:
+            require_path(getattr(config.text, option), "the text encoder's files", option)
+    if any(request.conditions for request in requests) and not config.denoiser.allow_random_weights:
+        require_path(config.autoencoder.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
 
 
-def _say_if_rounded(size: VideoSize, latent_shape: Sequence[int], compression: int) -> None:
-    height, width = latent_shape[2] * compression, latent_shape[3] * compression
-    if (height, width) != size[1:]:
-        logger.warning("%dx%d is rounded down to %dx%d by the autoencoder", size[1], size[2], height, width)
+def _whole_chunks(config: GenerateConfig, autoencoder: Any) -> tuple[GenerateConfig, int | None]:
+    """The config with a condition_frame_length of whole chunks of the autoencoder, and the frames of one chunk."""
+    chunk = getattr(autoencoder.config, "micro_frame_size", None)
+    if chunk is None:
+        return config, None
+    asked = config.conditions.condition_frame_length
+    if asked is None or asked % chunk == 0:
+        return config, chunk
+    nearest = max(1, round(asked / chunk)) * chunk
+    logger.warning(
+        "condition_frame_length=%d is taken as %d: the autoencoder works in chunks of %d frames", asked, nearest, chunk
+    )
+    return replace(config, conditions=replace(config.conditions, condition_frame_length=nearest)), chunk
+
+
+def _require_loops(config: GenerateConfig, requests: Sequence[Request]) -> None:
+    """Refuses loops whose clips have nothing new, and strategies for loops that there are not."""
+    loops, overlap = config.conditions.loop, config.conditions.condition_frame_length
+    for request in requests:
+        late = [group for group in request.conditions.groups if group.loop >= loops]
+        if late:
+            raise UserError(f"mask_strategy={late[0]} belongs to loop {late[0].loop}; use --loop {late[0].loop + 1}")
+        if loops > 1 and request.size[0] <= overlap:
+            raise UserError(
+                f"loop={loops}: clips of {request.size[0]} frames that begin with {overlap} frames of the one before "
+                "have nothing new; use more num_frames, or a smaller condition_frame_length"
+            )

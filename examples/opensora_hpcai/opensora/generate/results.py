@@ -11,44 +11,89 @@ import numpy as np
 from mindone import runtime
 from opensora import outputs
 from opensora.generate.plan import Job, Plan
-from opensora.text.conditioner import Arrays
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Prompts as the networks see them: the text that was encoded, and the conditioner's arrays, a row per prompt."""
-
-    prepared: list[str]
-    arrays: Arrays
+from opensora.generate.texts import Texts, negative_text, prepared_texts
 
 
 @dataclass
 class Result:
-    """What became of a job: latents (C, T, H, W), its files (None where not asked for), seconds per stage."""
+    """What became of a job: its last latents (C, T, H, W), its files, seconds per stage.
+
+    Files are None where they are not asked for; the latents are None if the video was finished before this run.
+    """
 
     job: Job
-    latents: np.ndarray
+    latents: np.ndarray | None
     video: Path | None = None
     latents_file: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def took(self, stage: str, seconds: float) -> None:
+        """Adds to the time of a stage."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
-def record(plan: Plan, texts: Texts, result: Result) -> dict[str, Any]:
+
+def made_from(plan: Plan, job: Job) -> dict[str, Any]:
+    """Whatever changes a video: two runs in which it is the same make the same video."""
+    config, request = plan.config, plan.request(job)
+    references = [
+        {"path": str(path), "bytes": Path(path).stat().st_size, "changed": Path(path).stat().st_mtime_ns}
+        for path in dict.fromkeys(reference.path for reference in request.conditions.references)
+    ]
+    return outputs.plain(
+        {
+            "texts": prepared_texts(plan, request),
+            "negative": negative_text(plan, request),
+            "text_embedding": request.cache,
+            "negative_embed_folder": config.prompts.negative_embed_folder,
+            "seed": job.seed,
+            "size": request.size,
+            "references": references,
+            "conditions": {
+                "groups": [str(group) for group in request.conditions.groups],
+                "kind": request.conditions.kind,
+                "loop": plan.loops,
+                "condition_frame_length": plan.clip_frames if plan.loops > 1 else None,
+                "condition_frame_edit": config.conditions.condition_frame_edit if plan.loops > 1 else None,
+            },
+            "model_version": plan.family.name,
+            "denoiser": config.denoiser,
+            "autoencoder": config.autoencoder,
+            "text": config.text,
+            "sampler": _without(vars(config.sampler), "num_samples", "batch_size"),
+            "save_format": config.output.save_format if config.output.use_vae_decode else "npy",
+        }
+    )
+
+
+def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def record(plan: Plan, texts: Texts, result: Result, finished: bool = True) -> dict[str, Any]:
     """What made a result, for the JSON file beside it."""
     job = result.job
+    request = plan.request(job)
+    encoded = texts.encoded_for(job)
+    negative = texts.negatives[job.row]
     return {
-        "prompt": plan.prompts[job.row].text,
-        "encoded_text": texts.prepared[job.row],
+        "prompt": request.text,
+        "encoded_text": encoded[0] if len(encoded) == 1 else encoded,
+        "negative": None if negative is None else texts.encoded[negative],
         "seed": job.seed,
+        "references": [reference.path for reference in request.conditions.references],
+        "task": request.asked.task,
+        "mask_strategy": ";".join(map(str, request.conditions.groups)) or None,
         "video": result.video and result.video.name,
         "latents": result.latents_file and result.latents_file.name,
+        "finished": finished,
         "model_version": plan.family.name,
-        "num_frames": plan.size[0],
-        "height": plan.size[1],
-        "width": plan.size[2],
-        "latent_shape": plan.latent_shape,
+        "num_frames": plan.total_frames(job) if result.video else request.size[0],
+        "height": request.size[1],
+        "width": request.size[2],
+        "latent_shape": request.latent_shape,
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "device": runtime.current(),
         "versions": outputs.versions(),
+        "made_from": made_from(plan, job),
         "settings": plan.config,
     }

@@ -1,32 +1,33 @@
-"""Videos from prompts: text, then latents, then pixels, with one network in memory at a time."""
+"""Videos from prompts: text, then what is given, then latents, then pixels, with one network in memory at a time."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from tqdm import tqdm
-
-from mindone import runtime
-from mindone.folders import make_run_folder
-from opensora import networks, outputs
+from mindone.errors import UserError
 from opensora.config import GenerateConfig
 from opensora.families import settle
-from opensora.families.base import PromptRules, Sampler, SampleRequest, initial_noise, seeded_noise
-from opensora.generate.pixels import decode
+from opensora.generate.forecast import say_what_is_needed
+from opensora.generate.latents import Clips, denoise, save_latents
+from opensora.generate.loops import Film
+from opensora.generate.pixels import decode, write_sheet
 from opensora.generate.plan import Job, Plan, make_plan
-from opensora.generate.results import Result, Texts, record
+from opensora.generate.references import Latents, encode_references
+from opensora.generate.results import Result
+from opensora.generate.resume import finished_before
+from opensora.generate.texts import Texts, encode_texts
 from opensora.start import start
-from opensora.text.conditioner import picked, stacked
 
 logger = logging.getLogger(__name__)
 
 
 def generate(config: GenerateConfig) -> list[Result]:
-    """Generates, writes and reports the videos of ``config``; returns those of this rank.
+    """Generates, writes and reports the videos of ``config``; returns those of this rank, in their order.
+
+    Videos that an earlier run has finished are among them.
 
     Raises:
         UserError: what in the settings cannot work; found before a network is loaded where possible.
@@ -34,99 +35,32 @@ def generate(config: GenerateConfig) -> list[Result]:
     start(config.runtime)
     started = time.perf_counter()
     family, config = settle(config, config.denoiser.model_version)
-    plan = make_plan(config, family)
-    if not plan.jobs:
-        return []
-    texts = encode_texts(plan)
-    results = denoise(plan, texts)
-    if config.output.use_vae_decode:
-        with _latents_kept_on_failure(plan, texts, results):
-            decode(plan, texts, results)
-    _report(plan, results, time.perf_counter() - started)
-    return results
+    whole = make_plan(config, family)
+    plan, results = finished_before(whole)
+    if plan.jobs:
+        say_what_is_needed(plan)
+        made = make(plan, encode_texts(plan))
+        _report(plan, made, time.perf_counter() - started)
+        results += made
+    order = {(job.row, job.stem): place for place, job in enumerate(whole.jobs)}
+    return sorted(results, key=lambda result: order[result.job.row, result.job.stem])
 
 
-# --- text ------------------------------------------------------------------------------------------------------------
-
-
-def encode_texts(plan: Plan) -> Texts:
-    """Conditioning of all prompts, from the cache or from the text encoder, which is dropped again afterwards."""
-    prompts, config = plan.config.prompts, plan.config
-    asked = [prompt.text for prompt in plan.prompts]
-    batch_size = min(config.sampler.batch_size, len(asked))
-    conditioner = plan.family.conditioner(config.text, plan.denoiser_config, batch_size)
-    if prompts.text_embed_folder:
-        return Texts(asked, stacked([conditioner.read(prompt.cache) for prompt in plan.prompts]))
-    scores = (prompts.aesthetic_score, prompts.motion_score, prompts.camera_motion)
-    rules = PromptRules(*scores, prompts.caption_cleaning)
-    prepared = [plan.family.prepare_prompt(text, rules) for text in asked]
-    arrays = conditioner.encode(prepared)
-    conditioner.release()
-    return Texts(prepared, arrays)
-
-
-# --- latents ---------------------------------------------------------------------------------------------------------
-
-
-def denoise(plan: Plan, texts: Texts) -> list[Result]:
-    """Latents of all jobs, batch by batch; saved at once if asked for. The denoiser is dropped afterwards."""
-    config = plan.config
-    denoiser = networks.load_denoiser(
-        config.denoiser.ckpt_path,
-        plan.denoiser_config,
-        config.denoiser.dtype,
-        allow_random=config.denoiser.allow_random_weights,
-    )
-    sampler = plan.family.sampler(denoiser, config.sampler)
-    size = config.sampler.batch_size
-    batches = [plan.jobs[i : i + size] for i in range(0, len(plan.jobs), size)]
-    results = []
-    main = runtime.current().is_main
-    with tqdm(total=len(batches) * sampler.num_steps, desc="denoise", disable=not main) as bar:
-        for jobs in batches:
-            done = _denoise_batch(plan, sampler, texts, jobs, bar.update)
-            if config.output.save_latent:
-                _save_latents(plan, texts, done)
-            results += done
-    del denoiser, sampler
-    gc.collect()
-    return results
-
-
-def _denoise_batch(
-    plan: Plan, sampler: Sampler, texts: Texts, jobs: Sequence[Job], tick: Callable[[], object]
-) -> list[Result]:
-    """One batch, filled up with copies of its last job if it is a smaller one, so that it needs no graph of its own."""
-    started = time.perf_counter()
-    width = min(plan.config.sampler.batch_size, len(plan.jobs))
-    filled = [*jobs, *[jobs[-1]] * (width - len(jobs))]
-    seeds = [job.seed for job in filled]
-    noise = initial_noise(seeds, plan.latent_shape)
-    text = picked(texts.arrays, [job.row for job in filled])
-    request = SampleRequest(
-        noise,
-        text,
-        plan.size,
-        plan.config.sampler.fps,
-        step_noise=seeded_noise(seeds, plan.latent_shape, "step"),
-        edit_noise=seeded_noise(seeds, plan.latent_shape, "edit"),
-    )
-    latents = noise
-    for step in sampler.steps(request):
-        latents = step
-        tick()
-    seconds = (time.perf_counter() - started) / len(jobs)
-    return [Result(job, latents[i], seconds={"denoise": seconds}) for i, job in enumerate(jobs)]
-
-
-def _save_latents(plan: Plan, texts: Texts, results: Sequence[Result]) -> None:
-    """``denoised_latents/STEM.npy``, (1, C, T, H, W) float32, for decoding later."""
-    folder = make_run_folder(plan.folder, "denoised_latents")
-    for result in results:
-        stem = outputs.free_stem(folder, result.job.stem)
-        result.latents_file = folder / f"{stem}.npy"
-        outputs.write_array(result.latents_file, result.latents[None])
-        outputs.write_json(folder / f"{stem}.json", record(plan, texts, result))
+def make(plan: Plan, texts: Texts) -> list[Result]:
+    """Clips of every loop: latents of all jobs, then their pixels, then what the next clips begin with."""
+    given = encode_references(plan)
+    results = {job: Result(job, None) for job in plan.jobs}
+    made = list(results.values())
+    films: dict[Job, Film] = {}
+    begin: Latents = {}
+    for loop in range(plan.loops):
+        with _latents_kept_on_failure(plan, texts, made):
+            denoise(Clips(plan, texts, given, begin, loop), results)
+            if plan.config.output.use_vae_decode:
+                begin = decode(plan, texts, made, films, loop)
+    if films:
+        write_sheet(plan, made, films)
+    return made
 
 
 @contextlib.contextmanager
@@ -134,15 +68,21 @@ def _latents_kept_on_failure(plan: Plan, texts: Texts, results: Sequence[Result]
     """Denoising is the expensive part: if what follows fails or is stopped, its result is saved for decoding later."""
     try:
         yield
-    except BaseException:
-        undone = [result for result in results if not result.video and not result.latents_file]
-        _save_latents(plan, texts, undone)
-        if undone:
-            logger.error("decoding stopped; the latents are in %s", undone[0].latents_file.parent)
+    except BaseException as error:
+        undone = [r for r in results if r.latents is not None and not r.video and not r.latents_file]
+        save_latents(plan, texts, undone)
+        if not undone:
+            raise
+        kept = f"the latents of {len(undone)} are in {undone[0].latents_file.parent}, for infer_vae_decode.py"
+        if isinstance(error, UserError):
+            raise UserError(f"{error}; {kept}") from error
+        logger.error("stopped; %s", kept)
         raise
 
 
 def _report(plan: Plan, results: Sequence[Result], seconds: float) -> None:
     kind = ("video" if plan.config.output.use_vae_decode else "latents file") + ("s" if len(results) > 1 else "")
-    seeds = sorted({results[0].job.seed, results[-1].job.seed})
-    logger.info("%d %s, seed %s, in %.0f s: %s", len(results), kind, "...".join(map(str, seeds)), seconds, plan.folder)
+    seeds = "...".join(map(str, sorted({results[0].job.seed, results[-1].job.seed})))
+    sums = {stage: sum(result.seconds.get(stage, 0.0) for result in results) for stage in results[0].seconds}
+    spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in sums.items())
+    logger.info("%d %s, seed %s, in %.0f s (%s): %s", len(results), kind, seeds, seconds, spent, plan.folder)

@@ -11,8 +11,6 @@ from mindone.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-logger = logging.getLogger(__name__)
-
 SEGMENT = re.compile(r"\|(\d+)\|")
 KNOWN = ("reference_path", "mask_strategy")
 
@@ -28,13 +26,15 @@ def split_settings(prompt: str) -> tuple[str, dict[str, Any]]:
         return prompt, {}
     try:
         values = json.loads(prompt[start:])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the settings in the prompt '{prompt}' are not JSON: {error}") from error
     unknown = sorted(set(values) - set(KNOWN)) if isinstance(values, dict) else ["a list"]
     if unknown:
         raise UserError(
             f"the settings in the prompt '{prompt}' have {', '.join(unknown)}; {' and '.join(KNOWN)} are known"
         )
+    if not all(isinstance(value, str) for value in values.values()):
+        raise UserError(f"the settings in the prompt '{prompt}' have to be texts")
     return prompt[:start], values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from mindone.data.table import read_table, says_something
 from mindone.data.textfile import lines_of
 from mindone.errors import UserError
+from opensora.text.lines import NAMES, Line, line_of, line_of_json, line_of_text
 
 logger = logging.getLogger(__name__)
 
@@ -17,19 +19,26 @@ COMMENT = "#"
 
 
 def collect_prompts(captions: Sequence[str] | None, prompt_path: str | None) -> list[str]:
-    """The prompts of a run: those of the file if there is one, else the given ones.
+    """The texts of `collect_lines`."""
+    return [line.text for line in collect_lines(captions, prompt_path)]
+
+
+def collect_lines(captions: Sequence[str] | None, prompt_path: str | None) -> list[Line]:
+    """The prompts of a run, with what is said beside them: those of the file if there is one, else the given ones.
 
     Raises:
-        UserError: none at all, one that is no text, or a file that `read_prompts` refuses.
+        UserError: none at all, one that is no text, or a file that `read_lines` refuses.
     """
     if prompt_path:
-        return read_prompts(prompt_path)
+        return read_lines(prompt_path)
     prompts = [caption.strip() for caption in captions or () if caption.strip()]
     if not prompts:
         raise UserError("there is no prompt; give --captions 'a red circle moves left' or --prompt_path FILE")
+    lines = []
     for number, prompt in enumerate(prompts, start=1):
         require_text(prompt, f"prompt {number}")
-    return prompts
+        lines.append(line_of_text(prompt, f"prompt {number}"))
+    return lines
 
 
 def require_text(text: str, what: str) -> None:
@@ -56,38 +65,79 @@ def require_text(text: str, what: str) -> None:
         raise UserError(f"{what} has {found}, behind '{start}'; write it in UTF-8")
 
 
-def read_prompts(path: str | Path, column: str = "caption") -> list[str]:
-    """Prompts from a csv file (its column ``caption``) or a text file (one per line); blank ones are left out.
+def read_prompts(path: str | Path) -> list[str]:
+    """The texts of `read_lines`."""
+    return [line.text for line in read_lines(path)]
 
-    In a text file lines that begin with ``#`` are comments; ``\\#`` begins a prompt with that character. Only the usual
-    line ends divide it: other characters that some programs show as line breaks stay in the prompt.
+
+def read_lines(path: str | Path) -> list[Line]:
+    """Prompts of a csv file (its column ``caption``), a jsonl file or a text file; blank ones are left out.
+
+    `opensora.text.lines` says what may stand beside a prompt. In a text file lines that begin with ``#`` are comments;
+    ``\\#`` begins a prompt with that character. Only the usual line ends divide it: other characters that some programs
+    show as line breaks stay in the prompt.
 
     Raises:
-        UserError: the file is missing, is not UTF-8, has no such column, or holds no prompt.
+        UserError: the file is missing, is not UTF-8, has no such column, holds no prompt, or a line that cannot be
+            read.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"prompt_path={path} is not a file; give a .txt with one prompt per line or a .csv")
-    if path.suffix.lower() == ".csv":
-        found = read_table(path, [column]).column(column)
-        silent = sum(not says_something(text) for text in found)
-        if silent:
-            logger.warning(
-                "%s: %d of %d prompts are empty, which are left out, or a word such as NaN", path, silent, len(found)
-            )
-    else:
-        found = _without_comments([line.strip() for line in lines_of(path)], path)
-    prompts = [prompt for prompt in found if prompt]
-    if not prompts:
+        raise UserError(f"prompt_path={path} is not a file; give a .txt with one prompt per line, a .csv or a .jsonl")
+    readers = {".csv": _lines_of_table, ".jsonl": _lines_of_json}
+    lines = [line for line in readers.get(path.suffix.lower(), _lines_of_text)(path) if line.text]
+    if not lines:
         raise UserError(f"{path} holds no prompt; write one per line")
-    return prompts
+    for line in lines:
+        for text in filter(None, (line.text, line.negative)):
+            require_text(text, line.where)
+    return lines
 
 
-def _without_comments(lines: Sequence[str], path: Path) -> list[str]:
-    kept = [line for line in lines if not line.startswith(COMMENT)]
-    if len(kept) < len(lines):
-        logger.info("%s: %d lines are comments", path, len(lines) - len(kept))
-    return [line[1:] if line.startswith(f"\\{COMMENT}") else line for line in kept]
+def _lines_of_table(path: Path, column: str = "caption") -> list[Line]:
+    table = read_table(path, [column])
+    texts = table.column(column)
+    silent = sum(not says_something(text) for text in texts)
+    if silent:
+        logger.warning(
+            "%s: %d of %d prompts are empty, which are left out, or a word such as NaN", path, silent, len(texts)
+        )
+    beside = [name for name in table.columns if name in NAMES]
+    columns = zip(*(table.column(name) for name in beside)) if beside else [()] * len(texts)
+    rows = zip(texts, columns, table.lines)
+    return [
+        line_of(text, dict(zip(beside, values)), f"{path}, line {number}", path.parent)
+        for text, values, number in rows
+        if text
+    ]
+
+
+def _lines_of_text(path: Path) -> list[Line]:
+    lines, comments = [], 0
+    for number, line in enumerate(lines_of(path), start=1):
+        line = line.strip()
+        if line.startswith(COMMENT):
+            comments += 1
+        elif line:
+            text = line[1:] if line.startswith(f"\\{COMMENT}") else line
+            lines.append(line_of_text(text, f"{path}, line {number}", path.parent))
+    if comments:
+        logger.info("%s: %d lines are comments", path, comments)
+    return lines
+
+
+def _lines_of_json(path: Path) -> list[Line]:
+    lines = []
+    for number, line in enumerate(lines_of(path), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} is not JSON: {error}") from error
+        lines.append(line_of_json(values, where, path.parent))
+    return lines
 
 
 def append_scores(

@@ -222,3 +222,9 @@ def test_every_recipe_that_is_named_somewhere_is_there():
     for path in [*RECIPES, *EXAMPLE.glob("*.md"), *EXAMPLE.glob("docs/*.md")]:
         for named in re.findall(r"configs/[\w./-]+\.yaml", path.read_text()):
             assert (EXAMPLE / named).is_file(), f"{path} names {named}"
+
+
+def test_picture_to_video_recipe_begins_with_the_picture():
+    config = shipped("opensora-v1-2/inference/sample_iv2v.yaml")
+    check(config)
+    assert (config.conditions.mask_strategy, config.conditions.condition_frame_length) == (["0"], 17)

@@ -70,7 +70,11 @@ TRAIN = ["--csv_path", "a.csv", "--video_folder", "v", "--image_size", "64"]
 @pytest.mark.parametrize(
     ("schema", "argv", "message"),
     [
-        (GenerateConfig, [*GENERATE, "--loop", "2"], "loop=2 is not supported by model_version v1.2; use 1"),
+        (
+            GenerateConfig,
+            [*GENERATE, "--pre_patchify", "True"],
+            "pre_patchify=True is not supported by .* v1.2",
+        ),
         (GenerateConfig, [*GENERATE, "--sampling", "ddim"], "sampling=ddim is not supported by model_version v1.2"),
         (TrainConfig, [*TRAIN, "--noise_scheduler", "ddpm"], "noise_scheduler=ddpm is not"),
         (TrainConfig, [*TRAIN, "--dsp", "True"], "dsp=True is not supported"),
