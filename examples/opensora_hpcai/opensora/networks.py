@@ -146,7 +146,7 @@ def autoencoder_config(name: str | None = None, path: str | Path | None = None, 
         path: a model folder or weights file; its ``config.json`` may be absent if a name is given.
         changes: fields to replace; None leaves one as it is.
     Raises:
-        UserError: the name is not known, or nothing says what the folder holds.
+        UserError: the name is not known, or nothing says what the folder holds, or it has no such field.
     """
     if name is not None and name not in AUTOENCODERS:
         raise UserError(f"there is no autoencoder {name}; use one of {', '.join(AUTOENCODERS)}")
@@ -155,7 +155,11 @@ def autoencoder_config(name: str | None = None, path: str | Path | None = None, 
     if values and name and _kind(values, path, kind) != kind:
         raise UserError(f"{path} holds an autoencoder of kind {_kind(values, path)}, not {name}")
     config = _part(kind, 1).from_dict({**(preset_values(preset) if preset else {}), **values})
-    return dataclasses.replace(config, **{field: value for field, value in changes.items() if value is not None})
+    changes = {field: value for field, value in changes.items() if value is not None}
+    unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(config)})
+    if unknown:
+        raise UserError(f"{', '.join(unknown)} is not a setting of the autoencoder of kind {kind}")
+    return dataclasses.replace(config, **changes)
 
 
 def build_autoencoder(config: Any, dtype: str = "fp32") -> Any:

@@ -152,6 +152,8 @@ class Family(ABC):
 
     refused: ClassVar[Refusals] = {}
     """what this version cannot do, beside what none can"""
+    default_negative: ClassVar[str | None] = None
+    """what guided sampling moves away from without a negative prompt; None: a caption that the network has learned"""
 
     @abstractmethod
     def defaults(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from mindone import runtime
 from mindone.data.write import to_uint8, write_contact_sheet
 from opensora import networks, outputs
-from opensora.generate.plan import Plan
+from opensora.generate.plan import Plan, autoencoder_changes
 from opensora.generate.results import Result, Texts, record
 
 SHEET_COLUMNS = 6
@@ -25,8 +25,7 @@ def decode(plan: Plan, texts: Texts, results: Sequence[Result]) -> None:
         plan.family.autoencoder_preset,
         settings.vae_dtype,
         allow_random=config.denoiser.allow_random_weights,
-        micro_batch_size=settings.vae_micro_batch_size,
-        micro_frame_size=settings.vae_micro_frame_size,
+        **autoencoder_changes(config),
     )
     fps = config.sampler.fps / config.sampler.frame_interval
     clips = []

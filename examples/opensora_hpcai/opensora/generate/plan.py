@@ -70,26 +70,55 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
     """
     prompts = _prompts(config)
     _require_models(config)
-    overrides = {"model_max_length": config.text.model_max_length}
-    denoiser_config = networks.denoiser_config(family.denoiser_preset, config.denoiser.ckpt_path, overrides)
-    autoencoder = networks.autoencoder_skeleton(family.autoencoder_preset, config.autoencoder.vae_checkpoint)
+    denoiser_config = networks.denoiser_config(
+        family.denoiser_preset, config.denoiser.ckpt_path, denoiser_changes(config, family)
+    )
+    autoencoder = networks.autoencoder_skeleton(
+        family.autoencoder_preset, config.autoencoder.vae_checkpoint, **autoencoder_changes(config)
+    )
+    _require_same_latents(denoiser_config, autoencoder)
     size = family.size(config.shape, autoencoder.spatial_compression)
     latent_shape = (autoencoder.latent_channels, *autoencoder.latent_size(size))
     _say_if_rounded(size, latent_shape, autoencoder.spatial_compression)
     seed = from_first_rank(runtime.random_seed() if config.runtime.seed is None else config.runtime.seed)
     stamp = outputs.time_stamp(from_first_rank(int(time.time()))) if config.output.append_timestr else None
-    prompts, jobs = own_share(prompts, list_jobs(prompts, config.sampler.num_samples, seed))
+    numbered = config.output.file_names == "number"
+    prompts, jobs = own_share(prompts, list_jobs(prompts, config.sampler.num_samples, seed, numbered))
     folder = outputs.make_run_folder(config.output.output_path, stamp)
     return Plan(config, family, size, latent_shape, denoiser_config, prompts, jobs, folder)
 
 
-def list_jobs(prompts: Sequence[Prompt], num_samples: int, seed: int) -> list[Job]:
-    """``num_samples`` jobs per prompt, with consecutive seeds."""
+def denoiser_changes(config: GenerateConfig, family: Family) -> dict[str, Any]:
+    """The settings that change what a denoiser's config.json says."""
+    changes = dict(config.denoiser.denoiser_config)
+    if hasattr(networks.denoiser_config(family.denoiser_preset), "model_max_length"):
+        changes.setdefault("model_max_length", config.text.model_max_length)
+    return changes
+
+
+def autoencoder_changes(config: GenerateConfig) -> dict[str, Any]:
+    """The settings that change what an autoencoder's config.json says."""
+    settings = config.autoencoder
+    chunks = {"micro_batch_size": settings.vae_micro_batch_size, "micro_frame_size": settings.vae_micro_frame_size}
+    return {**chunks, **settings.vae_config}
+
+
+def _require_same_latents(denoiser_config: Any, autoencoder: Any) -> None:
+    channels = getattr(denoiser_config, "latent_channels", denoiser_config.in_channels)
+    if channels != autoencoder.latent_channels:
+        raise UserError(
+            f"the denoiser takes latents of {channels} channels, but the autoencoder's have "
+            f"{autoencoder.latent_channels}; use the vae_type that belongs to it"
+        )
+
+
+def list_jobs(prompts: Sequence[Prompt], num_samples: int, seed: int, numbered: bool = False) -> list[Job]:
+    """``num_samples`` jobs per prompt, with consecutive seeds; ``numbered`` calls them 00000, 00001 and so on."""
     jobs = []
     for row, prompt in enumerate(prompts):
         for repeat in range(num_samples):
             stem = prompt.stem if num_samples == 1 else f"{prompt.stem}-{repeat}"
-            jobs.append(Job(row, seed + len(jobs), stem))
+            jobs.append(Job(row, seed + len(jobs), f"{len(jobs):05d}" if numbered else stem))
     return jobs
 
 

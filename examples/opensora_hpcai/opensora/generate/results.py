@@ -16,10 +16,14 @@ from opensora.text.conditioner import Arrays
 
 @dataclass(frozen=True)
 class Texts:
-    """Prompts as the networks see them: the text that was encoded, and the conditioner's arrays, a row per prompt."""
+    """Prompts as the networks see them: the text that was encoded, and the conditioner's arrays, a row per prompt.
+
+    ``negative`` are those of what is moved away from; None: a caption that the network has learned, or nothing.
+    """
 
     prepared: list[str]
     arrays: Arrays
+    negative: Arrays | None = None
 
 
 @dataclass

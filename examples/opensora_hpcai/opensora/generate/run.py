@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from tqdm import tqdm
 
 from mindone import runtime
+from mindone.errors import UserError
 from opensora import networks, outputs
 from opensora.config import GenerateConfig
+from opensora.data.cache import prompt_files
 from opensora.families import settle
 from opensora.families.base import PromptRules, Sampler, SampleRequest, initial_noise, seeded_noise
 from opensora.generate.pixels import decode
 from opensora.generate.plan import Job, Plan, make_plan
 from opensora.generate.results import Result, Texts, record
 from opensora.start import start
-from opensora.text.conditioner import picked, stacked
+from opensora.text.conditioner import Arrays, Conditioner, picked, stacked
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ def generate(config: GenerateConfig) -> list[Result]:
     """
     start(config.runtime)
     started = time.perf_counter()
-    family, config = settle(config, config.denoiser.model_version)
+    denoiser = config.denoiser
+    family, config = settle(config, denoiser.model_version, denoiser.model_name, config.autoencoder.vae_type)
     plan = make_plan(config, family)
     if not plan.jobs:
         return []
@@ -55,13 +58,34 @@ def encode_texts(plan: Plan) -> Texts:
     batch_size = min(config.sampler.batch_size, len(asked))
     conditioner = plan.family.conditioner(config.text, plan.denoiser_config, batch_size)
     if prompts.text_embed_folder:
-        return Texts(asked, stacked([conditioner.read(prompt.cache) for prompt in plan.prompts]))
-    scores = (prompts.aesthetic_score, prompts.motion_score, prompts.camera_motion)
-    rules = PromptRules(*scores, prompts.caption_cleaning)
-    prepared = [plan.family.prepare_prompt(text, rules) for text in asked]
-    arrays = conditioner.encode(prepared)
+        arrays = stacked([conditioner.read(prompt.cache) for prompt in plan.prompts])
+        prepared = asked
+    else:
+        scores = (prompts.aesthetic_score, prompts.motion_score, prompts.camera_motion)
+        rules = PromptRules(*scores, prompts.caption_cleaning, config.sampler.fps if plan.size[0] > 1 else None)
+        prepared = [plan.family.prepare_prompt(text, rules) for text in asked]
+        arrays = conditioner.encode(prepared)
+    texts = Texts(prepared, arrays, _negative(plan, conditioner))
     conditioner.release()
-    return Texts(prepared, arrays)
+    return texts
+
+
+def _negative(plan: Plan, conditioner: Conditioner) -> Arrays | None:
+    """What a network without a learned empty caption moves away from, a row per prompt."""
+    prompts, count = plan.config.prompts, len(plan.prompts)
+    distilled = getattr(plan.denoiser_config, "guidance_embed", False)
+    if plan.family.default_negative is None or distilled or plan.config.sampler.guidance_scale <= 1:
+        return None
+    if prompts.negative_embed_folder:
+        rows = [conditioner.read(file) for file in prompt_files(prompts.negative_embed_folder)]
+    else:
+        arrays = conditioner.encode(prompts.negative_prompts or [plan.family.default_negative])
+        rows = [picked(arrays, [row]) for row in range(len(next(iter(arrays.values()))))]
+    if len(rows) not in (1, count):
+        raise UserError(
+            f"there are {len(rows)} negative prompts for {count} prompts; give one for all, or one for each"
+        )
+    return stacked(rows * count if len(rows) == 1 else rows)
 
 
 # --- latents ---------------------------------------------------------------------------------------------------------
@@ -107,6 +131,7 @@ def _denoise_batch(
         text,
         plan.size,
         plan.config.sampler.fps,
+        negative=None if texts.negative is None else picked(texts.negative, [job.row for job in filled]),
         step_noise=seeded_noise(seeds, plan.latent_shape, "step"),
         edit_noise=seeded_noise(seeds, plan.latent_shape, "edit"),
     )
