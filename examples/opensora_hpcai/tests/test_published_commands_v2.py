@@ -54,10 +54,11 @@ def embedded(models, tmp_path_factory):
 
 @pytest.fixture
 def run(models, embedded, tmp_path):
-    """Runs a command line with its folders filled in; the videos go to ``samples``."""
+    """Runs a command line with its folders filled in; the videos go to ``samples``, those of a second run elsewhere."""
+    folders = (tmp_path / name for name in ("samples", "again", "anew"))
 
-    def run(command, door="generate-v2", small=SMALL):
-        output = f" saving_option.output_path={tmp_path / 'samples'} {small}" if door == "generate-v2" else ""
+    def run(command, door="generate-v2"):
+        output = f" saving_option.output_path={next(folders)} {SMALL}" if door == "generate-v2" else ""
         line = (command + output).format(models=models, emb=embedded, tmp=tmp_path, recipes=RECIPES)
         return open_door(door, shlex.split(line), "script.py")
 
@@ -237,7 +238,7 @@ def test_frame_rate_and_motion_are_said_in_prompts_but_not_in_negative_ones_or_o
     ask = f"{RECIPE} {ENCODERS} text_emb.prompts='a red circle' sampling_option.motion_score=7 saving_option.fps=16"
     run(ask)
     run(ask + " sampling_option.cond_type=t2i")
-    records = [json.loads(path.read_text())["encoded_text"] for path in sorted((tmp_path / "samples").glob("*.json"))]
+    records = [json.loads(path.read_text())["encoded_text"] for path in tmp_path.rglob("*.json")]
     assert sorted(records) == ["a red circle", "a red circle. 16 FPS. 7 motion score."]
 
 
