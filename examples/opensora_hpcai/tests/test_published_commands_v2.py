@@ -8,17 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from mindone.config import parse
 from mindone.data.video import read_video
 from mindone.errors import UserError
 from opensora.cli import open_door
+from opensora.config import InferenceV2Config
+from opensora.families import get_family
+from opensora.generate.run import generate
+from opensora.generate.v2 import picture_settings
 
 from . import tiny_v2
 
 SCRIPTS = Path(__file__).parents[1] / "scripts/v2.0"
 RECIPES = Path(__file__).parents[1] / "configs/opensora-v2-0/inference"
 PROMPTS = ["a red circle moves left", "a blue circle moves up"]
-# What makes any recipe small, behind all else.
+# What makes any recipe small.
 SMALL = (
     "sampling_option.num_frames=5 sampling_option.height=16 sampling_option.width=16 sampling_option.num_steps=2 "
     "sampling_option_t2i.num_steps=2 sampling_option_t2i.height=16 sampling_option_t2i.width=16 t5.max_length=8 "
@@ -53,16 +59,27 @@ def embedded(models, tmp_path_factory):
 
 
 @pytest.fixture
-def run(models, embedded, tmp_path):
-    """Runs a command line with its folders filled in; the videos go to ``samples``, those of a second run elsewhere."""
+def filled(models, embedded, tmp_path):
+    """A command line with its folders; the videos go to ``samples``, those of further runs elsewhere."""
     folders = (tmp_path / name for name in ("samples", "again", "anew"))
 
-    def run(command, door="generate-v2"):
-        output = f" saving_option.output_path={next(folders)} {SMALL}" if door == "generate-v2" else ""
-        line = (command + output).format(models=models, emb=embedded, tmp=tmp_path, recipes=RECIPES)
-        return open_door(door, shlex.split(line), "script.py")
+    def filled(command, small=True):
+        command = f"saving_option.output_path={next(folders)} {SMALL} {command}" if small else command
+        return shlex.split(command.format(models=models, emb=embedded, tmp=tmp_path, recipes=RECIPES))
 
-    return run
+    return filled
+
+
+@pytest.fixture
+def run(filled):
+    """Runs a command line."""
+    return lambda command, door="generate-v2": open_door(door, filled(command, door == "generate-v2"), "script.py")
+
+
+@pytest.fixture
+def settings(filled):
+    """The settings of a command line of inference_v2.py."""
+    return lambda command: parse(InferenceV2Config, filled(command))
 
 
 def latents_of(results):
@@ -82,6 +99,7 @@ EMBED_COMMANDS = [
         ["x.npy"],
         (8, 16),
     ),
+    ("model.from_pretrained={models}/clip prompts_file={tmp}/q.csv --column_names path text", ["000-a-red.npy"], (12,)),
     (
         "model.from_pretrained={models}/t5 model.max_length=8 prompts= batch_size=1 env.mode=1 env.distributed=False",
         ["000-untitled.npy"],
@@ -94,7 +112,7 @@ EMBED_COMMANDS = [
 def test_prompts_become_arrays_of_one_encoder(run, tmp_path, command, files, shape):
     (tmp_path / "p.txt").write_text("\n".join(PROMPTS))
     (tmp_path / "p.csv").write_text("video,caption\na/x.mp4,a red circle\nb/x.mp4,a blue circle\n")
-    (tmp_path / "q.csv").write_text("name,text\nx.mp4,a red circle\n")
+    (tmp_path / "q.csv").write_text("name,text\nx.mp4,a red\n")
     counts = run(command + " env.device_target=CPU output_path={tmp}/out", "embed-text-v2")
     found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.npy"))
     assert found == files
@@ -258,3 +276,45 @@ def test_sizes_of_networks_come_from_the_command_line_too(run, models, tmp_path)
     by_name = run(f"{RECIPE} {EMBEDDED} {NEGATIVE} {said} model.from_pretrained={weights}")
     by_folder = run(f"{RECIPE} {EMBEDDED} {NEGATIVE}")
     np.testing.assert_array_equal(latents_of(by_name), latents_of(by_folder))
+
+
+# --- pictures of Flux ------------------------------------------------------------------------------------------------
+
+
+def test_flux_is_told_the_guidance_and_needs_no_negative_text(run, settings):
+    """What is moved away from changes nothing, and there is one branch instead of two."""
+    command = f"-c {{recipes}}/t2i2v_256px.yaml {MODELS} {FLUX} {EMBEDDED} {NEGATIVE} "
+    pictures = [
+        latents_of(generate(picture_settings(settings(command + more))))
+        for more in (
+            "",
+            "text_emb.neg_t5_dir={emb}/t5 text_emb.neg_clip_dir={emb}/clip",
+            "sampling_option_t2i.guidance=9",
+        )
+    ]
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    assert np.abs(pictures[0] - pictures[2]).max() > 1e-3
+
+
+def test_first_pictures_have_a_size_and_a_folder_of_their_own(settings, tmp_path):
+    command = f"-c {{recipes}}/t2i2v_256px.yaml {MODELS} {FLUX} {EMBEDDED} {NEGATIVE} "
+    config = settings(command + "sampling_option_t2i.height=32 sampling_option_t2i.width=48")
+    results = generate(picture_settings(config))
+    folder = tmp_path / "samples" / "generated_condition"
+    assert [result.video for result in results] == [folder / "00000.png", folder / "00001.png"]
+    assert Image.open(results[0].video).size == (48, 32)
+    assert [result.job.seed for result in results] == [42, 43]
+
+
+@pytest.mark.parametrize(
+    ("video", "picture", "size"),
+    [
+        ("resolution=256px sampling_option.aspect_ratio=9:16", "", (1024, 576)),
+        ("height=192 sampling_option.width=336", "sampling_option_t2i.resolution=256px", (192, 336)),
+        ("resolution=256px sampling_option.aspect_ratio=9:16", "sampling_option_t2i.aspect_ratio=1:1", (768, 768)),
+    ],
+)
+def test_a_first_picture_has_the_shape_of_its_video_unless_it_is_said(video, picture, size):
+    flags = f"{MODELS} {FLUX} {EMBEDDED} {NEGATIVE} sampling_option.num_frames=5 sampling_option.{video} {picture}"
+    shape = picture_settings(parse(InferenceV2Config, shlex.split(flags))).shape
+    assert get_family("v2.0").size(shape) == (1, *size)

@@ -34,6 +34,8 @@ def save_random(folder, network, config, seed=0):
     for name, parameter in network.parameters_and_names():
         near_one = parameter.ndim == 1 and not name.endswith("bias")
         value = near_one + 0.2 * rng.normal(size=parameter.shape)
+        if name == "quant_conv.bias":
+            value[LATENT_CHANNELS:] = -40  # logarithms of variances: latents are their means
         parameter.set_data(ms.Tensor(value.astype(np.float32)))
     save_model(folder, network, outputs.plain(config))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mindone.data.table import read_header, read_video_table, shard
+from mindone.data.table import read_header, read_table, read_video_table, shard
 from mindone.data.write import slug
 from mindone.errors import UserError
 from opensora import outputs
@@ -61,19 +61,26 @@ def prompt_files(config: EmbedTextV2Config) -> dict[Path, str]:
     """
     folder, source = Path(config.output_path), config.prompts_file
     video, caption = config.column_names
-    if source and source.lower().endswith(".csv") and video in read_header(source):
-        rows = read_video_table(source, None, video, caption)
-        files: dict[Path, str] = {}
-        for row in rows:
-            path = (folder / row.relative).with_suffix(".npy")
-            if path in files:
-                raise UserError(f"{source}, line {row.line}: an earlier row has the file {path.name}, too; rename one")
-            files[path] = row.caption
-        return files
-    prompts = read_prompts(source, caption) if source else config.prompts
+    is_table = bool(source) and source.lower().endswith(".csv")
+    if is_table and video in read_header(source):
+        return _beside_videos(folder, source, video, caption)
+    if is_table:
+        prompts = [text for text in read_table(source, [caption]).column(caption) if text]
+    else:
+        prompts = read_prompts(source) if source else config.prompts
     for number, prompt in enumerate(prompts, start=1):
         require_text(prompt, f"prompt {number}")
     return {folder / f"{number:03d}-{slug(prompt)}.npy": prompt for number, prompt in enumerate(prompts)}
+
+
+def _beside_videos(folder: Path, source: str, video: str, caption: str) -> dict[Path, str]:
+    files: dict[Path, str] = {}
+    for row in read_video_table(source, None, video, caption):
+        path = (folder / row.relative).with_suffix(".npy")
+        if path in files:
+            raise UserError(f"{source}, line {row.line}: an earlier row has the file {path.name}, too; rename one")
+        files[path] = row.caption
+    return files
 
 
 def _refuse_others(folder: Path, files: list[Path], source: str | None) -> None:
