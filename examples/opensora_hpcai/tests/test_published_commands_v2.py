@@ -1,23 +1,31 @@
 """The published commands of Open-Sora 2.0, with tiny networks."""
 
+import gc
 import json
 import shlex
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 from PIL import Image
 
 from mindone.config import parse
 from mindone.data.video import read_video
+from mindone.data.write import write_png, write_video
 from mindone.errors import UserError
+from opensora import networks
 from opensora.cli import open_door
 from opensora.config import InferenceV2Config
 from opensora.families import get_family
+from opensora.generate import first_image
+from opensora.generate.plan import Job
+from opensora.generate.results import Result
 from opensora.generate.run import generate
-from opensora.generate.v2 import picture_settings
+from opensora.generate.v2 import picture_settings, video_settings
 
 from . import tiny_v2
 
@@ -318,3 +326,91 @@ def test_a_first_picture_has_the_shape_of_its_video_unless_it_is_said(video, pic
     flags = f"{MODELS} {FLUX} {EMBEDDED} {NEGATIVE} sampling_option.num_frames=5 sampling_option.{video} {picture}"
     shape = picture_settings(parse(InferenceV2Config, shlex.split(flags))).shape
     assert get_family("v2.0").size(shape) == (1, *size)
+
+
+# --- what is given ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def references(tmp_path):
+    """Two pictures and two clips."""
+    rng = np.random.default_rng(0)
+    for number in (0, 1):
+        frames = rng.integers(0, 256, (37, 16, 16, 3), np.uint8)
+        write_png(tmp_path / f"{number}.png", frames[:1])
+        write_video(tmp_path / f"{number}.mp4", frames, 24)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("kind", "refs", "given"),
+    [
+        ("i2v_head", ["{tmp}/0.png", "{tmp}/1.png"], slice(0, 1)),
+        ("i2v", ["{tmp}/0.png", "{tmp}/1.png"], slice(0, 1)),
+        ("i2v_tail", ["{tmp}/0.png", "{tmp}/1.png"], slice(-1, None)),
+        ("i2v_loop", ["'{tmp}/0.png;{tmp}/1.png'", "'{tmp}/1.png;{tmp}/0.png'"], [0, -1]),
+        ("v2v", ["{tmp}/0.mp4", "{tmp}/1.mp4"], slice(0, 9)),
+        ("v2v_tail", ["{tmp}/0.mp4", "{tmp}/1.mp4"], slice(-9, None)),
+    ],
+)
+def test_pictures_and_clips_of_the_user_stand_in_every_video_of_a_batch(run, references, kind, refs, given):
+    command = f"{RECIPE} {EMBEDDED} {NEGATIVE} sampling_option.cond_type={kind} --sampling_option.ref {' '.join(refs)} "
+    if kind.startswith("v2v"):
+        command = command.replace("--sampling_option.ref", "--sampling_option.num_frames 37 --sampling_option.ref")
+    together, alone = (run(f"{command} sampling_option.batch_size={size}") for size in (2, 1))
+    np.testing.assert_allclose(latents_of(together), latents_of(alone), rtol=1e-4, atol=1e-4)
+    first, second = (result.latents[:, given] for result in together)
+    assert np.abs(first - second).max() > 1e-2
+
+
+def test_a_picture_is_encoded_as_it_is_and_kept(run, references, models):
+    command = f"{RECIPE} {EMBEDDED} {NEGATIVE} sampling_option.cond_type=i2v_head sampling_option.num_samples=2 "
+    results = run(command + "--sampling_option.ref {tmp}/0.png {tmp}/1.png")
+    autoencoder = networks.load_autoencoder(models / "vae")
+    for result, number in zip(results, (0, 0, 1, 1)):
+        pixels = np.asarray(Image.open(references / f"{number}.png"), np.float32) / 127.5 - 1
+        latents = autoencoder.encode(Tensor(pixels.transpose(2, 0, 1)[None, :, None])).asnumpy()[0]
+        np.testing.assert_allclose(result.latents[:, :1], latents, atol=1e-4)
+
+
+def test_every_video_starts_from_a_picture_of_its_own(run, tmp_path):
+    command = f"-c {{recipes}}/t2i2v_256px.yaml {MODELS} {FLUX} {EMBEDDED} {NEGATIVE} sampling_option.num_samples=2"
+    results = run(f"{command} sampling_option.batch_size=2")
+    folder = tmp_path / "samples"
+    assert [result.video for result in results] == [folder / f"0000{number}.mp4" for number in range(4)]
+    pictures = [folder / "generated_condition" / f"0000{number}.png" for number in range(4)]
+    records = [json.loads((folder / f"0000{number}.json").read_text()) for number in range(4)]
+    assert [record["references"] for record in records] == [[str(path)] for path in pictures]
+    assert [record["seed"] for record in records] == [42, 43, 44, 45]
+    assert len({path.read_bytes() for path in pictures}) == 4
+
+
+def test_networks_of_pictures_and_of_videos_are_never_in_memory_together(run, monkeypatch):
+    alive: list[weakref.ref] = []
+    named = []
+
+    def watched(load):
+        def loaded(*args, **kwargs):
+            gc.collect()
+            assert not [reference for reference in alive if reference() is not None]
+            network = load(*args, **kwargs)
+            alive.append(weakref.ref(network))
+            named.append(type(network).__name__)
+            return network
+
+        return loaded
+
+    for name in ("load_denoiser", "load_autoencoder"):
+        monkeypatch.setattr(networks, name, watched(getattr(networks, name)))
+    run(f"-c {{recipes}}/t2i2v_256px.yaml {MODELS} {FLUX} {EMBEDDED} {NEGATIVE}")
+    video = "AutoencoderKLCausal3D"
+    assert named == ["MMDiT", "FluxAutoencoder", video, "MMDiT", video]
+
+
+def test_a_rank_names_its_own_pictures_and_one_without_any_makes_no_video(settings, monkeypatch):
+    config = settings(f"-c {{recipes}}/t2i2v_256px.yaml {MODELS} {FLUX} {EMBEDDED} {NEGATIVE}")
+    videos, pictures = video_settings(config), picture_settings(config)
+    for made, expected in (([], None), ([43], ["43.png", "43.png"]), ([42, 43], ["42.png", "43.png"])):
+        results = [Result(Job(0, seed, ""), None, video=f"{seed}.png") for seed in made]
+        monkeypatch.setattr(first_image, "generate", lambda config, results=results: results)
+        assert first_image.with_first_images(videos, pictures).conditions.reference_path == expected
