@@ -144,6 +144,8 @@ def test_prompts_become_arrays_of_one_encoder(run, tmp_path, command, files, sha
     ],
 )
 def test_what_cannot_be_embedded_is_refused(run, tmp_path, command, message):
+    (tmp_path / "e.csv").write_text("id,caption\n1,\n")
+    (tmp_path / "f.csv").write_text("video,caption\nx.mp4,a\nx.avi,b\n")
     with pytest.raises(UserError, match=message):
         run(command + " env.device_target=CPU", "embed-text-v2")
     assert not list(tmp_path.rglob("*.npy"))

@@ -35,7 +35,7 @@ def embed_texts_v2(config: EmbedTextV2Config) -> Counts:
     folder = Path(config.output_path)
     source = require_path(config.model.from_pretrained, "the text encoder's files", "model.from_pretrained")
     files = prompt_files(config)
-    _refuse_others(folder, list(files), config.prompts_file)
+    _refuse_others(folder, list(files))
     save_settings(config, folder, SETTINGS)
     todo = shard(list(files.items()), current.rank, current.world_size)
     counts = Counts()
@@ -57,7 +57,7 @@ def prompt_files(config: EmbedTextV2Config) -> dict[Path, str]:
     """The file of each prompt: named after its video if the table has videos, else by number and first words.
 
     Raises:
-        UserError: no such file, or two rows with one name.
+        UserError: no such file, no prompt in it, or two rows with one name.
     """
     folder, source = Path(config.output_path), config.prompts_file
     video, caption = config.column_names
@@ -68,6 +68,8 @@ def prompt_files(config: EmbedTextV2Config) -> dict[Path, str]:
         prompts = [text for text in read_table(source, [caption]).column(caption) if text]
     else:
         prompts = read_prompts(source) if source else config.prompts
+    if not prompts:
+        raise UserError(f"{source} has no text in its column {caption}")
     for number, prompt in enumerate(prompts, start=1):
         require_text(prompt, f"prompt {number}")
     return {folder / f"{number:03d}-{slug(prompt)}.npy": prompt for number, prompt in enumerate(prompts)}
@@ -83,7 +85,7 @@ def _beside_videos(folder: Path, source: str, video: str, caption: str) -> dict[
     return files
 
 
-def _refuse_others(folder: Path, files: list[Path], source: str | None) -> None:
+def _refuse_others(folder: Path, files: list[Path]) -> None:
     """Sampling takes all files of a folder in their order, so those of another list would shift the prompts."""
     others = sorted(set(folder.rglob("*.npy")) - set(files))
     if others:
