@@ -180,6 +180,21 @@ def _mmdit_forward() -> tuple:
     return denoiser, _mmdit_inputs(denoiser.config, 3, (33, 48, 48))
 
 
+def _mmdit_guided() -> tuple:
+    """Guided velocity of 129 frames of 576x1024, the three branches inside; two blocks of each kind at full width."""
+    from dataclasses import replace
+
+    from opensora.families.mmdit import GuidedVelocity
+    from opensora.models.mmdit import MMDIT_PRESETS, MMDiT
+
+    config = replace(MMDIT_PRESETS["MMDiT-11B"], depth=2, depth_single_blocks=2)
+    cell = GuidedVelocity(_bfloat16(MMDiT(config)), branches=3).set_train(False)
+    latents, condition = _zeros(1, 16, 33, 72, 128), _zeros(1, 17, 33, 72, 128)
+    texts = (_zeros(2, 512, config.context_in_dim), _zeros(1), _zeros(2, config.vec_in_dim))
+    scales = (_zeros(1), _zeros(1)[0], _zeros(33))
+    return cell, (latents, _zeros(1, 33 * 36 * 64, 3), *texts, condition, *scales)
+
+
 def _flux_forward() -> tuple:
     """One picture of 768x768."""
     denoiser = _mmdit("Flux.1-dev")
@@ -289,6 +304,11 @@ CASES = {
     "vae-train": Case("autoencoder 1.2, training update, 17 x 256 x 256", _vae_train, ("Conv2D", "Conv3D")),
     "mmdit-forward": Case(
         "Open-Sora 2.0, velocities of three branches, 129 x 768 x 768", _mmdit_forward, ("FlashAttention", "RmsNorm")
+    ),
+    "mmdit-guided": Case(
+        "Open-Sora 2.0, guided velocity with something given, 129 x 576 x 1024, two blocks of each kind",
+        _mmdit_guided,
+        ("FlashAttention", "RmsNorm"),
     ),
     "mmdit-train": Case(
         "Open-Sora 2.0, training update, 129 x 256 x 256", _mmdit_train, ("FlashAttentionScoreGrad", "RmsNormGrad")

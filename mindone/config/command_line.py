@@ -49,16 +49,18 @@ def _options(names: Names, argv: Sequence[str]) -> Iterator[tuple[str, list[str]
     """Options with the values that follow them; ``name=value`` is the same as ``--name=value``."""
     option: str | None = None
     values: list[str] = []
+    assigned = False
     for token in argv:
         begins = bool(_OPTION.match(token))
         if not begins and _ASSIGNMENT.match(token) and (option is None or values):
-            begins = option is None or not _is_value(names, option, token.partition("=")[0])
+            begins = option is None or not _is_value(names, option, token.partition("=")[0], assigned)
             token = f"--{token}" if begins else token
         if begins:
             if option is not None:
                 yield option, values
             option, equals, value = token.partition("=")
             values = [value] if equals else []
+            assigned = bool(equals)
         elif option is None:
             hint = f"give a recipe as --config {token}" if token.endswith((".yaml", ".yml")) else "give it an option"
             raise UserError(f"unexpected argument {token!r}; {hint}")
@@ -68,12 +70,16 @@ def _options(names: Names, argv: Sequence[str]) -> Iterator[tuple[str, list[str]
         yield option, values
 
 
-def _is_value(names: Names, option: str, name: str) -> bool:
-    """Whether ``name=...`` is one more value of an option: it takes several, and the name could not be meant."""
+def _is_value(names: Names, option: str, name: str, assigned: bool) -> bool:
+    """Whether ``name=...`` is one more value of an option: it takes several, and the name could not be meant.
+
+    Args:
+        assigned: the option itself was given as ``name=value``, so that a known name behind it is meant.
+    """
     meaning = names.lookup(option[2:]) if option.startswith("--") and option not in _CONFIG else None
     if meaning is None or not accepts(meaning.leaf.type, list, tuple):
         return False
-    could_be_text = is_text(item_type(meaning.leaf.type)) and "." not in name
+    could_be_text = is_text(item_type(meaning.leaf.type)) and "." not in name and not assigned
     return could_be_text or not names.knows(name)
 
 

@@ -58,6 +58,8 @@ def test_text_with_an_equals_sign_stays_a_value_where_it_can_be_one(read):
     assert read("--captions", "rate=3", "e=mc2", "batch_size=4").loop.captions == ["rate=3", "e=mc2", "batch_size=4"]
     config = read("--captions", "a", "loop.rate=3")
     assert (config.loop.captions, config.loop.rate) == (["a"], 3.0)
+    config = read("captions=a", "e=mc2", "rate=3")
+    assert (config.loop.captions, config.loop.rate) == (["a", "e=mc2"], 3.0)
     config = read("--image_size", "8", "9", "rate=3")
     assert (config.loop.image_size, config.loop.rate) == ([8, 9], 3.0)
 

@@ -33,6 +33,11 @@ class Door:
 
 DOORS: dict[str, Door] = {
     "generate": Door("opensora.generate.run:generate", "opensora.config:GenerateConfig", "videos from prompts"),
+    "generate-v2": Door(
+        "opensora.generate.v2:generate_v2",
+        "opensora.config:InferenceV2Config",
+        "videos of Open-Sora 2.0, by its published groups of settings",
+    ),
     "train": Door(
         "opensora.training.denoiser:train",
         "opensora.config:TrainConfig",
@@ -50,6 +55,11 @@ DOORS: dict[str, Door] = {
         "opensora.embed.texts:embed_texts",
         "opensora.config:EmbedTextConfig",
         "cache text embeddings of captions or prompts",
+    ),
+    "embed-text-v2": Door(
+        "opensora.embed.texts_v2:embed_texts_v2",
+        "opensora.config:EmbedTextV2Config",
+        "text embeddings of Open-Sora 2.0 by one of its encoders, as .npy",
     ),
     "embed-video": Door(
         "opensora.embed.videos:embed_videos", "opensora.config:EmbedVideoConfig", "cache latents of videos"

@@ -162,7 +162,7 @@ def autoencoder_config(name: str | None = None, path: str | Path | None = None, 
         changes: fields to replace; None leaves one as it is. ``sd_scale_factor`` is the ``scale_factor`` of kind 2d.
             `OF_SOME_AUTOENCODERS` are left out with a notice where the kind has none.
     Raises:
-        UserError: the name is not known, or nothing says what the folder holds.
+        UserError: the name is not known, or nothing says what the folder holds, or it has no such field.
     """
     if name is not None and name not in AUTOENCODERS:
         raise UserError(f"there is no autoencoder {name}; use one of {', '.join(AUTOENCODERS)}")
@@ -176,6 +176,9 @@ def autoencoder_config(name: str | None = None, path: str | Path | None = None, 
         changes["scale_factor"] = changes.pop("sd_scale_factor")
     for field in sorted(_unknown(changes, config) & set(OF_SOME_AUTOENCODERS)):
         logger.warning("%s=%s has no effect: an autoencoder of kind %s has none", field, changes.pop(field), kind)
+    unknown = sorted(_unknown(changes, config))
+    if unknown:
+        raise UserError(f"{', '.join(unknown)} is not a setting of the autoencoder of kind {kind}")
     return dataclasses.replace(config, **changes)
 
 

@@ -5,6 +5,7 @@ from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfi
 from opensora.config.generate import GenerateConfig
 from opensora.config.toy import ScoreConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
+from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
 from opensora.config.vae import EvaluateVaeConfig, TrainVaeConfig
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "ConvertVideoVaeConfig",
     "DecodeConfig",
     "EmbedTextConfig",
+    "EmbedTextV2Config",
     "EmbedVideoConfig",
     "EvaluateVaeConfig",
     "GenerateConfig",
+    "InferenceV2Config",
     "ScoreConfig",
     "TinyT5Config",
     "ToyDataConfig",

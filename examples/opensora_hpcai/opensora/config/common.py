@@ -11,7 +11,9 @@ from mindone.errors import UserError
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 ModelVersion = Literal["v1", "v1.1", "v1.2", "v2.0"]
-VaeType = Literal["OpenSora-VAE-v1.2", "OpenSoraVAE_V1_2", "VideoAutoencoderKL", "Hunyuan-VAE", "Video-DC-AE"]
+VaeType = Literal[
+    "OpenSora-VAE-v1.2", "OpenSoraVAE_V1_2", "VideoAutoencoderKL", "Flux-AE", "Hunyuan-VAE", "Video-DC-AE"
+]
 VideoBackend = Literal["pyav", "cv2", "decord"]
 SaveFormat = Literal["mp4", "gif", "png"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mindone.config import FilePath, FilePaths, Settings, require, require_at_least
 from mindone.errors import UserError
@@ -31,12 +31,13 @@ class Prompts:
     prompt_path: FilePath | None = None
     """file of prompts, which wins over captions: text with one per line, .csv with a column caption, or .jsonl; a
     prompt may have its own reference, mask_strategy, task, negative, seed, size and num_frames"""
-    text_embed_folder: FilePath | None = None
-    """prompts that infer_t5.py has encoded already; no text encoder is needed then"""
+    text_embed_folder: FilePaths | None = None
+    """prompts that infer_t5.py has encoded already; no text encoder is needed then. Embeddings of
+    scripts/v2.0/text_embedding.py: the folders of T5 and of CLIP, as in t5;clip"""
     negative_prompts: list[str] | None = None
     """what the videos shall not show: one for all prompts, or one per prompt"""
-    negative_embed_folder: FilePath | None = None
-    """negative prompts that infer_t5.py has encoded already, one for all or one per prompt"""
+    negative_embed_folder: FilePaths | None = None
+    """negative prompts that are encoded already in one of these ways, one for all or one per prompt"""
     caption_cleaning: Literal["basic", "full", "none"] = "basic"
     """how prompts are cleaned: basic (lower case, HTML entities resolved), full (as published for 1.0) or none"""
     aesthetic_score: float | None = None
@@ -53,6 +54,10 @@ class Denoiser:
 
     model_version: ModelVersion = "v1.2"
     """which Open-Sora it is"""
+    model_name: str | None = None
+    """size preset of the network, such as Flux.1-dev; the model version's own if not given"""
+    denoiser_config: dict[str, Any] = field(default_factory=dict)
+    """settings of the network that replace those of its config.json, such as {depth: 12}"""
     ckpt_path: FilePath | None = None
     """folder or file of the denoiser's weights; a run's checkpoint has EMA weights if it trained with use_ema"""
     dtype: Dtype = "fp32"
@@ -69,6 +74,14 @@ class Denoiser:
     """share one video between ranks by frames and tokens in turn"""
     pre_patchify: bool = False
     """patches of several sizes in one sequence (FiT, 1.1)"""
+
+
+@dataclass
+class GenerateAutoencoder(Autoencoder):
+    """The autoencoder: pixels to latents and back."""
+
+    vae_config: dict[str, Any] = field(default_factory=dict)
+    """settings of the network that replace those of its config.json, such as {use_spatial_tiling: true}"""
 
 
 @dataclass
@@ -147,6 +160,8 @@ class Output:
     """put them in a subfolder named by date and time"""
     save_format: SaveFormat = "mp4"
     """mp4, gif, or png (one file per frame)"""
+    file_names: Literal["prompt", "number"] = "prompt"
+    """files are called after their prompts (000-a-red-circle), or by number (00000)"""
     save_latent: bool = False
     """also keep the latents, for infer_vae_decode.py"""
     use_vae_decode: bool = True
@@ -167,7 +182,7 @@ class GenerateConfig(Settings):
     prompts: Prompts = field(default_factory=Prompts)
     shape: Shape = field(default_factory=Shape)
     denoiser: Denoiser = field(default_factory=Denoiser)
-    autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    autoencoder: GenerateAutoencoder = field(default_factory=GenerateAutoencoder)
     text: Text = field(default_factory=Text)
     sampler: Sampler = field(default_factory=Sampler)
     conditions: Conditions = field(default_factory=Conditions)

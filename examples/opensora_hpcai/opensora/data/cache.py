@@ -3,7 +3,9 @@
 Text, one file per caption. Beside a table of videos the file mirrors the video's path (``a/b.mp4`` has ``a/b.npz``) and
 its arrays have no batch dimension: ``text_emb`` (L, D) float32, ``mask`` (L,) uint8, ``tokens`` (L,) int32. For a list
 of prompts the file is ``{i:03d}-{first ten words}.npz`` and they have one: (1, L, D), (1, L), (1, L). Both forms are
-read; older files have no ``tokens``.
+read; older files have no ``tokens``. The scripts of 2.0 write ``.npy`` instead, one folder per encoder: (L, D) of T5,
+padding included, and (D',) of CLIP, each maybe with a first dimension of 1. Two such folders, ``t5;clip``, are read as
+one cache, in which all tokens are valid.
 
 Latents, one file per video: ``latent_mean`` and ``latent_std`` (T', C, h, w) float32, before any scaling; ``fps`` of
 the frames that were encoded; ``ori_size`` (height, width) of the file; and, new, ``num_frames`` and ``size``
@@ -33,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from mindone.checkpoint.atomic import UNFINISHED, atomic_write
-from mindone.data.arrays import npz_names, read_npz
+from mindone.data.arrays import npz_names, read_npy, read_npz
 from mindone.data.errors import BadSample
 from mindone.data.table import VideoRow
 from mindone.data.write import slug
@@ -65,6 +67,21 @@ class TextEntry:
     @property
     def nbytes(self) -> int:
         return self.text_emb.nbytes + self.mask.nbytes + (0 if self.pooled is None else self.pooled.nbytes)
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """The ``.npy`` files of one prompt, of T5 and of CLIP."""
+
+    t5: Path
+    clip: Path
+
+    @property
+    def stem(self) -> str:
+        return self.t5.stem
+
+    def __str__(self) -> str:
+        return f"{self.t5} with {self.clip}"
 
 
 @dataclass(frozen=True)
@@ -140,8 +157,14 @@ def latent_folders(folder: str | Path) -> list[Path]:
     return sorted(found) or [folder]
 
 
-def prompt_files(folder: str | Path) -> list[Path]:
-    """The text caches in a folder made from a list of prompts, in the list's order."""
+def prompt_files(folder: str | Path) -> list[Path] | list[TextPair]:
+    """The text caches in a folder made from a list of prompts, in the list's order; or in two, ``t5;clip``.
+
+    Raises:
+        UserError: no such folder, nothing in it, or not the same number of files in both.
+    """
+    if ";" in str(folder):
+        return _pairs(*str(folder).split(";", 1))
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"text_embed_folder={folder} is not a folder; make it with scripts/infer_t5.py")
@@ -150,6 +173,24 @@ def prompt_files(folder: str | Path) -> list[Path]:
     if not files:
         raise UserError(f"text_embed_folder={folder} has no .npz files; make them with scripts/infer_t5.py")
     return files
+
+
+def _pairs(*folders: str) -> list[TextPair]:
+    """The files of both folders in the order of their names, which is how the scripts of 2.0 put them together."""
+    files = [sorted(path for path in Path(folder).rglob("*.npy") if path.is_file()) for folder in folders]
+    files = [[path for path in found if not path.name.startswith(UNFINISHED)] for found in files]
+    for folder, found in zip(folders, files):
+        if not found:
+            raise UserError(f"{folder} is not a folder with .npy files; make them with scripts/v2.0/text_embedding.py")
+    if len(files[0]) != len(files[1]):
+        raise UserError(
+            f"{folders[0]} has {len(files[0])} embeddings and {folders[1]} {len(files[1])}; encode the same prompts"
+        )
+    pairs = [TextPair(*both) for both in zip(*files)]
+    unlike = [pair for pair in pairs if pair.t5.name != pair.clip.name]
+    if unlike:
+        logger.warning("%s is used with %s; do they belong together?", unlike[0].t5, unlike[0].clip)
+    return pairs
 
 
 def _number(path: Path) -> int:
@@ -175,12 +216,14 @@ def write_text(
     _write(path, arrays, made_from)
 
 
-def read_text(path: str | Path) -> TextEntry:
-    """Reads either form.
+def read_text(path: str | Path | TextPair) -> TextEntry:
+    """Reads any of the forms.
 
     Raises:
         BadSample: missing, damaged, not a text cache, or with values that no encoder gives.
     """
+    if isinstance(path, TextPair):
+        return _read_pair(path)
     arrays = _read(path, TEXT_KEYS, ("tokens", "pooled", RECORD), "a text embedding cache")
     text_emb, mask, tokens = arrays["text_emb"], arrays["mask"], arrays.get("tokens")
     if text_emb.ndim == 3 and len(text_emb) == 1:
@@ -203,6 +246,19 @@ def read_text(path: str | Path) -> TextEntry:
         record.get("text"),
         record.get("encoded"),
     )
+
+
+def _read_pair(files: TextPair) -> TextEntry:
+    found = []
+    for path, ndim, what in ((files.t5, 2, "T5 embeddings (tokens, width)"), (files.clip, 1, "a vector of CLIP")):
+        array = read_npy(path)
+        if array.ndim == ndim + 1 and len(array) == 1:
+            array = array[0]
+        if array.ndim != ndim or array.size == 0:
+            raise BadSample(f"{path} has the shape {array.shape}; it has to be {what}")
+        found.append(_float32(path, "it", array))
+    text_emb, pooled = found
+    return TextEntry(text_emb, np.ones(len(text_emb), np.uint8), pooled=pooled)
 
 
 def require_same_text(path: str | Path, entry: TextEntry, *forms: str) -> None:

@@ -10,6 +10,7 @@ from mindone.config import leaves, naming_sources, resolve
 from mindone.errors import UserError
 from opensora.config.common import ModelVersion
 from opensora.families.base import Family
+from opensora.networks import AUTOENCODERS
 
 Config = TypeVar("Config")
 
@@ -32,17 +33,23 @@ def get_family(name: str) -> Family:
     return importlib.import_module(MODULES[key]).FAMILY
 
 
-def settle(config: Config, version: str, denoiser_preset: str | None = None) -> tuple[Family, Config]:
+def settle(
+    config: Config, version: str, denoiser_preset: str | None = None, vae_type: str | None = None
+) -> tuple[Family, Config]:
     """The family of a command and its settings, in which those left at None have the family's values.
 
     Args:
         denoiser_preset: another size of the family's denoiser than its own.
+        vae_type: another autoencoder than the family's own; published names that are none of `networks.AUTOENCODERS`
+            mean the family's own.
     Raises:
         UserError: no such version, or the version cannot do what the settings ask for.
     """
     family = get_family(version)
     if denoiser_preset:
         family = dataclasses.replace(family, denoiser_preset=denoiser_preset)
+    if vae_type in AUTOENCODERS:
+        family = dataclasses.replace(family, autoencoder_preset=vae_type)
     known = {leaf.name for leaf in leaves(type(config)).values()}
     config = resolve(config, {name: value for name, value in family.defaults().items() if name in known})
     with naming_sources(config):

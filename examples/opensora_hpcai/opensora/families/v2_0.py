@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,6 +19,8 @@ from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler
 from opensora.sizes import VideoSize, video_size_2_0
 from opensora.text.conditioner import T5ClipConditioner
 
+# Sides are multiples of a patch of 2x2 latents, or of one latent where it is larger.
+GRID = 16
 FPS_SUFFIX = re.compile(r"\d+ FPS\.$")
 
 
@@ -60,12 +63,12 @@ class OpenSora20(Family):
         }
 
     def size(self, shape: Shape, compression: int = 8) -> VideoSize:
-        return video_size_2_0(
-            shape.num_frames or self.num_frames, shape.image_size, shape.resolution, shape.aspect_ratio
-        )
+        frames, grid = shape.num_frames or self.num_frames, max(GRID, compression)
+        return video_size_2_0(frames, shape.image_size, shape.resolution, shape.aspect_ratio, grid)
 
     def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:
-        return prompt_text(prompt, rules.fps, rules.motion_score)
+        """As it is, for a picture: what has no frame rate has no motion."""
+        return prompt_text(prompt, rules.fps, None if rules.fps is None else rules.motion_score)
 
     def conditioner(self, text: Text, denoiser_config: Any = None, batch_size: int = 1) -> T5ClipConditioner:
         config = denoiser_config
@@ -111,6 +114,35 @@ def with_motion(prompt: str, score: float | str) -> str:
     """Adds `` 4 motion score.``"""
     score = score if isinstance(score, str) else f"{score:g}"
     return f"{prompt} {score} motion score."
+
+
+def sampling_interval(fps: float | None, fps_max: float | None) -> int:
+    """Every how many-th frame of a training video is taken, so that it has at most ``fps_max`` frames per second.
+
+    Args:
+        fps: of the file; None if it is not known.
+        fps_max: None sets no limit.
+    """
+    return 1 if fps is None or fps_max is None else max(1, math.ceil(fps / fps_max))
+
+
+def training_text(text: str, fps: float | None, motion_score: float | None, fps_max: float | None) -> str:
+    """A caption as it is trained on: ``a boat 12 FPS, 3 motion score.``
+
+    As published, it has no full stop of its own, frame rate and motion stand in one sentence (in prompts in two), a
+    rate below the limit is written as a decimal number, and without a limit none is said.
+
+    Args:
+        fps: of the file, before `sampling_interval`; None leaves it out, as does no ``fps_max``.
+        motion_score: of the video; None leaves it out.
+    """
+    said = []
+    if fps is not None and fps_max is not None:
+        rate = float(fps) if fps < fps_max else int(fps / sampling_interval(fps, fps_max))
+        said.append(f"{rate} FPS")
+    if motion_score is not None:
+        said.append(f"{int(motion_score + 0.5)} motion score")
+    return f"{text} {', '.join(said)}." if said else text
 
 
 FAMILY = OpenSora20()

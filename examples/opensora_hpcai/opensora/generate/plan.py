@@ -87,16 +87,16 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
         UserError: a size that cannot be, missing files, no prompt.
     """
     _require_models(config)
-    takes_length = hasattr(networks.denoiser_presets()[family.denoiser_preset], "model_max_length")
-    overrides = {"model_max_length": config.text.model_max_length} if takes_length else {}
-    overrides |= {name: getattr(config.denoiser, name) for name in networks.POSITION_SCALES}
-    denoiser_config = networks.denoiser_config(family.denoiser_preset, config.denoiser.ckpt_path, overrides)
+    denoiser_config = networks.denoiser_config(
+        family.denoiser_preset, config.denoiser.ckpt_path, denoiser_changes(config, family)
+    )
     autoencoder = networks.autoencoder_skeleton(
         family.autoencoder_preset, config.autoencoder.vae_checkpoint, **autoencoder_changes(config)
     )
+    _require_same_latents(denoiser_config, autoencoder)
     config, chunk = _whole_chunks(config, autoencoder)
     requests = make_requests(config, family, autoencoder, chunk)
-    _require_encoders(config, family, requests)
+    _require_encoders(config, family, denoiser_config, requests)
     _require_loops(config, requests)
     if any(request.conditions for request in requests) and not getattr(denoiser_config, "cond_embed", True):
         raise UserError("this denoiser takes no references (cond_embed is false in its config.json); leave them out")
@@ -108,27 +108,48 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
     mesh = make_mesh()
     seed = from_first_rank(config.runtime.seed if chosen else runtime.random_seed(), mesh)
     stamp = time_stamp(from_first_rank(int(time.time()), mesh)) if config.output.append_timestr else None
-    requests, jobs = own_share(requests, list_jobs(requests, config.sampler.num_samples, seed))
+    numbered = config.output.file_names == "number"
+    requests, jobs = own_share(requests, list_jobs(requests, seed, numbered))
     folder = make_run_folder(config.output.output_path, stamp)
     return Plan(config, family, denoiser_config, autoencoder, requests, jobs, folder, chosen)
 
 
-def autoencoder_changes(config: GenerateConfig) -> dict[str, float | None]:
+def denoiser_changes(config: GenerateConfig, family: Family) -> dict[str, Any]:
+    """The settings that change what a denoiser's config.json says."""
+    changes = {name: getattr(config.denoiser, name) for name in networks.POSITION_SCALES}
+    changes |= config.denoiser.denoiser_config
+    if hasattr(networks.denoiser_presets()[family.denoiser_preset], "model_max_length"):
+        changes.setdefault("model_max_length", config.text.model_max_length)
+    return changes
+
+
+def autoencoder_changes(config: GenerateConfig) -> dict[str, Any]:
     """The settings that change what an autoencoder's config.json says."""
     settings = config.autoencoder
-    return {
+    changes = {
         "micro_batch_size": settings.vae_micro_batch_size,
         "micro_frame_size": settings.vae_micro_frame_size,
         "sd_scale_factor": settings.sd_scale_factor,
     }
+    return {**changes, **settings.vae_config}
 
 
-def list_jobs(requests: Sequence[Request], num_samples: int, seed: int) -> list[Job]:
-    """``num_samples`` jobs per request, with consecutive seeds."""
+def _require_same_latents(denoiser_config: Any, autoencoder: Any) -> None:
+    channels = getattr(denoiser_config, "latent_channels", denoiser_config.in_channels)
+    if channels != autoencoder.latent_channels:
+        raise UserError(
+            f"the denoiser takes latents of {channels} channels, but the autoencoder's have "
+            f"{autoencoder.latent_channels}; use the vae_type that belongs to it"
+        )
+
+
+def list_jobs(requests: Sequence[Request], seed: int, numbered: bool = False) -> list[Job]:
+    """The jobs of all requests, with consecutive seeds; ``numbered`` calls them 00000, 00001 and so on."""
     jobs = []
     for row, request in enumerate(requests):
-        for repeat in range(num_samples):
-            stem = request.stem if num_samples == 1 else f"{request.stem}-{repeat}"
+        for repeat in range(request.samples):
+            stem = request.stem if request.samples == 1 else f"{request.stem}-{repeat}"
+            stem = f"{len(jobs):05d}" if numbered else stem
             jobs.append(Job(row, seed + len(jobs) if request.seed is None else request.seed + repeat, stem))
     return jobs
 
@@ -151,9 +172,12 @@ def _require_models(config: GenerateConfig) -> None:
         require_path(config.text.t5_model_name_or_path, "the text encoder's files", "t5_model_name_or_path")
 
 
-def _require_encoders(config: GenerateConfig, family: Family, requests: Sequence[Request]) -> None:
+def _require_encoders(
+    config: GenerateConfig, family: Family, denoiser_config: Any, requests: Sequence[Request]
+) -> None:
     """Refuses missing files of what the requests need beside the denoiser: text encoders, an autoencoder."""
-    given, guided = config.prompts, config.sampler.guidance_scale > 1
+    distilled = getattr(denoiser_config, "guidance_embed", False)
+    given, guided = config.prompts, config.sampler.guidance_scale > 1 and not distilled
     negatives = guided and any(request.negative or family.default_negative is not None for request in requests)
     if not given.text_embed_folder or (negatives and not given.negative_embed_folder):
         for option in family.text_encoders:

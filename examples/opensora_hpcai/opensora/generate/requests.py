@@ -11,7 +11,7 @@ from mindone.data.write import slug
 from mindone.errors import UserError
 from opensora.conditions.given import Asked, Conditions, Length
 from opensora.config import GenerateConfig
-from opensora.data.cache import prompt_files, read_text
+from opensora.data.cache import TextPair, prompt_files, read_text
 from opensora.families import Family
 from opensora.generate.shapes import frames_decoded, size_of, warn_if_rounded
 from opensora.sizes import VideoSize
@@ -25,7 +25,8 @@ class Request:
     """A prompt, the stem of its files, and what its videos are.
 
     ``size`` is frames, height and width in pixels, ``latent_shape`` (C, T, H, W). ``cache`` is the file of an embedding
-    cache if the prompt comes from one. A seed or negative prompt that is None is as the run or the family has it.
+    cache if the prompt comes from one, ``negative_cache`` that of its negative prompt. ``samples`` are
+    made of it. A seed or negative prompt that is None is as the run or the family has it.
     """
 
     text: str
@@ -36,7 +37,9 @@ class Request:
     negative: str | None = None
     asked: Asked = field(default_factory=Asked)
     conditions: Conditions = field(default_factory=Conditions)
-    cache: Path | None = None
+    cache: Path | TextPair | None = None
+    negative_cache: Path | TextPair | None = None
+    samples: int = 1
 
 
 def make_requests(config: GenerateConfig, family: Family, autoencoder: Any, chunk: int | None) -> list[Request]:
@@ -51,16 +54,24 @@ def make_requests(config: GenerateConfig, family: Family, autoencoder: Any, chun
     lines, caches = _lines(config)
     conditions, count = config.conditions, len(lines)
     negatives = _per_prompt(config.prompts.negative_prompts, count, "negative_prompts")
-    paths = _per_prompt(conditions.reference_path, count, "reference_path")
+    samples = config.sampler.num_samples
+    paths = conditions.reference_path
+    repeats = samples if samples > 1 and len(paths or ()) == count * samples else 1
+    if repeats == 1:
+        paths = _per_prompt(paths, count, "reference_path")
+    negative_caches = _negative_files(config.prompts.negative_embed_folder, count)
     strategies = _per_prompt(conditions.mask_strategy, count, "mask_strategy")
     requests = []
     if any(negatives) and config.sampler.guidance_scale <= 1:
         raise UserError(f"negative_prompts need guidance; use a guidance_scale above {config.sampler.guidance_scale:g}")
-    for row, line in enumerate(lines):
+    for place in range(count * repeats):
+        row, repeat = divmod(place, repeats)
+        line = lines[row]
         line = replace(
             line,
+            seed=None if line.seed is None else line.seed + repeat,
             negative=negatives[row] if line.negative is None else line.negative,
-            reference_path=paths[row] if line.reference_path is None else line.reference_path,
+            reference_path=paths[place] if line.reference_path is None else line.reference_path,
             mask_strategy=strategies[row] if line.mask_strategy is None else line.mask_strategy,
             task=conditions.task if line.task is None else line.task,
         )
@@ -69,7 +80,9 @@ def make_requests(config: GenerateConfig, family: Family, autoencoder: Any, chun
             request = _request(config, family, line, autoencoder, chunk)
         except UserError as error:
             raise UserError(f"{line.where}: {error}" if count > 1 and line.where else str(error)) from error
-        requests.append(replace(request, stem=stem, cache=caches[row]))
+        stem = stem if repeats == 1 else f"{stem}-{repeat}"
+        own = replace(request, stem=stem, cache=caches[row], negative_cache=negative_caches[row])
+        requests.append(replace(own, samples=samples // repeats))
     for size, shape in {(request.size, request.latent_shape) for request in requests}:
         warn_if_rounded(size, shape, autoencoder.spatial_compression)
     return requests
@@ -109,6 +122,17 @@ def _per_prompt(values: Sequence[str] | None, count: int, name: str) -> list[str
         raise UserError(f"{name} has {len(values)} entries for {count} prompts; give one for all, or one for each")
     values = values * count if len(values) == 1 else values or [None] * count
     return [value if value is None or value.strip() else None for value in values]
+
+
+def _negative_files(folder: str | None, count: int) -> list[Path] | list[TextPair] | list[None]:
+    """The files of negative prompts: one for all prompts, or one for each."""
+    files = prompt_files(folder) if folder else [None]
+    if len(files) not in (1, count):
+        raise UserError(
+            f"negative_embed_folder={folder} has {len(files)} embeddings for {count} prompts; make one for all of "
+            "them, or one for each"
+        )
+    return files * count if len(files) == 1 else files
 
 
 def _lines(config: GenerateConfig) -> tuple[list[Line], list[Path | None]]:

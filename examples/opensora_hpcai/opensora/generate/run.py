@@ -34,7 +34,8 @@ def generate(config: GenerateConfig) -> list[Result]:
     """
     start(config.runtime)
     started = time.perf_counter()
-    family, config = settle(config, config.denoiser.model_version)
+    denoiser = config.denoiser
+    family, config = settle(config, denoiser.model_version, denoiser.model_name, config.autoencoder.vae_type)
     whole = make_plan(config, family)
     plan, results = finished_before(whole)
     if plan.jobs:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindone.errors import UserError
-from opensora.data.cache import prompt_files, read_text, require_same_text
+from opensora.data.cache import read_text, require_same_text
 from opensora.families.base import PromptRules
 from opensora.generate.failures import within_memory
 from opensora.generate.plan import Job, Plan
@@ -42,21 +41,23 @@ class Texts:
         return list(dict.fromkeys(self.encoded[row] for row in self.prompts[job.row]))
 
 
-def prompt_rules(plan: Plan) -> PromptRules:
+def prompt_rules(plan: Plan, request: Request) -> PromptRules:
+    """A picture has no frame rate."""
     given = plan.config.prompts
     scores = (given.aesthetic_score, given.motion_score, given.camera_motion)
-    return PromptRules(*scores, given.caption_cleaning, plan.saved_fps)
+    return PromptRules(*scores, given.caption_cleaning, plan.saved_fps if request.size[0] > 1 else None)
 
 
 def prepared_texts(plan: Plan, request: Request) -> list[str]:
     """The text of every loop as it is encoded."""
-    rules = prompt_rules(plan)
+    rules = prompt_rules(plan, request)
     return [plan.family.prepare_prompt(text_of_loop(request.text, loop).strip(), rules) for loop in range(plan.loops)]
 
 
 def negative_text(plan: Plan, request: Request) -> str | None:
     """The negative prompt as it is encoded; None where there is none, or the network's own caption stands for it."""
-    if plan.config.sampler.guidance_scale <= 1:
+    # A distilled network is told the guidance instead.
+    if plan.config.sampler.guidance_scale <= 1 or getattr(plan.denoiser_config, "guidance_embed", False):
         return None
     chosen = plan.family.default_negative if request.negative is None else request.negative
     rules = PromptRules(cleaning=plan.config.prompts.caption_cleaning)
@@ -80,9 +81,8 @@ def encode_texts(plan: Plan) -> Texts:
     else:
         prompt_rows = [[rows[text] for text in texts] for texts in prompts]
     if given.negative_embed_folder:
-        files = _negative_files(given.negative_embed_folder, len(plan.requests))
         negative_rows = [
-            table.add(file, asked.negative, text) for file, asked, text in zip(files, plan.requests, negatives)
+            table.add(asked.negative_cache, asked.negative, text) for asked, text in zip(plan.requests, negatives)
         ]
     else:
         negative_rows = [None if text is None else rows[text] for text in negatives]
@@ -116,13 +116,3 @@ class _Rows:
         self.parts.append(self.conditioner.read(path))
         self.texts.append(entry.encoded or prepared or path.stem)
         return len(self.texts) - 1
-
-
-def _negative_files(folder: str, count: int) -> list[Path]:
-    files = prompt_files(folder)
-    if len(files) not in (1, count):
-        raise UserError(
-            f"negative_embed_folder={folder} has {len(files)} embeddings for {count} prompts; make one for all of "
-            "them, or one for each"
-        )
-    return files * count if len(files) == 1 else files

@@ -77,6 +77,11 @@ class MMDiTConfig:
             )
 
     @property
+    def latent_channels(self) -> int:
+        """Channels of the latents that are packed to tokens."""
+        return self.in_channels // self.patch_size**2
+
+    @property
     def cond_channels(self) -> int:
         """Channels of a token of ``cond``: one mask channel and the masked latents."""
         return self.in_channels + self.patch_size**2

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mindone.errors import UserError
-from opensora.data.cache import read_text
+from opensora.data.cache import TextPair, read_text
 from opensora.text.encoder import TextEmbeddings, TextEncoder
 
 Arrays = dict[str, np.ndarray]
@@ -41,7 +41,7 @@ class Conditioner(ABC):
         """
 
     @abstractmethod
-    def read(self, path: Path) -> Arrays:
+    def read(self, path: Path | TextPair) -> Arrays:
         """Arrays of one cache file, with one row, fitted."""
 
     @abstractmethod
@@ -94,7 +94,7 @@ class T5Conditioner(Conditioner):
         mask = np.pad(mask[:, : self.length], ((0, 0), (0, missing)))
         return {"text": np.asarray(text, np.float32), "text_mask": mask.astype(np.int32)}
 
-    def read(self, path: Path) -> Arrays:
+    def read(self, path: Path | TextPair) -> Arrays:
         entry = read_text(path)
         try:
             return self.fit({"text": entry.text_emb[None], "text_mask": entry.mask[None]})
@@ -168,7 +168,7 @@ class T5ClipConditioner(Conditioner):
             )
         return {"text": text, "pooled": pooled}
 
-    def read(self, path: Path) -> Arrays:
+    def read(self, path: Path | TextPair) -> Arrays:
         """A cache with both encoders' arrays; see `opensora.data.cache.read_text`."""
         entry = read_text(path)
         if entry.pooled is None:

@@ -15,6 +15,7 @@ from opensora.config import (
     EmbedTextConfig,
     EmbedVideoConfig,
     GenerateConfig,
+    InferenceV2Config,
     TrainConfig,
     TrainVaeConfig,
 )
@@ -40,6 +41,8 @@ def schema_of(path: Path) -> type:
         return EmbedTextConfig
     if "latent" in path.stem or "embed" in path.stem:
         return EmbedVideoConfig
+    if "inference" in path.parts and "opensora-v2-0" in path.parts:
+        return InferenceV2Config
     return GenerateConfig if "inference" in path.parts or "sample" in path.stem else TrainConfig
 
 

@@ -26,7 +26,7 @@ from opensora.families.mmdit import (
     GuidedSampler,
     with_dropped,
 )
-from opensora.families.v2_0 import prompt_text, with_fps, with_motion
+from opensora.families.v2_0 import prompt_text, sampling_interval, training_text, with_fps, with_motion
 
 
 class ToyNetwork(nn.Cell):
@@ -179,6 +179,13 @@ def test_prompts_are_written_as_the_original_writes_them(golden_case):
         assert with_fps(prompt, fps) == expected
     for prompt, score, expected in golden_case.sidecar["motion_score"]["rows"]:
         assert with_motion(prompt, score) == expected
+
+
+@pytest.mark.golden("data_v20_prompt_format")
+def test_captions_are_trained_on_as_the_original_writes_them(golden_case):
+    for text, fps, motion, fps_max, says_motion, expected, interval in golden_case.sidecar["training_text"]["rows"]:
+        assert training_text(text, fps, motion if says_motion else None, fps_max) == expected
+        assert sampling_interval(fps, fps_max) == interval
 
 
 def test_a_prompt_says_its_frame_rate_and_motion():

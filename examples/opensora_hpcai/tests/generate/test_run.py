@@ -112,8 +112,8 @@ def test_what_cannot_work_is_refused_before_anything_is_written(settings, tmp_pa
 
 
 def test_samples_are_shared_between_ranks_without_changing_their_seeds(monkeypatch):
-    prompts = [Request(text, text) for text in PROMPTS]
-    jobs = plan.list_jobs(prompts, 2, seed=100)
+    prompts = [Request(text, text, samples=2) for text in PROMPTS]
+    jobs = plan.list_jobs(prompts, seed=100)
     shares = []
     for rank in (0, 1):
         current = dataclasses.replace(plan.runtime.current(), rank=rank, world_size=2)
