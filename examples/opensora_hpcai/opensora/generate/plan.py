@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mindone import runtime
+from mindone.checkpoint.find import find_model
 from mindone.errors import UserError
 from mindone.parallel.collectives import from_first_rank
 from opensora import networks, outputs
 from opensora.config import GenerateConfig
+from opensora.embed.shared import weights_digest
 from opensora.families import Family
 from opensora.generate.references import require_references
 from opensora.generate.requests import Request, make_requests
@@ -37,7 +39,8 @@ class Job:
 class Plan:
     """What this rank has to do.
 
-    ``denoiser_config`` is the config dataclass of the family's network, ``autoencoder`` a skeleton without weights.
+    ``denoiser_config`` is the config dataclass of the family's network, ``autoencoder`` a skeleton without weights,
+    ``weights`` a digest of every model's files, by the setting that names them.
     ``chosen_seed`` says whether somebody chose the seed of the run, so that it has to be the same in a repetition.
     """
 
@@ -48,6 +51,7 @@ class Plan:
     requests: list[Request]
     jobs: list[Job]
     folder: Path
+    weights: dict[str, str]
     chosen_seed: bool = True
 
     def request(self, job: Job) -> Request:
@@ -106,7 +110,8 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
     stamp = outputs.time_stamp(from_first_rank(int(time.time()))) if config.output.append_timestr else None
     requests, jobs = own_share(requests, list_jobs(requests, config.sampler.num_samples, seed))
     folder = outputs.make_run_folder(config.output.output_path, stamp)
-    return Plan(config, family, denoiser_config, autoencoder, requests, jobs, folder, chosen)
+    weights = _digests(config, family)
+    return Plan(config, family, denoiser_config, autoencoder, requests, jobs, folder, weights, chosen)
 
 
 def autoencoder_changes(config: GenerateConfig) -> dict[str, int | None]:
@@ -152,6 +157,14 @@ def _require_encoders(config: GenerateConfig, family: Family, requests: Sequence
             require_path(getattr(config.text, option), "the text encoder's files", option)
     if any(request.conditions for request in requests) and not config.denoiser.allow_random_weights:
         require_path(config.autoencoder.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
+
+
+def _digests(config: GenerateConfig, family: Family) -> dict[str, str]:
+    """Of the models that are given: weights may change while their names stay."""
+    paths = {"ckpt_path": config.denoiser.ckpt_path, "vae_checkpoint": config.autoencoder.vae_checkpoint}
+    if not config.prompts.text_embed_folder:
+        paths |= {option: getattr(config.text, option) for option in family.text_encoders}
+    return {option: weights_digest(find_model(path)) for option, path in paths.items() if path and Path(path).exists()}
 
 
 def _whole_chunks(config: GenerateConfig, autoencoder: Any) -> tuple[GenerateConfig, int | None]:
