@@ -183,7 +183,7 @@ def _whole_chunks(config: GenerateConfig, autoencoder: Any) -> tuple[GenerateCon
 
 
 def _require_loops(config: GenerateConfig, requests: Sequence[Request]) -> None:
-    """Refuses loops whose clips have nothing new, strategies for loops that there are not, and samplers without masks."""
+    """Refuses loops without anything new, strategies for loops that there are not, and samplers without masks."""
     loops, overlap = config.conditions.loop, config.conditions.condition_frame_length
     if config.sampler.sampling == "dpm-solver" and (loops > 1 or any(request.conditions for request in requests)):
         raise UserError("sampling=dpm-solver keeps no given frames; use ddpm or ddim with references and loops")
