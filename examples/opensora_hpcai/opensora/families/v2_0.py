@@ -21,6 +21,8 @@ from opensora.text.conditioner import T5ClipConditioner
 
 # Sides are multiples of a patch of 2x2 latents, or of one latent where it is larger.
 GRID = 16
+# Of videos, of pictures (the first of t2i2v), and of videos at high compression.
+AUTOENCODERS = ("Hunyuan-VAE", "Flux-AE", "Video-DC-AE")
 FPS_SUFFIX = re.compile(r"\d+ FPS\.$")
 
 
@@ -35,7 +37,7 @@ class OpenSora20(Family):
     autoencoder_preset: str = "Hunyuan-VAE"
 
     refused: ClassVar[Refusals] = {
-        "vae_type": (lambda value: value != "Hunyuan-VAE", "use Hunyuan-VAE"),
+        "vae_type": (lambda value: value not in AUTOENCODERS, f"use {', '.join(AUTOENCODERS)}"),
         "sampling": (lambda value: value != "rflow", "use rflow"),
         "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
         "mask_ratios": (is_on, "use condition_config; its network is told conditions, not frames masks"),

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mindone import runtime
+from mindone.checkpoint.find import find_model
 from mindone.errors import UserError
 from mindone.folders import make_run_folder, time_stamp
 from mindone.parallel.collectives import from_first_rank
 from mindone.parallel.mesh import make_mesh
 from opensora import networks
 from opensora.config import GenerateConfig
+from opensora.embed.shared import weights_digest
 from opensora.families import Family
 from opensora.generate.references import require_references
 from opensora.generate.requests import Request, make_requests
@@ -39,7 +41,8 @@ class Job:
 class Plan:
     """What this rank has to do.
 
-    ``denoiser_config`` is the config dataclass of the family's network, ``autoencoder`` a skeleton without weights.
+    ``denoiser_config`` is the config dataclass of the family's network, ``autoencoder`` a skeleton without weights,
+    ``weights`` a digest of every model's files, by the setting that names them.
     ``chosen_seed`` says whether somebody chose the seed of the run, so that it has to be the same in a repetition.
     """
 
@@ -50,6 +53,7 @@ class Plan:
     requests: list[Request]
     jobs: list[Job]
     folder: Path
+    weights: dict[str, str]
     chosen_seed: bool = True
 
     def request(self, job: Job) -> Request:
@@ -111,7 +115,8 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
     numbered = config.output.file_names == "number"
     requests, jobs = own_share(requests, list_jobs(requests, seed, numbered))
     folder = make_run_folder(config.output.output_path, stamp)
-    return Plan(config, family, denoiser_config, autoencoder, requests, jobs, folder, chosen)
+    weights = _digests(config, family)
+    return Plan(config, family, denoiser_config, autoencoder, requests, jobs, folder, weights, chosen)
 
 
 def denoiser_changes(config: GenerateConfig, family: Family) -> dict[str, Any]:
@@ -186,6 +191,14 @@ def _require_encoders(
         require_path(config.autoencoder.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
 
 
+def _digests(config: GenerateConfig, family: Family) -> dict[str, str]:
+    """Of the models that are given: weights may change while their names stay."""
+    paths = {"ckpt_path": config.denoiser.ckpt_path, "vae_checkpoint": config.autoencoder.vae_checkpoint}
+    if not config.prompts.text_embed_folder:
+        paths |= {option: getattr(config.text, option) for option in family.text_encoders}
+    return {option: weights_digest(find_model(path)) for option, path in paths.items() if path and Path(path).exists()}
+
+
 def _whole_chunks(config: GenerateConfig, autoencoder: Any) -> tuple[GenerateConfig, int | None]:
     """The config with a condition_frame_length of whole chunks of the autoencoder, and the frames of one chunk."""
     chunk = getattr(autoencoder.config, "micro_frame_size", None)
@@ -202,8 +215,10 @@ def _whole_chunks(config: GenerateConfig, autoencoder: Any) -> tuple[GenerateCon
 
 
 def _require_loops(config: GenerateConfig, requests: Sequence[Request]) -> None:
-    """Refuses loops whose clips have nothing new, and strategies for loops that there are not."""
+    """Refuses loops without anything new, strategies for loops that there are not, and samplers without masks."""
     loops, overlap = config.conditions.loop, config.conditions.condition_frame_length
+    if config.sampler.sampling == "dpm-solver" and (loops > 1 or any(request.conditions for request in requests)):
+        raise UserError("sampling=dpm-solver keeps no given frames; use ddpm or ddim with references and loops")
     for request in requests:
         late = [group for group in request.conditions.groups if group.loop >= loops]
         if late:

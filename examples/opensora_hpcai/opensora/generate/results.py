@@ -56,6 +56,7 @@ def made_from(plan: Plan, job: Job) -> dict[str, Any]:
                 "condition_frame_edit": config.conditions.condition_frame_edit if plan.loops > 1 else None,
             },
             "model_version": plan.family.name,
+            "weights": plan.weights,
             "denoiser": config.denoiser,
             "autoencoder": config.autoencoder,
             "text": config.text,

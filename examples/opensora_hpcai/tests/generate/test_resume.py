@@ -1,6 +1,7 @@
 """A run that is repeated makes what is not finished, and nothing else."""
 
 import json
+import shutil
 
 import pytest
 
@@ -57,6 +58,18 @@ def test_other_settings_make_other_videos_under_other_names(again, tmp_path, cha
     assert content(tmp_path / "samples").items() >= before.items()
     assert all(result.latents is None for result in again(**changes))
     assert all(result.latents is None for result in again())
+
+
+def test_other_weights_under_the_same_name_make_another_video(again, folders, tmp_path):
+    folder = shutil.copytree(folders / "v1.2", tmp_path / "model")
+    again(ckpt_path=folder)
+    assert all(result.latents is None for result in again(ckpt_path=folder))
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    results = again(ckpt_path=folder)
+    assert [result.video.stem for result in results] == ["000-a-red-circle-moves-left-2", "001-a-blue-circle-2"]
 
 
 def test_a_video_that_is_gone_or_half_written_is_made_again_in_its_place(again, tmp_path):
