@@ -28,13 +28,13 @@ COVERED = {
     "sched_v20_losses_conditions": "tests/diffusion/test_shifted_flow.py",
     "v20_train_pack_shift": "tests/diffusion/test_shifted_flow.py",
     "v20_train_condition_noncausal": "examples/opensora_hpcai/tests/conditions/test_visual.py",
-    "v20_train_step": "examples/opensora_hpcai/tests/families/test_mmdit.py",
+    "v20_train_step": "examples/opensora_hpcai/tests/families/test_mmdit_family.py",
     "data_v11_aspect_ratios": "examples/opensora_hpcai/tests/data/test_aspect.py",
     "data_v12_aspect_ratios": "examples/opensora_hpcai/tests/data/test_aspect.py",
     "data_v20_aspect_ratios": "examples/opensora_hpcai/tests/data/test_aspect.py",
     "data_v11_mask_strategy_prompts": "examples/opensora_hpcai/tests/text/test_loops.py",
     "data_v12_mask_strategy_prompts": "examples/opensora_hpcai/tests/text/test_loops.py",
-    "data_v20_prompt_format": "examples/opensora_hpcai/tests/families/test_mmdit.py",
+    "data_v20_prompt_format": "examples/opensora_hpcai/tests/families/test_mmdit_family.py",
     "metric_psnr_ssim": "tests/metrics/test_image.py",
     "data_caption_cleaning": "examples/opensora_hpcai/tests/text/test_cleaning.py",
 }
@@ -51,3 +51,9 @@ def test_every_covered_prefix_is_marked_in_its_test_file():
         text = (ROOT / file).read_text(encoding="utf-8")
         marks = " ".join(re.findall(r"mark\.golden\(([^)]*)\)", text))
         assert f'"{prefix}' in marks, f"{file} has no test marked with {prefix}"
+
+
+def test_no_two_test_files_have_the_same_name():
+    """Run with ``--golden`` on a folder outside, pytest imports test files by their names alone."""
+    names = [file.name for folder in ("tests", "examples") for file in (ROOT / folder).rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -30,6 +30,7 @@ SCRIPTS = {
     TrainVaeConfig: "train_vae.py",
     EmbedTextConfig: "infer_t5.py",
     EmbedVideoConfig: "infer_vae.py",
+    InferenceV2Config: "v2.0/inference_v2.py",
 }
 
 
@@ -93,16 +94,13 @@ def test_every_recipe_printed_and_read_again_is_the_same(path, tmp_path):
 
 
 BUCKETS = "bucket_config is not supported yet; give image_size"
-REFERENCES = r"reference_path=.* is not supported by model_version v1\.[12]; leave it out"
 PATCHES = r"pre_patchify=True is not supported by model_version v1\.1; leave it out"
 REFUSED = {
-    "opensora-v1-1/inference/sample_iv2v.yaml": REFERENCES,
     "opensora-v1-1/inference/t2v_fit.yaml": PATCHES,
     "opensora-v1-1/train/train_stage1.yaml": BUCKETS,
     "opensora-v1-1/train/train_stage1_fit.yaml": PATCHES,
     "opensora-v1-1/train/train_stage2.yaml": BUCKETS,
     "opensora-v1-1/train/train_stage3.yaml": BUCKETS,
-    "opensora-v1-2/inference/sample_iv2v.yaml": REFERENCES,
     "opensora-v1-2/train/max_seq_verify.yaml": BUCKETS,
     "opensora-v1-2/train/train_stage1.yaml": BUCKETS,
     "opensora-v1-2/train/train_stage1_ms.yaml": BUCKETS,
