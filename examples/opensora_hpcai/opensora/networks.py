@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindone import runtime
+from mindone.config import typed_entries
 from mindone.errors import UserError
 from mindone.models.presets import preset_values
 from opensora.model_folder import config_from, read_config, require_path
@@ -41,13 +42,18 @@ def denoiser_presets() -> dict[str, Any]:
     return {name: config for module in DENOISERS for name, config in _denoiser_part(module, 2).items()}
 
 
-def denoiser_config(preset: str, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Any:
+def denoiser_config(
+    preset: str, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None, setting: str = "denoiser"
+) -> Any:
     """The config of a preset, replaced by the ``config.json`` at ``path``, then by overrides that are not None.
 
     `POSITION_SCALES` are left out with a notice where the network has none.
 
+    Args:
+        setting: dotted path of the setting that the overrides are from, for errors.
     Raises:
-        UserError: an unknown preset, or an override that its network does not have.
+        UserError: an unknown preset, an override that its network does not have or of another type, or sizes that
+            no network can have.
     """
     presets = denoiser_presets()
     if preset not in presets:
@@ -56,9 +62,7 @@ def denoiser_config(preset: str, path: str | Path | None = None, overrides: Mapp
     changes = {name: value for name, value in (overrides or {}).items() if value is not None}
     for name in sorted(_unknown(changes, config) & set(POSITION_SCALES)):
         logger.warning("%s=%s has no effect: the denoiser %s has no such scale", name, changes.pop(name), preset)
-    unknown = sorted(_unknown(changes, config))
-    if unknown:
-        raise UserError(f"{', '.join(unknown)} is not a setting of the denoiser {preset}")
+    changes = typed_entries(changes, type(config), setting)
     return config_from(type(config), {**dataclasses.asdict(config), **read_config(path), **changes})
 
 
@@ -162,7 +166,7 @@ def autoencoder_config(name: str | None = None, path: str | Path | None = None, 
         changes: fields to replace; None leaves one as it is. ``sd_scale_factor`` is the ``scale_factor`` of kind 2d.
             `OF_SOME_AUTOENCODERS` are left out with a notice where the kind has none.
     Raises:
-        UserError: the name is not known, or nothing says what the folder holds, or it has no such field.
+        UserError: the name is not known, nothing says what the folder holds, or a change does not fit its fields.
     """
     if name is not None and name not in AUTOENCODERS:
         raise UserError(f"there is no autoencoder {name}; use one of {', '.join(AUTOENCODERS)}")
@@ -176,10 +180,7 @@ def autoencoder_config(name: str | None = None, path: str | Path | None = None, 
         changes["scale_factor"] = changes.pop("sd_scale_factor")
     for field in sorted(_unknown(changes, config) & set(OF_SOME_AUTOENCODERS)):
         logger.warning("%s=%s has no effect: an autoencoder of kind %s has none", field, changes.pop(field), kind)
-    unknown = sorted(_unknown(changes, config))
-    if unknown:
-        raise UserError(f"{', '.join(unknown)} is not a setting of the autoencoder of kind {kind}")
-    return dataclasses.replace(config, **changes)
+    return dataclasses.replace(config, **typed_entries(changes, type(config), "vae_config"))
 
 
 def build_autoencoder(config: Any, dtype: str = "fp32") -> Any:

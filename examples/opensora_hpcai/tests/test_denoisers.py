@@ -51,5 +51,24 @@ def test_position_scales_are_those_of_1_0_and_have_no_effect_elsewhere(tmp_path,
 def test_unknown_names_and_settings_are_refused():
     with pytest.raises(UserError, match="STDiT2-XL/2"):
         denoiser_config("STDiT-XXL")
-    with pytest.raises(UserError, match="input_sq_size is not a setting of the denoiser STDiT-XL/2"):
+    with pytest.raises(UserError, match="unknown key 'denoiser.input_sq_size'"):
         denoiser_config("STDiT-XL/2", None, {"input_sq_size": 512})
+
+
+@pytest.mark.parametrize(
+    ("preset", "sizes", "message"),
+    [
+        ("STDiT3-XL/2", {"depth": "x"}, "model.denoiser.depth='x' has to be int"),
+        ("STDiT3-XL/2", {"depht": 1}, "unknown key 'model.denoiser.depht'; did you mean depth?"),
+        ("STDiT3-XL/2", {"num_heads": 0}, "num_heads=0 has to be more than 0"),
+        ("STDiT3-XL/2", {"mlp_ratio": -4}, "mlp_ratio=-4.0 has to be more than 0"),
+        ("STDiT3-XL/2", {"depth": 0}, "depth=0 has to be more than 0"),
+        ("STDiT-XL/2", {"patch_size": [1, 2, 0]}, r"patch_size=\[1, 2, 0\] has to be more than 0"),
+        ("MMDiT-11B", {"depth": 0, "depth_single_blocks": 0}, "make no network"),
+        ("MMDiT-11B", {"vec_in_dim": -1}, "vec_in_dim=-1 has to be more than 0"),
+    ],
+)
+def test_sizes_that_no_network_can_have_are_refused_in_one_sentence(preset, sizes, message):
+    with pytest.raises(UserError, match=message) as refusal:
+        denoiser_config(preset, None, sizes, "model.denoiser")
+    assert "\n" not in str(refusal.value)

@@ -11,6 +11,7 @@ from typing import Any
 
 from mindone import runtime
 from mindone.checkpoint.find import find_model
+from mindone.config import naming_sources
 from mindone.errors import UserError
 from mindone.folders import make_run_folder, time_stamp
 from mindone.parallel.collectives import from_first_rank
@@ -91,12 +92,14 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
         UserError: a size that cannot be, missing files, no prompt.
     """
     _require_models(config)
-    denoiser_config = networks.denoiser_config(
-        family.denoiser_preset, config.denoiser.ckpt_path, denoiser_changes(config, family)
-    )
-    autoencoder = networks.autoencoder_skeleton(
-        family.autoencoder_preset, config.autoencoder.vae_checkpoint, **autoencoder_changes(config)
-    )
+    with naming_sources(config):
+        changes = denoiser_changes(config, family)
+        denoiser_config = networks.denoiser_config(
+            family.denoiser_preset, config.denoiser.ckpt_path, changes, "denoiser.denoiser_config"
+        )
+        autoencoder = networks.autoencoder_skeleton(
+            family.autoencoder_preset, config.autoencoder.vae_checkpoint, **autoencoder_changes(config)
+        )
     _require_same_latents(denoiser_config, autoencoder)
     config, chunk = _whole_chunks(config, autoencoder)
     requests = make_requests(config, family, autoencoder, chunk)

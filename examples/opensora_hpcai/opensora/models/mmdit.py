@@ -16,6 +16,7 @@ from mindspore import Tensor, nn, ops
 
 from mindone import runtime
 from mindone.errors import UserError
+from mindone.models.sizes import require_positive
 from mindone.nn import functional as F
 from mindone.nn import init
 from mindone.nn.embeddings import AxesRotaryEmbedding, sinusoid
@@ -67,6 +68,10 @@ class MMDiTConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axes_dim", tuple(self.axes_dim))
+        require_positive(self, "in_channels", "vec_in_dim", "context_in_dim", "hidden_size", "mlp_ratio", "num_heads")
+        require_positive(self, "theta", "patch_size")
+        if min(self.depth, self.depth_single_blocks) < 0 or not (self.depth or self.depth_single_blocks):
+            raise UserError(f"depth={self.depth} and depth_single_blocks={self.depth_single_blocks} make no network")
         if self.hidden_size % self.num_heads:
             raise UserError(f"hidden_size={self.hidden_size} is not divisible by num_heads={self.num_heads}")
         head_size = self.hidden_size // self.num_heads

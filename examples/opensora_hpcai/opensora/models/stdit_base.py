@@ -18,6 +18,7 @@ from mindspore import Tensor, nn, ops
 from mindone import runtime
 from mindone.checkpoint.naming import matches
 from mindone.errors import UserError
+from mindone.models.sizes import require_positive
 from mindone.nn import functional as F
 from mindone.nn import init
 from mindone.nn.embeddings import PatchEmbed3D, TimestepEmbedder, position_table_2d
@@ -50,6 +51,8 @@ class STDiTBaseConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patch_size", tuple(self.patch_size))
+        require_positive(self, "in_channels", "patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio")
+        require_positive(self, "caption_channels", "model_max_length")
         if self.hidden_size % self.num_heads:
             raise UserError(f"hidden_size={self.hidden_size} is not divisible by num_heads={self.num_heads}")
         if self.hidden_size % 4:

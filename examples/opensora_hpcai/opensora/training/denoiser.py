@@ -11,6 +11,7 @@ from typing import Any
 from mindspore import nn
 
 from mindone.checkpoint import read_tensors
+from mindone.config import naming_sources
 from mindone.data.table import VideoRow, read_video_table
 from mindone.errors import UserError
 from mindone.parallel.mesh import make_mesh
@@ -129,7 +130,9 @@ def make_setting(config: TrainConfig) -> Setting:
         "space_scale": config.model.space_scale,
         "time_scale": config.model.time_scale,
     }
-    network = denoiser_config(family.denoiser_preset, config.model.pretrained_model_path, overrides)
+    with naming_sources(given):
+        pretrained = config.model.pretrained_model_path
+        network = denoiser_config(family.denoiser_preset, pretrained, overrides, "model.denoiser")
     if not config.data.text_embed_folder:
         options = "text_embed_folder or --t5_model_name_or_path"
         require_path(config.text.t5_model_name_or_path, "text embeddings", options)
