@@ -86,6 +86,8 @@ DOORS: dict[str, Door] = {
         "MMDiT weights between the layouts of Flux and of Open-Sora 2.0",
     ),
     "download": Door("opensora.weights:download", None, "a model of a hub, as safetensors"),
+    "inspect": Door("opensora.inspection:inspect", None, "what a checkpoint holds"),
+    "verify": Door("opensora.inspection:verify", None, "is a checkpoint as it was saved, or equal to another?"),
     "toy-data": Door("opensora.toy.world:make_dataset", "opensora.config:ToyDataConfig", "clips of the toy world"),
     "toy-t5": Door(
         "opensora.toy.tiny_t5:make_tiny_t5", "opensora.config:TinyT5Config", "the text encoder of the toy world"

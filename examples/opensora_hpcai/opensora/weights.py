@@ -14,7 +14,7 @@ from opensora.config import ConvertConfig, ConvertFluxConfig, ConvertImageVaeCon
 
 def convert_any(config: ConvertConfig) -> None:
     """A checkpoint in another format, with other names or another dtype."""
-    _say(config.target, convert(config.src, config.target, config.names, config.dtype))
+    _say(config.target, convert(config.src, config.target, config.names, config.dtype, config.weights, config.strip))
 
 
 def convert_image_vae(config: ConvertImageVaeConfig) -> None:

@@ -41,6 +41,10 @@ class ConvertConfig(Files):
     """published: undo what MindSpore and wrappers do to names; mindspore: gamma and beta for norms"""
     dtype: Dtype | None = None
     """of floating tensors; as they are if not given"""
+    weights: Literal["model", "ema", "all"] = "model"
+    """of a training's checkpoint: the trained weights, their average (ema), or every tensor of the file"""
+    strip: str = ""
+    """take only what is behind this prefix of names"""
 
 
 @dataclass
