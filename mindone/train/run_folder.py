@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mindone.checkpoint.atomic import require_writable
 from mindone.checkpoint.find import CHECKPOINTS
 from mindone.checkpoint.run import RunCheckpoint, RunCheckpoints
 from mindone.errors import UserError
@@ -57,9 +58,11 @@ def open_folder(
         add_datetime: put a new run into a subfolder named by date and time.
         overwrite: a new run may use the folder of another one.
     Raises:
-        UserError: it cannot be made, or has a run in it already.
+        UserError: it cannot be made or written, or has a run in it already.
     """
     if found and found.folder.resolve() in (Path(output_path).resolve(), *_subfolders(output_path)):
+        if mesh.is_main:
+            require_writable(found.folder / CHECKPOINTS)
         return found.folder
     now = time_stamp(from_first_rank(int(time.time()), mesh))
     folder = Path(output_path) / now if add_datetime else Path(output_path)
@@ -71,6 +74,8 @@ def open_folder(
     # Every rank has looked before the first one begins to write.
     barrier(mesh)
     make_run_folder(output_path, now if add_datetime else None)
+    if mesh.is_main:
+        require_writable(folder / CHECKPOINTS)
     if found and mesh.is_main and (found.folder / RESULT_LOG).is_file():
         shutil.copyfile(found.folder / RESULT_LOG, folder / RESULT_LOG)
     barrier(mesh)

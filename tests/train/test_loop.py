@@ -291,3 +291,9 @@ def test_the_clock_leaves_out_compilation_and_remembers_over_a_restart():
     clock.tick()
     assert clock.steps == 6
     assert clock.per_step() < 2.0
+
+
+def test_a_folder_that_cannot_be_written_is_refused_when_the_run_starts(tmp_path):
+    (tmp_path / "ckpt").write_text("a file where the folder of checkpoints has to be")
+    with pytest.raises(UserError, match="ckpt"):
+        run_folder.open_folder(tmp_path, False, None, Mesh())

@@ -44,7 +44,7 @@ class Data:
     caption_column: str = "caption"
     """column of the captions"""
     filter_data: bool = False
-    """leave out rows whose files are missing, before training"""
+    """leave out rows without a caption or whose files are missing, before training"""
     video_backend: VideoBackend = "pyav"
     """who decodes the videos"""
     frame_stride: int = 1

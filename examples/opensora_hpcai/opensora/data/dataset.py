@@ -67,8 +67,15 @@ class TextCache:
     memory: Memory = field(default_factory=Memory)
 
     def item(self, row: VideoRow) -> dict[str, np.ndarray]:
+        """The row's embedding.
+
+        Raises:
+            BadSample: it cannot be used.
+            UserError: it was made from another caption.
+        """
         path = cache.cache_path(self.folder, row.relative)
         entry = self.memory.get(path, lambda: cache.read_text(path))
+        cache.require_same_text(path, entry, row.caption)
         return {"text_emb": entry.text_emb, "text_mask": entry.mask}
 
 

@@ -18,7 +18,7 @@ from mindone.parallel.mesh import make_mesh
 from mindone.train.loop import Every, Training
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Data, TrainConfig
-from opensora.data.cache import cache_path, latent_folders
+from opensora.data.cache import cache_path, latent_folders, require_distinct
 from opensora.data.dataset import LatentTextDataset, VideoTextDataset
 from opensora.data.masks import MaskGenerator
 from opensora.families import Family, settle, with_defaults
@@ -164,8 +164,14 @@ def make_autoencoder(config: TrainConfig, family: Family) -> Autoencoder:
 
 
 def read_rows(data: Data) -> list[VideoRow]:
-    """The table's rows; with ``filter_data`` those whose files are there."""
-    rows = read_video_table(data.csv_path, data.video_folder, data.video_column, data.caption_column)
+    """The table's rows; with ``filter_data`` those that have a caption and whose files are there.
+
+    Raises:
+        UserError: the table cannot be used, or two of its videos would have the same cache file.
+    """
+    rows = read_video_table(data.csv_path, data.video_folder, data.video_column, data.caption_column, data.filter_data)
+    if data.vae_latent_folder or data.text_embed_folder:
+        require_distinct(rows, data.csv_path)
     return existing_rows(rows, lambda row: _files(data, row), data.csv_path) if data.filter_data else rows
 
 

@@ -13,6 +13,7 @@ from mindone.data.table import read_video_table
 from mindone.data.transforms import ResizeCrop
 from mindone.data.video import probe
 from mindone.data.write import write_png, write_video
+from mindone.errors import UserError
 from opensora.data.cache import LatentEntry, cache_path, write_latent, write_text
 from opensora.data.dataset import LatentTextDataset, Memory, VideoTextDataset, WholeVideoDataset
 
@@ -241,3 +242,10 @@ def test_videos_that_do_not_fit_in_memory_are_streamed(rows):
     for index in (0, 1, 2, 3, 0):
         dataset.get(index, rng())
     assert [(row.file, 16, 16) in dataset.memory for row in rows[:4]] == [True, True, False, False]
+
+
+def test_an_embedding_of_another_caption_is_refused(rows, tmp_path):
+    arrays = {"text_emb": np.zeros((4, 8), np.float32), "mask": np.ones(4), "tokens": np.arange(4)}
+    write_text(cache_path(tmp_path, rows[0].relative), arrays, made_from={"text": "a red circle"})
+    with pytest.raises(UserError, match="was made from 'a red circle', not from 'caption 0'"):
+        VideoTextDataset(rows, 4, (16, 24), text_folder=tmp_path).get(0, rng())

@@ -21,6 +21,7 @@ from mindone.testing import golden
 from mindone.train.loop import Place
 from opensora.cli import enter
 from opensora.config import TrainConfig
+from opensora.config.train import Data
 from opensora.data.cache import LatentEntry, write_latent, write_text
 from opensora.data.masks import MaskGenerator
 from opensora.models.vae_temporal import TemporalAutoencoderConfig
@@ -190,6 +191,20 @@ def test_another_table_is_refused(data, half, tmp_path, capsys):
     (tmp_path / "other.csv").write_text(rows)
     table = ["--csv_path", str(tmp_path / "other.csv")]
     assert "data was 6 rows, " in refused(capsys, data, half, *LENGTH, *table, "--resume", "True")
+
+
+def test_filter_data_leaves_out_what_has_no_caption(data, tmp_path):
+    captions = (data / "video_caption.csv").read_text().replace("caption 1", "").replace("caption 4", "NaN")
+    (tmp_path / "video_caption.csv").write_text(captions)
+    settings = Data(str(tmp_path / "video_caption.csv"), str(data), vae_latent_folder=str(data / "latents"))
+    assert len(training.read_rows(settings)) == SAMPLES
+    assert [row.caption[-1] for row in training.read_rows(replace(settings, filter_data=True))] == ["0", "2", "3", "5"]
+
+
+def test_two_videos_with_one_cache_file_are_refused(data, tmp_path):
+    (tmp_path / "video_caption.csv").write_text("video,caption\nclip0.mp4,a\nclip0.mov,b\n")
+    with pytest.raises(UserError, match="lines 2 and 3: clip0.mp4 and clip0.mov would share the cache file clip0.npz"):
+        training.read_rows(Data(str(tmp_path / "video_caption.csv"), str(data), text_embed_folder=str(data / "text")))
 
 
 def test_more_updates_at_a_constant_rate_change_nothing(data, half):
