@@ -6,8 +6,9 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from mindone.config import FilePath, Settings, require_at_least
+from mindone.config import FilePath, SettingError, Settings, require_at_least
 from mindone.errors import UserError
+from opensora.conditions.visual import KINDS as CONDITION_KINDS
 from opensora.config.common import (
     UNUSED_EVERYWHERE,
     Autoencoder,
@@ -120,6 +121,19 @@ class Flow:
     """move timesteps towards noise for large or long videos; the model version's own (1.2: True) if not given"""
     mask_ratios: dict[str, float] | None = None
     """share of samples per kind of frames that are given instead of generated; identity: none given"""
+    condition_config: dict[str, float] | None = None
+    """weights of the kinds of given pictures and clips that the network is told (2.0), such as {t2v: 1, i2v_head: 5}"""
+
+    def check(self) -> None:
+        for kind, weight in (self.condition_config or {}).items():
+            if kind not in CONDITION_KINDS:
+                raise SettingError(
+                    f"condition_config has no kind {kind}; use {', '.join(CONDITION_KINDS)}", f"condition_config.{kind}"
+                )
+            if not weight > 0:
+                raise SettingError(
+                    f"condition_config.{kind}={weight} has to be more than 0", f"condition_config.{kind}"
+                )
 
 
 @dataclass

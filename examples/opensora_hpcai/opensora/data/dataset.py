@@ -76,7 +76,8 @@ class TextCache:
         path = cache.cache_path(self.folder, row.relative)
         entry = self.memory.get(path, lambda: cache.read_text(path))
         cache.require_same_text(path, entry, row.caption)
-        return {"text_emb": entry.text_emb, "text_mask": entry.mask}
+        found = {"text_emb": entry.text_emb, "text_mask": entry.mask}
+        return found if entry.pooled is None else {**found, "pooled": entry.pooled}
 
 
 class VideoTextDataset:

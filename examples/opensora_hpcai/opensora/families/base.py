@@ -157,6 +157,8 @@ class Family(ABC):
     default_negative: ClassVar[str | None] = None
     """what guided sampling moves away from without a negative prompt; None: a caption that the network has learned"""
 
+    drops_text: ClassVar[bool] = False
+    """whether training replaces some texts by the encoded empty prompt, instead of a caption that is learned"""
     text_encoders: ClassVar[tuple[str, ...]] = ("t5_model_name_or_path",)
     """settings that name the folders of text encoders"""
 

@@ -12,7 +12,7 @@ from opensora.conditions.given import GivenFrames
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
-from opensora.families.base import Arrays
+from opensora.families.base import Arrays, is_on
 from opensora.families.diffusion import DiffusionObjective, DiffusionSampler
 from opensora.families.stdit import STDiTFamily
 from opensora.families.v1_0 import GUIDED_CHANNELS, OpenSora10
@@ -32,7 +32,7 @@ class OpenSora11(STDiTFamily):
     refused: ClassVar[Refusals] = {
         name: OpenSora10.refused[name]
         for name in ("vae_type", "noise_scheduler", "sampling", "aesthetic_score", "motion_score", "camera_motion")
-    }
+    } | {"condition_config": (is_on, "use mask_ratios")}
 
     conditioning = GivenFrames()
 

@@ -40,6 +40,8 @@ class OpenSora20(Family):
         "vae_type": (lambda value: value not in AUTOENCODERS, f"use {', '.join(AUTOENCODERS)}"),
         "sampling": (lambda value: value != "rflow", "use rflow"),
         "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
+        "freeze_y_embedder": (is_on, "leave it out; its network has no null caption"),
+        "sample_every": (is_on, "use 0, and generate from a checkpoint"),
         "mask_ratios": (is_on, "use condition_config; its network is told conditions, not frames masks"),
         "aesthetic_score": (lambda value: value is not None, "use version 1.2"),
         "camera_motion": (lambda value: value is not None, "use version 1.2"),
@@ -49,6 +51,7 @@ class OpenSora20(Family):
 
     conditioning = GivenToNetwork()
     default_negative = ""
+    drops_text = True
     text_encoders = ("t5_model_name_or_path", "clip_model_name_or_path")
 
     def defaults(self) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from opensora.data.cache import cache_path, latent_folders, require_distinct
 from opensora.data.dataset import LatentTextDataset, VideoTextDataset
 from opensora.data.masks import MaskGenerator
 from opensora.families import Family, settle, with_defaults
-from opensora.families.base import PromptRules
+from opensora.families.base import Arrays, PromptRules
 from opensora.model_folder import require_path
 from opensora.models.autoencoder import Autoencoder
 from opensora.models.pretrained import find_image_model, initialize_from_image_model
+from opensora.models.stdit_base import STDiTBaseConfig
 from opensora.networks import (
     autoencoder_skeleton,
     build_denoiser,
@@ -87,7 +88,8 @@ def train(config: TrainConfig) -> Path:
         loader = make_loader(dataset, config.data, config.train.batch_size, run, setting.size)
         denoiser = make_denoiser(setting, run.seed)
         captions = make_captions(setting)
-        objective = setting.family.objective(setting.config.flow, setting.denoiser_config)
+        null_text = make_null_text(setting, captions)
+        objective = setting.family.objective(setting.config.flow, setting.denoiser_config, null_text)
         masks = MaskGenerator(config.flow.mask_ratios) if config.flow.mask_ratios else None
         step = make_step(config.optimizer, config.model.dtype, denoiser, objective.loss_cell(denoiser), mesh)
         training = make_training(
@@ -97,7 +99,7 @@ def train(config: TrainConfig) -> Path:
             dataclasses.asdict(setting.denoiser_config),
             step,
             loader,
-            DenoiserInputs(objective, setting.autoencoder, captions, masks),
+            DenoiserInputs(objective, setting.autoencoder, captions, masks, config.flow.condition_config),
             digest_of_rows(setting.rows),
             objective.part_names,
         )
@@ -123,25 +125,47 @@ def make_setting(config: TrainConfig) -> Setting:
     autoencoder = make_autoencoder(config, family)
     size = family.size(config.shape, autoencoder.spatial_compression)
     # The length that was asked for, not the family's: weights and their config.json may have been made with another.
+    learns_null_caption = not family.drops_text
     overrides = {
         **config.model.denoiser,
-        "model_max_length": given.text.model_max_length or config.model.denoiser.get("model_max_length"),
-        "freeze_y_embedder": config.model.freeze_y_embedder,
+        "freeze_y_embedder": config.model.freeze_y_embedder if learns_null_caption else None,
         "space_scale": config.model.space_scale,
         "time_scale": config.model.time_scale,
     }
+    if given.text.model_max_length and learns_null_caption:
+        overrides["model_max_length"] = given.text.model_max_length
     with naming_sources(given):
         pretrained = config.model.pretrained_model_path
         network = denoiser_config(family.denoiser_preset, pretrained, overrides, "model.denoiser")
-    if not config.data.text_embed_folder:
-        options = "text_embed_folder or --t5_model_name_or_path"
-        require_path(config.text.t5_model_name_or_path, "text embeddings", options)
-    if autoencoder.latent_channels != network.in_channels:
+    _require_text(config, family)
+    _require_conditions(config, network)
+    channels = getattr(network, "latent_channels", network.in_channels)
+    if autoencoder.latent_channels != channels:
         raise UserError(
             f"the autoencoder has {autoencoder.latent_channels} latent channels, the denoiser in_channels="
-            f"{network.in_channels}; they have to be equal"
+            f"{channels}; they have to be equal"
         )
     return Setting(config, family, network, autoencoder, size, read_rows(config.data))
+
+
+def _require_text(config: TrainConfig, family: Family) -> None:
+    """Refuses missing files of what encodes captions, or what stands for dropped ones."""
+    encoders = family.text_encoders if family.drops_text or not config.data.text_embed_folder else ()
+    for option in encoders:
+        both = option if config.data.text_embed_folder or family.drops_text else f"text_embed_folder or --{option}"
+        require_path(getattr(config.text, option), "text embeddings", both)
+
+
+def _require_conditions(config: TrainConfig, network: Any) -> None:
+    """Refuses conditions that the network is not told, or that cached latents do not hold."""
+    if not config.flow.condition_config:
+        return
+    if not network.cond_embed:
+        raise UserError("this denoiser takes no conditions (cond_embed is false); leave condition_config out")
+    if config.data.vae_latent_folder:
+        raise UserError(
+            "condition_config needs videos: what is given is encoded by itself; leave vae_latent_folder out"
+        )
 
 
 def make_autoencoder(config: TrainConfig, family: Family) -> Autoencoder:
@@ -192,7 +216,8 @@ def make_denoiser(setting: Setting, seed: int) -> nn.Cell:
     model, path = setting.config.model, setting.config.model.pretrained_model_path
     recompute = (model.num_recompute_blocks or True) if model.use_recompute else False
     source = require_path(path, "the denoiser's weights", "pretrained_model_path") if path else None
-    image_model = find_image_model(read_tensors(source)) if source else None
+    starts_from_images = isinstance(setting.denoiser_config, STDiTBaseConfig)
+    image_model = find_image_model(read_tensors(source)) if source and starts_from_images else None
     if source and not image_model:
         option = "pretrained_model_path"
         return load_denoiser(source, setting.denoiser_config, model.dtype, recompute, option=option, trained=True)
@@ -239,6 +264,16 @@ def make_captions(setting: Setting) -> Captions:
     family = setting.family
     conditioner = family.conditioner(setting.config.text, setting.denoiser_config)
     return Captions(conditioner, lambda caption: family.prepare_prompt(caption, PromptRules()))
+
+
+def make_null_text(setting: Setting, captions: Captions) -> Arrays | None:
+    """The encoded empty prompt, one row, for families that train with dropped texts."""
+    if not setting.family.drops_text:
+        return None
+    null = captions.of_captions([""])
+    if setting.config.data.text_embed_folder:
+        captions.conditioner.release()
+    return null
 
 
 def make_samples(setting: Setting, run: Run, training: Training, denoiser: nn.Cell, captions: Captions) -> Every:

@@ -16,6 +16,7 @@ from mindone.data.loader import Batch
 from mindone.data.table import VideoRow
 from mindone.errors import UserError
 from mindone.train.loop import Place
+from opensora.conditions.visual import draw_kinds, training_condition
 from opensora.data.cache import cache_path
 from opensora.data.dataset import Memory
 from opensora.data.masks import MaskGenerator
@@ -47,7 +48,8 @@ class Captions:
     def of_batch(self, arrays: Mapping[str, Any]) -> Arrays:
         """Of cached embeddings if the batch has them, else of its captions."""
         if "text_emb" in arrays:
-            return self.conditioner.fit({"text": arrays["text_emb"], "text_mask": arrays["text_mask"]})
+            names = {"text_emb": "text", "text_mask": "text_mask", "pooled": "pooled"}
+            return self.conditioner.fit({ours: arrays[name] for name, ours in names.items() if name in arrays})
         return self.of_captions(arrays["caption"])
 
     def of_captions(self, captions: Sequence[str]) -> Arrays:
@@ -72,12 +74,19 @@ class DenoiserInputs:
     Args:
         autoencoder: encodes videos; for cached latents it only has to know how they are normalised.
         masks: draws which frames are given; None gives none.
+        conditions: weights of the kinds of conditions that a network is told (2.0); None tells it none.
     """
 
     def __init__(
-        self, objective: Objective, autoencoder: Autoencoder, captions: Captions, masks: MaskGenerator | None = None
+        self,
+        objective: Objective,
+        autoencoder: Autoencoder,
+        captions: Captions,
+        masks: MaskGenerator | None = None,
+        conditions: Mapping[str, float] | None = None,
     ):
         self.objective, self.autoencoder, self.captions, self.masks = objective, autoencoder, captions, masks
+        self.conditions = conditions
 
     def __call__(self, batch: Batch, place: Place) -> tuple[Tensor | None, ...]:
         """The inputs.
@@ -89,8 +98,9 @@ class DenoiserInputs:
         latents = self._latents(arrays, batch.size, place)
         known = {name: arrays[name] for name in ("fps", "num_frames", "height", "width")}
         masks = self._frames_masks(latents.shape[2], place)
+        condition = self._condition(arrays, latents, place)
         return self.objective.loss_inputs(
-            LatentBatch(latents, self.captions.of_batch(arrays), **known, frames_mask=masks), place
+            LatentBatch(latents, self.captions.of_batch(arrays), **known, frames_mask=masks, condition=condition), place
         )
 
     def _latents(self, arrays: Mapping[str, Any], size: tuple[int, int, int], place: Place) -> Tensor:
@@ -111,3 +121,21 @@ class DenoiserInputs:
         if self.masks is None:
             return None
         return np.stack([self.masks(frames, stream) for stream in place.streams("frames_mask")])
+
+    def _condition(self, arrays: Mapping[str, Any], latents: Tensor, place: Place) -> np.ndarray | None:
+        """What each sample's kind of condition gives, encoded by itself."""
+        if not self.conditions:
+            return None
+        kinds = draw_kinds(self.conditions, latents.shape[2], place.streams("condition"))
+        x_start, compression = latents.asnumpy(), self.autoencoder.time_compression
+
+        def given(row: int, stream: np.random.Generator) -> np.ndarray:
+            def encode(pixels: np.ndarray) -> np.ndarray:
+                mean, std = (part.asnumpy() for part in self.autoencoder.posterior(pixels))
+                noise = stream.standard_normal(mean.shape, np.float32)
+                return self.autoencoder.normalize(Tensor(mean + std * noise)).asnumpy()
+
+            one = slice(row, row + 1)
+            return training_condition(arrays["video"][one], x_start[one], kinds[one], encode, True, compression)
+
+        return np.concatenate([given(*each) for each in enumerate(place.streams("condition_posterior"))])
