@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from mindone.config import FilePath, FilePaths, Settings, require, require_at_least
+from mindone.config import FilePath, FilePaths, SettingError, Settings, require, require_at_least
 from mindone.errors import UserError
 from opensora.conditions.strategies import TASKS
 from opensora.conditions.visual import KINDS
@@ -46,6 +46,21 @@ class Prompts:
     """added to prompts as 'motion score: 10.0.'"""
     camera_motion: Literal[CAMERA_MOTIONS] | None = None
     """added to prompts as 'camera motion: pan left.'"""
+    extend_prompts: bool = False
+    """let a language model write longer prompts (endpoint, model); a key is taken from OPENAI_API_KEY"""
+    endpoint: str | None = None
+    """base address of an OpenAI-compatible service, such as http://127.0.0.1:8000/v1"""
+    model: str | None = None
+    """name of the language model there"""
+
+    def check(self) -> None:
+        for name in ("endpoint", "model") if self.extend_prompts else ():
+            if not getattr(self, name):
+                raise SettingError(f"extend_prompts needs --{name}", "extend_prompts")
+        if self.extend_prompts and self.text_embed_folder:
+            raise SettingError(
+                "prompts of text_embed_folder are encoded already; leave out extend_prompts", "extend_prompts"
+            )
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,15 +10,19 @@ from typing import Any
 
 from mindone.data.write import slug
 from mindone.errors import UserError
+from mindone.parallel.mesh import make_mesh
 from opensora.conditions.given import Asked, Conditions, Length
 from opensora.config import GenerateConfig
 from opensora.data.cache import TextPair, prompt_files, read_text
 from opensora.families import Family
 from opensora.generate.shapes import frames_decoded, size_of, warn_if_rounded
 from opensora.sizes import VideoSize
+from opensora.text.extend import extend_prompt
 from opensora.text.lines import Line
 from opensora.text.loops import check_loops, split_loops
 from opensora.text.prompts import collect_lines
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ def make_requests(config: GenerateConfig, family: Family, autoencoder: Any, chun
             task=conditions.task if line.task is None else line.task,
         )
         stem = f"{row:03d}-{slug(split_loops(line.text)[0][0])}" if caches[row] is None else caches[row].stem
+        if config.prompts.extend_prompts:
+            line = _extended(config, line)
         try:
             request = _request(config, family, line, autoencoder, chunk)
         except UserError as error:
@@ -86,6 +93,18 @@ def make_requests(config: GenerateConfig, family: Family, autoencoder: Any, chun
     for size, shape in {(request.size, request.latent_shape) for request in requests}:
         warn_if_rounded(size, shape, autoencoder.spatial_compression)
     return requests
+
+
+def _extended(config: GenerateConfig, line: Line) -> Line:
+    """A line with a longer text; one with a text per loop stays as it is."""
+    if make_mesh().world_size > 1:
+        raise UserError("extend_prompts runs in one process: ranks would get different texts; extend the prompts first")
+    if split_loops(line.text)[1]:
+        logger.warning("a prompt with a text per loop is not extended: %s", line.text)
+        return line
+    text = extend_prompt(line.text, config.prompts.endpoint, config.prompts.model)
+    logger.info("extended prompt: %s", text)
+    return replace(line, text=text)
 
 
 def _request(config: GenerateConfig, family: Family, line: Line, autoencoder: Any, chunk: int | None) -> Request:
