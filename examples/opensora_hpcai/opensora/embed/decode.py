@@ -25,6 +25,7 @@ from mindone.folders import make_run_folder
 from opensora import networks, outputs
 from opensora.data.aspect import parse_num_frames
 from opensora.data.cache import read_latent
+from opensora.failures import within_memory
 from opensora.families import settle
 from opensora.model_folder import require_path
 from opensora.start import start
@@ -145,7 +146,8 @@ def _decode(autoencoder: Any, file: Path, asked_frames: int | None) -> np.ndarra
     values = latents.values if latents.normalised else _normalised(autoencoder, latents.values)
     try:
         frames = asked_frames or latents.num_frames or autoencoder.frames_of(latents.values.shape[2])
-        video = autoencoder.decode(values, frames).asnumpy()[0]
+        with within_memory(f"decoding {file}", "use a smaller vae_micro_batch_size"):
+            video = autoencoder.decode(values, frames).asnumpy()[0]
     except UserError as error:
         raise BadSample(f"{file}: {error}") from error
     if not np.isfinite(video).all():

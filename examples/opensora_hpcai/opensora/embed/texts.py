@@ -12,6 +12,7 @@ from mindone.data.table import VideoRow, read_video_table, shard
 from mindone.errors import UserError
 from opensora.data import cache
 from opensora.embed.shared import Counts, Progress, finish, in_batches, left_to_do, save_settings, weights_digest
+from opensora.failures import within_memory
 from opensora.families import Family, settle
 from opensora.families.base import PromptRules
 from opensora.model_folder import require_path
@@ -124,7 +125,8 @@ def _encode(config: EmbedTextConfig, family: Family, captions: Sequence[Caption]
     conditioner = family.conditioner(config.text, batch_size=batch_size)
     with Progress("encode texts", len(captions), counts) as progress:
         for texts in in_batches(list(wanted), batch_size):
-            arrays = conditioner.for_cache(texts)
+            with within_memory(f"encoding {len(texts)} texts at once", "use a smaller batch_size or t5_dtype fp16"):
+                arrays = conditioner.for_cache(texts)
             for row, text in enumerate(texts):
                 for caption in wanted[text]:
                     own = {name: values[row] for name, values in arrays.items()}

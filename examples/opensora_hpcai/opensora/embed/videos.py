@@ -19,6 +19,7 @@ from opensora.data import cache
 from opensora.data.aspect import parse_num_frames
 from opensora.data.dataset import WholeVideoDataset
 from opensora.embed.shared import Counts, Progress, finish, left_to_do, rank_suffix, save_settings, weights_digest
+from opensora.failures import within_memory
 from opensora.families import Family, settle
 from opensora.model_folder import require_path
 from opensora.start import start
@@ -167,7 +168,10 @@ def _write_latents(
 ) -> Iterable[Path]:
     """Encodes videos of one shape and yields their cache files as these are written."""
     frames = np.stack([sample["frames"] for sample in group])
-    mean, std = encode_frames(autoencoder, frames)
+    count, length = frames.shape[:2]
+    remedy = "use a smaller batch_size or vae_micro_batch_size, or smaller videos"
+    with within_memory(f"encoding {count} videos of {length} frames at once", remedy):
+        mean, std = encode_frames(autoencoder, frames)
     for sample, one_mean, one_std in zip(group, mean, std):
         entry = cache.LatentEntry(
             one_mean.transpose(1, 0, 2, 3),

@@ -16,8 +16,8 @@ from mindone import runtime
 from mindone.folders import make_run_folder
 from opensora import networks, outputs
 from opensora.conditions.given import Conditions, continued
+from opensora.failures import require_finite, within_memory
 from opensora.families.base import Sampler, SampleRequest, initial_noise, seeded_noise
-from opensora.generate.failures import require_finite, within_memory
 from opensora.generate.plan import Job, Plan
 from opensora.generate.previews import write_preview
 from opensora.generate.progress import Steps

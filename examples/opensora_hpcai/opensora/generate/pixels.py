@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mindone import runtime
 from mindone.data.write import to_uint8, write_contact_sheet
 from opensora import networks, outputs
-from opensora.generate.failures import require_finite, within_memory
+from opensora.failures import require_finite, within_memory
 from opensora.generate.loops import Film
 from opensora.generate.plan import Job, Plan, autoencoder_changes
 from opensora.generate.references import Latents

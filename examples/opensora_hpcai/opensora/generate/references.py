@@ -19,7 +19,7 @@ from mindone.data.video import iter_frames, probe
 from mindone.errors import UserError
 from opensora.conditions.given import Reference
 from opensora.conditions.strategies import apply_strategy
-from opensora.generate.failures import require_finite, within_memory
+from opensora.failures import require_finite, within_memory
 
 if TYPE_CHECKING:
     from opensora.generate.plan import Job, Plan

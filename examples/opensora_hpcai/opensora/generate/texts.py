@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensora.data.cache import read_text, require_same_text
+from opensora.failures import within_memory
 from opensora.families.base import PromptRules
-from opensora.generate.failures import within_memory
 from opensora.generate.plan import Job, Plan
 from opensora.generate.requests import Request
 from opensora.text.conditioner import Arrays, Conditioner, picked, stacked

@@ -42,6 +42,7 @@ from mindone.train.step import LossScale, TrainStep
 from mindone.train.tracker import Trackers, make_trackers
 from opensora.config.train import Data, Optim, TrainConfig
 from opensora.config.vae import TrainVaeConfig, VaeData
+from opensora.failures import within_memory
 
 logger = logging.getLogger(__name__)
 
@@ -309,11 +310,13 @@ def run_training(run: Run, training: Training) -> None:
     """Trains to the end.
 
     Raises:
-        UserError: too many bad samples, or updates that were not finite, so that there is no result.
+        UserError: not enough memory, too many bad samples, or updates that were not finite, so that there is no result.
         SystemExit: a signal ended the run early, and its state is saved; the code is 143 for SIGTERM, 130 for Ctrl+C.
     """
+    remedy = "use a smaller batch_size with more gradient_accumulation_steps, smaller videos, or use_recompute"
     try:
-        ended = fit(training)
+        with within_memory("training", remedy):
+            ended = fit(training)
     finally:
         _report_bad_samples(run, training.loader)
     if ended is not None:

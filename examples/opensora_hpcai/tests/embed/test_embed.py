@@ -190,6 +190,26 @@ def test_a_stopped_video_run_makes_only_what_is_missing(networks, folder, tmp_pa
     assert (counts.written, counts.skipped, counts.bad) == (1, 2, 1) and len(networks.autoencoder.calls) == 1
 
 
+def test_memory_that_runs_out_is_one_line_that_says_what_to_change(networks, folder, tmp_path, capsys, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(networks.autoencoder, "posterior", fail, raising=False)
+    monkeypatch.setattr(networks.encoder, "encode", fail, raising=False)
+    for name, flags, message in (
+        ("embed-video", video_flags(folder, tmp_path / "a"), "encoding 1 videos of 10 frames at once; use a smaller"),
+        (
+            "embed-text",
+            text_flags(folder, tmp_path / "b", "--captions", "a"),
+            "encoding 1 texts at once; use a smaller",
+        ),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            enter(name, flags)
+        assert ended.value.code == 2
+        assert f"there is not enough memory for {message}" in capsys.readouterr().err
+
+
 def test_the_mean_alone_can_be_saved(networks, folder, tmp_path):
     enter("embed-video", video_flags(folder, tmp_path, "--save_distribution=False"))
     with np.load(tmp_path / "sub/clip0.npz") as stored:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from mindone.errors import UserError
 from opensora import networks
+from opensora.failures import within_memory
 from opensora.families import settle
 from opensora.generate import forecast, pixels, shapes
-from opensora.generate.failures import within_memory
 from opensora.generate.plan import make_plan
 from opensora.generate.previews import latents_to_rgb
 from opensora.generate.progress import Steps

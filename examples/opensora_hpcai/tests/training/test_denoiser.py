@@ -207,6 +207,15 @@ def test_two_videos_with_one_cache_file_are_refused(data, tmp_path):
         training.read_rows(Data(str(tmp_path / "video_caption.csv"), str(data), text_embed_folder=str(data / "text")))
 
 
+def test_memory_that_runs_out_is_one_line_that_says_what_to_change(data, tmp_path, capsys, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Memory not enough: Device(id:0) memory isn't enough and alloc failed")
+
+    monkeypatch.setattr("opensora.training.run.fit", fail)
+    error = refused(capsys, data, tmp_path, *LENGTH)
+    assert error.startswith("error: there is not enough memory for training; use a smaller batch_size")
+
+
 def test_more_updates_at_a_constant_rate_change_nothing(data, half):
     run(data, half, "--train_steps", "3", "--resume", "True")
     assert len(result_rows(half)) == 4
