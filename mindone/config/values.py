@@ -114,7 +114,7 @@ def convert(value: Any, tp: Any, folder: str | None) -> Any:
     if len(members(tp)) > 1:
         return _one_of(value, tp, folder)
     if is_dataclass(bare(tp)):
-        return _entries(value, bare(tp), folder)
+        return value if isinstance(value, bare(tp)) else _entries(value, bare(tp), folder)
     if tp is type(None) and value is None:
         return None
     converter = _CONVERTERS.get(kind(tp))

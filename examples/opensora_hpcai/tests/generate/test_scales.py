@@ -47,7 +47,7 @@ def test_position_scales_reach_the_denoiser(settings, monkeypatch):
     monkeypatch.setattr(networks, "denoiser_config", instead)
     with pytest.raises(Asked) as asked:
         generate(settings("--space_scale", "0.5"))
-    (_, _, overrides), _ = asked.value.args
+    (_, _, overrides, *_), _ = asked.value.args
     assert (overrides["space_scale"], overrides["time_scale"]) == (0.5, None)
 
 
