@@ -57,3 +57,9 @@ def test_no_two_test_files_have_the_same_name():
     """Run with ``--golden`` on a folder outside, pytest imports test files by their names alone."""
     names = [file.name for folder in ("tests", "examples") for file in (ROOT / folder).rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))
+
+
+def test_tests_import_nothing_by_its_place():
+    """For the same reason: their folders are no packages then."""
+    for file in [file for folder in ("tests", "examples") for file in (ROOT / folder).rglob("test_*.py")]:
+        assert not re.search(r"^from \.", file.read_text(encoding="utf-8"), re.M), f"{file} has a relative import"

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+# Helpers of several test files stand here; whatever way pytest imports those, they find them by name.
+sys.path.append(str(Path(__file__).parent))
+
 TOOLS = Path(__file__).parents[1] / "tools"
 
 

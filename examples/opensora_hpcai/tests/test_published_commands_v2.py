@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_v2
 from mindspore import Tensor
 from PIL import Image
 
@@ -26,8 +27,6 @@ from opensora.generate.plan import Job
 from opensora.generate.results import Result
 from opensora.generate.run import generate
 from opensora.generate.v2 import picture_settings, video_settings
-
-from . import tiny_v2
 
 SCRIPTS = Path(__file__).parents[1] / "scripts/v2.0"
 RECIPES = Path(__file__).parents[1] / "configs/opensora-v2-0/inference"

@@ -1,11 +1,13 @@
 """The recipes of Open-Sora 2.0 say what was published."""
 
+from pathlib import Path
+
 import pytest
 
-from mindone.config import check
+from mindone.config import check, load
+from opensora.config import InferenceV2Config
 
-from .test_recipes import shipped
-
+RECIPES = Path(__file__).parents[2] / "configs/opensora-v2-0/inference"
 TEXT = ["text_emb.t5_dir=a", "text_emb.clip_dir=b", "text_emb.neg_t5_dir=c", "text_emb.neg_clip_dir=d"]
 
 
@@ -20,7 +22,7 @@ TEXT = ["text_emb.t5_dir=a", "text_emb.clip_dir=b", "text_emb.neg_t5_dir=c", "te
     ],
 )
 def test_recipes_say_what_was_published(name, resolution, num_frames, makes_picture):
-    config = shipped(f"opensora-v2-0/inference/{name}.yaml", *TEXT)
+    config = load(InferenceV2Config, ["--config", str(RECIPES / f"{name}.yaml"), *TEXT])
     check(config)
     option, first = config.sampling_option, config.sampling_option_t2i
     assert (option.resolution, option.aspect_ratio, option.num_frames) == (resolution, "16:9", num_frames)

@@ -3,6 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
+from generate_inputs import PROMPTS, TOKENS
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from mindone.checkpoint import save_model
@@ -22,9 +23,8 @@ from opensora.models.vae_hunyuan import AutoencoderKLCausal3D, HunyuanAutoencode
 from opensora.models.vae_temporal import TemporalAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
 
-TOKENS, CAPTION_WIDTH, POOLED_WIDTH = 8, 16, 12
+CAPTION_WIDTH, POOLED_WIDTH = 16, 12
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "circle", "moves", "left", "up"]
-PROMPTS = ["a red circle moves left", "a blue circle", "a red circle moves up"]
 # Pixels and frames that are small for each version's networks.
 SIZES = {"v1": (8, 4), "v1.1": (8, 8), "v1.2": (8, 34), "v2.0": (16, 41)}
 
@@ -166,7 +166,3 @@ def material(tmp_path_factory):
         write_video(folder / f"{name}.mp4", clip, 8, crf=4)
         write_png(folder / f"{name}.png", clip[:1])
     return folder
-
-
-def latents_of(results):
-    return np.stack([result.latents for result in results])

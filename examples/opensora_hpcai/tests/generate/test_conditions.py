@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from generate_inputs import PROMPTS
 
 from mindone.data.transforms import normalise
 from mindone.data.video import read_video
@@ -16,8 +17,6 @@ from opensora.generate.pixels import load_autoencoder
 from opensora.generate.plan import make_plan
 from opensora.generate.references import encode_references, read_reference
 from opensora.generate.run import generate
-
-from .conftest import PROMPTS
 
 # version → task → files that are given, and latent frames that are kept; all frames are made anew without any
 CELLS = {

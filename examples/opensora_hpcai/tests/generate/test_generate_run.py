@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from generate_inputs import PROMPTS, TOKENS, latents_of
 
 from mindone.data.video import read_video
 from mindone.errors import UserError
@@ -11,8 +12,6 @@ from opensora.generate import pixels, plan
 from opensora.generate.requests import Request
 from opensora.generate.run import generate
 from opensora.text.encoder import TextEncoder
-
-from .conftest import PROMPTS, TOKENS, latents_of
 
 
 @pytest.fixture

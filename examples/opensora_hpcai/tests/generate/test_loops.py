@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from generate_inputs import PROMPTS
 
 from mindone.data.video import read_video
 from mindone.errors import UserError
@@ -11,8 +12,6 @@ from opensora.families import settle
 from opensora.generate import latents, pixels, run
 from opensora.generate.loops import Film
 from opensora.generate.run import generate
-
-from .conftest import PROMPTS
 
 LOOPS = {
     "v1.1": {"num_frames": 6, "condition_frame_length": 2},

@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+from generate_inputs import PROMPTS, TOKENS, latents_of
 
 from mindone.errors import UserError
 from opensora.data.cache import prompt_path, write_text
@@ -12,8 +13,6 @@ from opensora.families import settle
 from opensora.generate.plan import make_plan
 from opensora.generate.run import generate
 from opensora.generate.texts import encode_texts
-
-from .conftest import PROMPTS, TOKENS, latents_of
 
 LATENTS = {"use_vae_decode": False, "save_latent": True}
 

@@ -4,11 +4,10 @@ import json
 import shutil
 
 import pytest
+from generate_inputs import PROMPTS
 
 from opensora.generate import pixels
 from opensora.generate.run import generate
-
-from .conftest import PROMPTS
 
 LATENTS = {"use_vae_decode": False, "save_latent": True}
 

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from generate_inputs import PROMPTS
 from PIL import Image
 
 from mindone.errors import UserError
@@ -17,8 +18,6 @@ from opensora.generate.plan import make_plan
 from opensora.generate.previews import latents_to_rgb
 from opensora.generate.progress import Steps
 from opensora.generate.run import generate
-
-from .conftest import PROMPTS
 
 
 class Broken:

@@ -5,12 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from tiny_v2 import save_networks
 
 from mindone.checkpoint import read_tensors
 from mindone.data.write import write_video
 from opensora.cli import enter
-
-from ..tiny_v2 import save_networks
 
 STEPS = 3
 
