@@ -46,7 +46,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.requests: Requests | None = None
-        self._ending: signal.Signals | None = None
+        self.ending: signal.Signals | None = None
         self._reached, self._closing = threading.Event(), False
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
         self._handler = signal.signal(_WAKE, self._in_main_thread)
@@ -58,7 +58,7 @@ class _Watch:
         signal.pthread_kill(self._thread.ident, signal.SIGUSR1)
         self._thread.join()
         # What came after the signal that ends the process does not end it a second time, with another code.
-        while self._ending is not None and signal.sigtimedwait(WATCHED, 0) is not None:
+        while self.ending is not None and signal.sigtimedwait(WATCHED, 0) is not None:
             pass
         signal.signal(_WAKE, self._handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
@@ -83,7 +83,7 @@ class _Watch:
             self._end(received)
 
     def _end(self, received: signal.Signals) -> None:
-        self._ending = received
+        self.ending = received
         signal.pthread_kill(threading.main_thread().ident, _WAKE)
         if not self._reached.wait(GRACE_SECONDS):
             print("interrupted", file=sys.stderr, flush=True)
@@ -91,9 +91,19 @@ class _Watch:
 
     def _in_main_thread(self, number: int, frame: FrameType | None) -> None:
         self._reached.set()
-        if self._ending == signal.SIGINT:
+        if _is_importing("mindspore"):
+            # It catches exceptions on the way and would fail later, at another place.
+            print("interrupted", file=sys.stderr, flush=True)
+            os._exit(exit_code(self.ending))
+        if self.ending == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(exit_code(self._ending))
+        raise SystemExit(exit_code(self.ending))
+
+
+def _is_importing(module: str) -> bool:
+    """Whether a module's import has begun and not ended."""
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 _watch: _Watch | None = None
@@ -114,12 +124,15 @@ def watched() -> Iterator[None]:
     if _watch is not None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _watch = _Watch()
+    watch = _watch = _Watch()
     try:
         yield
     finally:
-        _watch.close()
+        watch.close()
         _watch = None
+    if watch.ending is not None:
+        # Somebody in between has taken the exception for a failure of its own.
+        raise SystemExit(exit_code(watch.ending))
 
 
 @contextlib.contextmanager

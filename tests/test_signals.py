@@ -26,6 +26,11 @@ def main():
     run = lambda: Net()(ms.Tensor(np.ones((2, 3), np.float32)))
     run()
     print("ready", flush=True)
+    if sys.argv[1] == "swallowed":
+        try:
+            time.sleep(60)
+        except BaseException:
+            return
     if sys.argv[1] == "python":
         time.sleep(60)
     elif sys.argv[1] == "native":
@@ -49,10 +54,39 @@ def run(tmp_path, phase: str) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.parametrize("phase", ["python", "native"])
+@pytest.mark.parametrize("phase", ["python", "native", "swallowed"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_command_whatever_it_is_doing(tmp_path, phase, number, code):
     process = run(tmp_path, phase)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_command_that_is_importing_mindspore(tmp_path, number, code):
+    importing = """
+import sys, threading, time
+from mindone.errors import guarded
+
+def tell():
+    while not getattr(getattr(sys.modules.get("mindspore"), "__spec__", None), "_initializing", False):
+        time.sleep(0.001)
+    print("importing", flush=True)
+
+@guarded
+def main():
+    threading.Thread(target=tell, daemon=True).start()
+    import mindspore
+    time.sleep(60)
+
+main()
+"""
+    (tmp_path / "script.py").write_text(importing)
+    command = [sys.executable, str(tmp_path / "script.py")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "importing\n"
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == code
