@@ -47,10 +47,9 @@ def graph_mode():
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """The folder of a run from the first step to the last."""
-    golden.use_mode("graph")
-    ended, folder, _ = toy_run.train(tmp_path_factory.mktemp("uninterrupted"))
-    assert ended is None
-    return folder
+    output = tmp_path_factory.mktemp("uninterrupted")
+    finish(output)
+    return only_run(output)
 
 
 def results(folder):
@@ -71,6 +70,11 @@ def start(output, *flags):
     return subprocess.Popen([sys.executable, str(SCRIPT), str(output), *flags], stdout=subprocess.PIPE, text=True)
 
 
+def finish(output, *flags):
+    """A run in a process of its own, as every command is; last bits may depend on what a process did before."""
+    assert start(output, *flags).wait(PATIENCE) == 0
+
+
 def wait_for(condition):
     for _ in range(PATIENCE * 20):
         if condition():
@@ -84,8 +88,9 @@ def only_run(output):
 
 
 def test_a_resumed_run_has_the_very_losses_and_weights_of_an_uninterrupted_one(uninterrupted, tmp_path):
-    toy_run.train(tmp_path, steps=3)
-    _, folder, _ = toy_run.train(tmp_path, resume=True)
+    finish(tmp_path, "--steps", "3")
+    finish(tmp_path, "--resume")
+    folder = only_run(tmp_path)
     assert results(folder) == results(uninterrupted)
     assert len(results(folder)) == 8
     assert_same_end(folder, uninterrupted)
@@ -101,7 +106,7 @@ def test_a_signal_finishes_the_step_saves_and_ends_with_a_code_that_says_so(unin
     stopped_at = len(results(folder))
     assert 2 <= stopped_at < 8
     assert run_folder.find_run(tmp_path, True).checkpoint.step == stopped_at
-    toy_run.train(tmp_path, resume=True)
+    finish(tmp_path, "--resume")
     assert results(folder) == results(uninterrupted)
     assert_same_end(folder, uninterrupted)
 
@@ -134,7 +139,7 @@ def test_a_run_killed_in_the_middle_of_a_save_resumes_from_the_save_before(unint
     folder = only_run(tmp_path)
     assert run_folder.find_run(tmp_path, True).checkpoint.step == 2
     assert len(results(folder)) == 4
-    toy_run.train(tmp_path, resume=True)
+    finish(tmp_path, "--resume")
     assert results(folder) == results(uninterrupted)
     assert_same_end(folder, uninterrupted)
     assert not list((folder / "ckpt").glob(".tmp-*"))
@@ -225,10 +230,11 @@ def test_settings_that_changed_since_the_run_began_are_an_error_unless_allowed(c
 
 
 def test_a_run_from_elsewhere_goes_on_in_a_folder_of_its_own(uninterrupted, tmp_path):
-    toy_run.train(tmp_path / "first", steps=3)
+    finish(tmp_path / "first", "--steps", "3")
     first = only_run(tmp_path / "first")
     before = sorted((path, path.stat().st_mtime_ns) for path in first.rglob("*"))
-    _, folder, _ = toy_run.train(tmp_path / "second", resume=str(first))
+    finish(tmp_path / "second", "--resume", str(first))
+    folder = only_run(tmp_path / "second")
     assert folder.parent == tmp_path / "second"
     assert sorted((path, path.stat().st_mtime_ns) for path in first.rglob("*")) == before
     assert results(folder) == results(uninterrupted)

@@ -119,7 +119,8 @@ def main():
     parser.add_argument("output", type=Path)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch_size", type=int, default=2)
-    for flag in ("resume", "use_parallel", "slow"):
+    parser.add_argument("--resume", nargs="?", const=True, default=False)
+    for flag in ("use_parallel", "slow"):
         parser.add_argument(f"--{flag}", action="store_true")
     parser.add_argument("--hang_in_save", type=int)
     options = parser.parse_args()
