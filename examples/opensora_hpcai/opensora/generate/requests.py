@@ -69,9 +69,10 @@ def make_requests(config: GenerateConfig, family: Family, autoencoder: Any, chun
     requests = []
     if any(negatives) and config.sampler.guidance_scale <= 1:
         raise UserError(f"negative_prompts need guidance; use a guidance_scale above {config.sampler.guidance_scale:g}")
+    told = [_extended(config, line) for line in lines] if config.prompts.extend_prompts else lines
     for place in range(count * repeats):
         row, repeat = divmod(place, repeats)
-        line = lines[row]
+        line = told[row]
         line = replace(
             line,
             seed=None if line.seed is None else line.seed + repeat,
@@ -80,9 +81,7 @@ def make_requests(config: GenerateConfig, family: Family, autoencoder: Any, chun
             mask_strategy=strategies[row] if line.mask_strategy is None else line.mask_strategy,
             task=conditions.task if line.task is None else line.task,
         )
-        stem = f"{row:03d}-{slug(split_loops(line.text)[0][0])}" if caches[row] is None else caches[row].stem
-        if config.prompts.extend_prompts:
-            line = _extended(config, line)
+        stem = f"{row:03d}-{slug(split_loops(lines[row].text)[0][0])}" if caches[row] is None else caches[row].stem
         try:
             request = _request(config, family, line, autoencoder, chunk)
         except UserError as error:
