@@ -89,8 +89,13 @@ DOORS: dict[str, Door] = {
     "inspect": Door("opensora.inspection:inspect", None, "what a checkpoint holds"),
     "verify": Door("opensora.inspection:verify", None, "is a checkpoint as it was saved, or equal to another?"),
     "toy-data": Door("opensora.toy.world:make_dataset", "opensora.config:ToyDataConfig", "clips of the toy world"),
+    "toy-clip": Door(
+        "opensora.toy.tiny_clip:make_tiny_clip",
+        "opensora.config:TinyClipConfig",
+        "the CLIP text encoder of the toy world",
+    ),
     "toy-t5": Door(
-        "opensora.toy.tiny_t5:make_tiny_t5", "opensora.config:TinyT5Config", "the text encoder of the toy world"
+        "opensora.toy.tiny_t5:make_tiny_t5", "opensora.config:TinyT5Config", "the T5 text encoder of the toy world"
     ),
     "score-toy": Door(
         "opensora.toy.score:score_videos", "opensora.config.toy:ScoreConfig", "do videos of the toy world obey?"

@@ -157,12 +157,15 @@ AUTOENCODERS: dict[str, tuple[str, str | None]] = {
 OF_SOME_AUTOENCODERS = ("micro_frame_size", "sd_scale_factor")
 
 
-def autoencoder_config(name: str | None = None, path: str | Path | None = None, **changes: Any) -> Any:
+def autoencoder_config(
+    name: str | None = None, path: str | Path | None = None, entries: Mapping[str, Any] | None = None, **changes: Any
+) -> Any:
     """The config of an autoencoder: its preset, replaced by the ``config.json`` at ``path``, then by ``changes``.
 
     Args:
         name: one of `AUTOENCODERS`; not needed if the ``config.json`` says its ``kind`` or class.
         path: a model folder or weights file; its ``config.json`` may be absent if a name is given.
+        entries: of a ``config.json``, which replace those at ``path``.
         changes: fields to replace; None leaves one as it is. ``sd_scale_factor`` is the ``scale_factor`` of kind 2d.
             `OF_SOME_AUTOENCODERS` are left out with a notice where the kind has none.
     Raises:
@@ -174,7 +177,7 @@ def autoencoder_config(name: str | None = None, path: str | Path | None = None, 
     kind, preset = AUTOENCODERS[name] if name else (_kind(values, path), None)
     if values and name and _kind(values, path, kind) != kind:
         raise UserError(f"{path} holds an autoencoder of kind {_kind(values, path)}, not {name}")
-    config = _part(kind, 1).from_dict({**(preset_values(preset) if preset else {}), **values})
+    config = _part(kind, 1).from_dict({**(preset_values(preset) if preset else {}), **values, **(entries or {})})
     changes = {field: value for field, value in changes.items() if value is not None}
     if kind == "2d" and "sd_scale_factor" in changes:
         changes["scale_factor"] = changes.pop("sd_scale_factor")
@@ -208,8 +211,6 @@ def load_autoencoder(
     Raises:
         UserError: no weights, or they do not fit the network.
     """
-    from mindone.checkpoint import load_into
-    from mindone.checkpoint.naming import DEFAULT_ADAPTERS
     from mindone.nn import set_compute_dtype
 
     if not path and allow_random:
@@ -220,9 +221,17 @@ def load_autoencoder(
     with runtime.lazy_parameters():
         autoencoder = build_autoencoder(config, dtype)
         set_compute_dtype(autoencoder, runtime.compute_dtype(dtype), store=True)
-    adapters = (*DEFAULT_ADAPTERS, into_module) if config.kind == "2d" else DEFAULT_ADAPTERS
-    load_into(autoencoder, own_tensors(source), adapters)
+    load_autoencoder_weights(autoencoder, source)
     return autoencoder
+
+
+def load_autoencoder_weights(autoencoder: Any, source: str | Path) -> None:
+    """Fills an autoencoder from a folder or file of weights; see `load_autoencoder` and `own_tensors`."""
+    from mindone.checkpoint import load_into
+    from mindone.checkpoint.naming import DEFAULT_ADAPTERS
+
+    adapters = (*DEFAULT_ADAPTERS, into_module) if autoencoder.config.kind == "2d" else DEFAULT_ADAPTERS
+    load_into(autoencoder, own_tensors(source), adapters)
 
 
 def own_tensors(source: str | Path) -> TensorFile:

@@ -3,7 +3,7 @@
 from opensora.config.convert import ConvertConfig, ConvertFluxConfig, ConvertImageVaeConfig, ConvertVideoVaeConfig
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
 from opensora.config.generate import GenerateConfig
-from opensora.config.toy import ScoreConfig, TinyT5Config, ToyDataConfig
+from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
 from opensora.config.vae import EvaluateVaeConfig, TrainVaeConfig
@@ -21,6 +21,7 @@ __all__ = [
     "GenerateConfig",
     "InferenceV2Config",
     "ScoreConfig",
+    "TinyClipConfig",
     "TinyT5Config",
     "ToyDataConfig",
     "TrainConfig",

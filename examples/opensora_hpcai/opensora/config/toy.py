@@ -45,8 +45,8 @@ class ToyDataConfig(Settings):
 
 
 @dataclass
-class TinyT5Config(Settings):
-    """The tiny T5 encoder of the toy world: random weights, config and tokenizer in the hub's layout."""
+class TinyTextEncoderConfig(Settings):
+    """A text encoder of the toy world: random weights, config and tokenizer in the hub's layout."""
 
     output: FilePath = ""
     """folder to write into"""
@@ -58,6 +58,16 @@ class TinyT5Config(Settings):
 
     def check(self) -> None:
         _require_output(self.output)
+
+
+@dataclass
+class TinyT5Config(TinyTextEncoderConfig):
+    """The tiny T5 encoder of the toy world."""
+
+
+@dataclass
+class TinyClipConfig(TinyTextEncoderConfig):
+    """The tiny CLIP text encoder of the toy world."""
 
 
 @dataclass
