@@ -29,7 +29,7 @@ class Device:
     debug: bool = False
     """PyNative, for finding mistakes"""
     use_parallel: bool = False
-    """join the processes that msrun started"""
+    """join the processes that opensora launch (or msrun) started"""
     max_device_memory: str | None = None
     """limit of device memory, such as 59GB; Ascend only"""
     jit_level: Literal["O0", "O1", "O2"] | None = None

@@ -20,6 +20,7 @@ from mindone import runtime
 from mindone.config import save_config
 from mindone.data.errors import BadSample
 from mindone.errors import UserError
+from mindone.parallel.heartbeat import beat
 from opensora.config.embed import Cache
 from opensora.data import cache
 
@@ -134,6 +135,7 @@ class Progress:
         self.bar = tqdm(total=total, desc=what, disable=not runtime.current().is_main)
 
     def __enter__(self) -> Progress:
+        beat(f"file 1 of {self.total}")
         return self
 
     def __exit__(self, *_) -> None:
@@ -143,6 +145,7 @@ class Progress:
         """Counts a file that is complete."""
         self.counts.written += 1
         self.bar.update(1)
+        beat(f"file {self.counts.written + 1} of {self.total}")
         if self.counts.written == 1:
             rest, free = (self.total - 1) * path.stat().st_size, shutil.disk_usage(path.parent).free
             if rest > free:
