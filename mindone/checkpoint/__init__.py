@@ -3,6 +3,7 @@
 from mindone.checkpoint.atomic import atomic_folder, atomic_write, require_writable
 from mindone.checkpoint.ckpt_file import save_ckpt
 from mindone.checkpoint.convert import convert
+from mindone.checkpoint.digest import weights_digest
 from mindone.checkpoint.find import find_model
 from mindone.checkpoint.load import LoadReport, load_into, network_tensors, save_model
 from mindone.checkpoint.naming import DEFAULT_ADAPTERS
@@ -29,4 +30,5 @@ __all__ = [
     "save_ckpt",
     "save_model",
     "save_safetensors",
+    "weights_digest",
 ]

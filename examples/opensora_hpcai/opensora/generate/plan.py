@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mindone import runtime
+from mindone.checkpoint.digest import weights_digest
 from mindone.checkpoint.find import find_model
 from mindone.config import naming_sources
 from mindone.errors import UserError
@@ -18,7 +19,6 @@ from mindone.parallel.collectives import from_first_rank
 from mindone.parallel.mesh import make_mesh
 from opensora import networks
 from opensora.config import GenerateConfig
-from opensora.embed.shared import weights_digest
 from opensora.families import Family
 from opensora.generate.references import require_references
 from opensora.generate.requests import Request, make_requests
