@@ -34,8 +34,13 @@ class AxialSelfAttention(nn.Cell):
             self.q_norm = RMSNorm(self.head_size)
             self.k_norm = RMSNorm(self.head_size)
 
-    def construct(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(B, T, S, D) → (B, T, S, D); ``rope`` is cosine and sine (T, d/2) of channel pairs, over time."""
+    def construct(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, seen: Tensor | None = None) -> Tensor:
+        """(B, T, S, D) → (B, T, S, D).
+
+        Args:
+            rope: cosine and sine (T, d/2) of channel pairs, over time.
+            seen: (B, S) bool, within frames: which tokens are attended to; None: all are.
+        """
         batch, frames, places, _ = x.shape
         qkv = self.qkv(x).reshape(batch, frames, places, 3, self.num_heads, self.head_size)
         qkv = self.parallel.before_attention(qkv, self.axis)
@@ -56,7 +61,8 @@ class AxialSelfAttention(nn.Cell):
             q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)
             if self.qk_norm:
                 q, k = self.q_norm(q), self.k_norm(k)
-            out = F.token_attention(q, k, v).reshape(batch, frames, places, heads, size)
+            mask = None if seen is None else _of_frames(seen, frames)
+            out = F.token_attention(q, k, v, mask).reshape(batch, frames, places, heads, size)
         out = self.parallel.after_attention(out, self.axis)
         return self.proj(out.reshape(x.shape))
 
@@ -66,6 +72,12 @@ class AxialSelfAttention(nn.Cell):
         heads, size = x.shape[4:]
         x = x.reshape(batch, frames, places, heads, size)
         return x.transpose(0, 2, 3, 1, 4).reshape(batch * places, heads, frames, size)
+
+
+def _of_frames(seen: Tensor, frames: int) -> Tensor:
+    """(B, S) → (B * frames, 1, 1, S), the same for all frames of a sample."""
+    batch, places = seen.shape
+    return ops.broadcast_to(seen[:, None], (batch, frames, places)).reshape(batch * frames, 1, 1, places)
 
 
 class CrossAttention(nn.Cell):

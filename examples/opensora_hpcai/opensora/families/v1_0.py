@@ -11,7 +11,7 @@ from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
-from opensora.families.base import Arrays, is_on
+from opensora.families.base import NO_PATCHES, Arrays, is_on
 from opensora.families.diffusion import DiffusionObjective, DiffusionSampler
 from opensora.families.stdit import STDiTFamily
 from opensora.models.stdit import STDiT
@@ -31,6 +31,7 @@ class OpenSora10(STDiTFamily):
     autoencoder_preset: str = "SD-VAE"
 
     refused: ClassVar[Refusals] = {
+        **NO_PATCHES,
         "vae_type": (lambda value: value != "VideoAutoencoderKL", "use VideoAutoencoderKL"),
         "noise_scheduler": (lambda value: value != "ddpm", "use ddpm"),
         "sampling": (lambda value: value == "rflow", "use ddpm, ddim or dpm-solver"),
