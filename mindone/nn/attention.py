@@ -34,8 +34,13 @@ class AxialSelfAttention(nn.Cell):
             self.q_norm = RMSNorm(self.head_size)
             self.k_norm = RMSNorm(self.head_size)
 
-    def construct(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(B, T, S, D) → (B, T, S, D); ``rope`` is cosine and sine (T, d/2) of channel pairs, over time."""
+    def construct(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, seen: Tensor | None = None) -> Tensor:
+        """(B, T, S, D) → (B, T, S, D).
+
+        Args:
+            rope: cosine and sine (T, d/2) of channel pairs, over time.
+            seen: (B, S) bool, within frames: which tokens are attended to; None: all are.
+        """
         batch, frames, places, _ = x.shape
         qkv = self.qkv(x).reshape(batch, frames, places, 3, self.num_heads, self.head_size)
         qkv = self.parallel.before_attention(qkv, self.axis)
@@ -51,10 +56,17 @@ class AxialSelfAttention(nn.Cell):
             q, k = F.apply_rope_interleaved(q, *rope), F.apply_rope_interleaved(k, *rope)
         if self.qk_norm and self.rope_first:
             q, k = self.q_norm(q), self.k_norm(k)
-        out = F.attention(q, k, v).reshape(batch, groups, length, -1)
+        mask = None if seen is None or self.axis == "time" else _of_frames(seen, frames)
+        out = F.attention(q, k, v, mask).reshape(batch, groups, length, -1)
         out = out.swapaxes(1, 2) if self.axis == "time" else out
         out = self.parallel.after_attention(out.reshape(batch, frames, places, heads, size), self.axis)
         return self.proj(out.reshape(x.shape))
+
+
+def _of_frames(seen: Tensor, frames: int) -> Tensor:
+    """(B, S) → (B * frames, 1, 1, S), the same for all frames of a sample."""
+    batch, places = seen.shape
+    return ops.broadcast_to(seen[:, None], (batch, frames, places)).reshape(batch * frames, 1, 1, places)
 
 
 class CrossAttention(nn.Cell):

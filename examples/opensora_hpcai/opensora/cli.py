@@ -101,6 +101,11 @@ DOORS: dict[str, Door] = {
     "score-toy": Door(
         "opensora.toy.score:score_videos", "opensora.config.toy:ScoreConfig", "do videos of the toy world obey?"
     ),
+    "gallery": Door(
+        "opensora.toy.gallery:make_gallery",
+        "opensora.config:GalleryConfig",
+        "a picture of what the bundled models make",
+    ),
 }
 
 

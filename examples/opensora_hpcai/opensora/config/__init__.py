@@ -2,6 +2,7 @@
 
 from opensora.config.convert import ConvertConfig, ConvertFluxConfig, ConvertImageVaeConfig, ConvertVideoVaeConfig
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
+from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
 from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
@@ -18,6 +19,7 @@ __all__ = [
     "EmbedTextV2Config",
     "EmbedVideoConfig",
     "EvaluateVaeConfig",
+    "GalleryConfig",
     "GenerateConfig",
     "InferenceV2Config",
     "ScoreConfig",

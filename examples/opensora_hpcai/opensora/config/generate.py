@@ -87,8 +87,6 @@ class Denoiser:
     """share one video between ranks by tokens"""
     dsp: bool = False
     """share one video between ranks by frames and tokens in turn"""
-    pre_patchify: bool = False
-    """patches of several sizes in one sequence (FiT, 1.1)"""
 
 
 @dataclass
@@ -126,6 +124,10 @@ class Sampler:
     """shift of the timesteps (2.0); by the size of the video if not given"""
     ddim_eta: float = 0.0
     """how much of DDPM's noise DDIM adds, 0 to 1"""
+    pre_patchify: bool = False
+    """the network sees videos of any size as rows of patches of one length, with one graph for all (FiT, 1.1)"""
+    max_image_size: int | None = None
+    """with pre_patchify, the side in pixels of the square frame that such a row has room for; 512 if not given"""
     num_samples: int = 1
     """videos per prompt, each with its own seed"""
     batch_size: int = 4
@@ -137,6 +139,7 @@ class Sampler:
 
     def check(self) -> None:
         require_at_least(self, sampling_steps=1, num_samples=1, batch_size=1, fps=1, frame_interval=1, guidance_scale=0)
+        require_at_least(self, max_image_size=8)
 
 
 @dataclass
@@ -216,7 +219,10 @@ class GenerateConfig(Settings):
         "cond_type": "task",
         "ref": "reference_path",
     }
-    accepted_but_unused: ClassVar[dict[str, str]] = UNUSED_EVERYWHERE
+    accepted_but_unused: ClassVar[dict[str, str]] = {
+        **{name: reason for name, reason in UNUSED_EVERYWHERE.items() if name != "max_image_size"},
+        "max_num_frames": "rows of patches have as many frames as the video",
+    }
 
     def check(self) -> None:
         if not self.output.use_vae_decode and not self.output.save_latent:

@@ -20,8 +20,13 @@ from mindone.errors import UserError
 from mindone.train.loop import Place
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
+<<<<<<< HEAD
 from opensora.config.train import Flow
 from opensora.families.base import Arrays, LatentBatch, Objective, SampleRequest
+=======
+from opensora.families.base import LatentBatch, Objective, SampleRequest
+from opensora.families.packed import PackedDenoiser, Packing
+>>>>>>> tasks
 from opensora.families.stdit import (
     Denoise,
     GuidedPrediction,
@@ -117,12 +122,15 @@ class DiffusionObjective(Objective):
 class DiffusionSampler:
     """Ancestral (DDPM), DDIM or DPM-Solver++ steps with an STDiT, which runs compiled, once per batch shape."""
 
-    def __init__(self, denoiser: nn.Cell, settings: SamplerSettings, learn_sigma: bool):
+    def __init__(self, denoiser: nn.Cell, settings: SamplerSettings, learn_sigma: bool, packing: Packing | None = None):
         """
         Args:
             settings: ``sampling`` is ddpm, ddim or dpm-solver; ``guidance_channels`` None guides all latent channels.
             learn_sigma: the network predicts a variance, too.
+            packing: the network sees rows of patches of one length, whatever the size of the video.
         """
+        self.packing = packing
+        denoiser = denoiser if packing is None else PackedDenoiser(denoiser)
         self.scale, self.num_steps = settings.guidance_scale, settings.sampling_steps
         self.sampling, self.eta = settings.sampling, settings.ddim_eta
         self._names = denoiser.condition_names
@@ -133,6 +141,9 @@ class DiffusionSampler:
     def steps(self, request: SampleRequest) -> Iterator[np.ndarray]:
         frames, height, width = request.size
         told = all_conditions(request.fps, frames, height, width, len(request.noise))
+        packing, size = self.packing, request.noise.shape
+        if packing is not None:
+            told |= packing.conditions(size, height, width, len(request.noise))
         conditions = condition_tensors(self._names, told)
         text = inputs_of_text(request.text)
         negative = (None, None) if request.negative is None else inputs_of_text(request.negative)
@@ -140,7 +151,9 @@ class DiffusionSampler:
 
         def predict(z: np.ndarray, t: np.ndarray, frames_mask: np.ndarray | None = None) -> np.ndarray:
             mask = None if frames_mask is None else Tensor(frames_mask)
-            return self._predict(Tensor(z), Tensor(t), *text, *negative, mask, scale, *conditions).asnumpy()
+            seen = Tensor(z if packing is None else packing.pack(z))
+            output = self._predict(seen, Tensor(t), *text, *negative, mask, scale, *conditions).asnumpy()
+            return output if packing is None else packing.unpack(output, size)
 
         if self.sampling == "dpm-solver":
             if request.edit_mask is not None:

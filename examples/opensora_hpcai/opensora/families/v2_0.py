@@ -14,7 +14,7 @@ from opensora.conditions.given import GivenToNetwork
 from opensora.config.common import Refusals, Shape, Text
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
-from opensora.families.base import Arrays, Family, PromptRules, is_on
+from opensora.families.base import NO_PATCHES, Arrays, Family, PromptRules, is_on
 from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler
 from opensora.sizes import VideoSize, video_size_2_0
 from opensora.text.conditioner import T5ClipConditioner
@@ -48,6 +48,7 @@ class OpenSora20(Family):
     autoencoder_preset: str = "Hunyuan-VAE"
 
     refused: ClassVar[Refusals] = {
+        **NO_PATCHES,
         "vae_type": (lambda value: value not in AUTOENCODERS, f"use {', '.join(AUTOENCODERS)}"),
         "sampling": (lambda value: value != "rflow", "use rflow"),
         "noise_scheduler": (lambda value: value != "rflow", "use rflow"),

@@ -101,7 +101,7 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
             family.autoencoder_preset, config.autoencoder.vae_checkpoint, **autoencoder_changes(config)
         )
     _require_same_latents(denoiser_config, autoencoder)
-    config, chunk = _whole_chunks(config, autoencoder)
+    config, chunk = whole_chunks(config, autoencoder)
     requests = make_requests(config, family, autoencoder, chunk)
     _require_encoders(config, family, denoiser_config, requests)
     _require_loops(config, requests)
@@ -202,7 +202,7 @@ def _digests(config: GenerateConfig, family: Family) -> dict[str, str]:
     return {option: weights_digest(find_model(path)) for option, path in paths.items() if path and Path(path).exists()}
 
 
-def _whole_chunks(config: GenerateConfig, autoencoder: Any) -> tuple[GenerateConfig, int | None]:
+def whole_chunks(config: GenerateConfig, autoencoder: Any) -> tuple[GenerateConfig, int | None]:
     """The config with a condition_frame_length of whole chunks of the autoencoder, and the frames of one chunk."""
     chunk = getattr(autoencoder.config, "micro_frame_size", None)
     if chunk is None:

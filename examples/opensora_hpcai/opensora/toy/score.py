@@ -1,7 +1,7 @@
 """The end-to-end test of a model of the toy world: do its videos show what the prompts say?
 
 Two ways: judge existing clips of a table, or generate videos from prompts of the training combinations and of the
-twelve unseen ones and judge what was written to disk.
+twelve unseen ones and judge what was written to disk. Videos of a task are `opensora.toy.tasks`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,19 @@ Judged = list[tuple[str, Verdict]]
 def score_videos(config: ScoreConfig) -> None:
     """Judges existing clips, or generates and judges; prints the scores, and writes them if ``score.json`` is given."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parts = judge_table(config.score) if config.score.videos else judge_generated(config)
-    scores = {name: score(judged) for name, judged in parts.items()}
-    print(table(scores, parts))
+    if config.conditions.task:
+        from opensora.toy import tasks
+
+        found = (config.conditions.task, config.score.needed, *tasks.outcomes_of(config))
+        text, all_of_it = tasks.report(*found), tasks.record(*found)
+    else:
+        parts = judge_table(config.score) if config.score.videos else judge_generated(config)
+        scores = {name: score(judged) for name, judged in parts.items()}
+        text, all_of_it = table(scores, parts), record(scores, parts)
+    print(text)
     if config.score.json:
         with atomic_write(Path(config.score.json)) as file:
-            file.write(json.dumps(record(scores, parts), indent=2).encode() + b"\n")
+            file.write(json.dumps(all_of_it, indent=2).encode() + b"\n")
 
 
 # --- what is judged --------------------------------------------------------------------------------------------------

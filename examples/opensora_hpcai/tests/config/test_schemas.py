@@ -245,7 +245,6 @@ SEQUENCE = "leave it out; --use_parallel True shares the work by samples"
         (TrainConfig, [*TRAIN, "--validate", "True"], "validate=True", "leave it out"),
         (TrainConfig, [*TRAIN, "--optim", "came"], "optim=came", "use adamw"),
         (TrainConfig, [*TRAIN, "--pre_patchify", "True"], "pre_patchify=True", "leave it out"),
-        (GenerateConfig, [*GENERATE, "--pre_patchify", "True"], "pre_patchify=True", "leave it out"),
     ],
 )
 def test_what_no_version_can_do_is_refused_in_one_sentence_that_says_what_to_use(version, schema, argv, name, instead):
