@@ -18,13 +18,21 @@ from opensora.config.common import (
     Shape,
     Text,
     VideoBackend,
+    require_span_at_least,
 )
 
 logger = logging.getLogger(__name__)
 
-Optimizer = Literal["adam", "adamw", "adamw_re", "adamw_bf16", "adamw_mint", "sgd", "momentum", "came"]
+AdamWName = Literal["adamw", "adamw_re", "adamw_exp", "adamw_bf16", "adamw_mint"]
+Optimizer = Literal[AdamWName, "adam", "sgd", "momentum", "came", "lion"]
 Scheduler = Literal[
-    "constant", "cosine_decay", "polynomial_decay", "multi_step_decay", "cosine_annealing_warm_restarts_lr"
+    "constant",
+    "cosine_decay",
+    "polynomial_decay",
+    "multi_step_decay",
+    "cosine_annealing_warm_restarts_lr",
+    "linear_warmup",
+    "linear_warmup_v1_3",
 ]
 
 
@@ -143,20 +151,28 @@ class Optim:
     optim: Optimizer = "adamw"
     """optimizer; the adamw names all mean the same AdamW"""
     betas: tuple[float, float] = (0.9, 0.999)
-    """decay of the first and second moment"""
+    """decay of the first and second moment; momentum has the first one, and lion is published with 0.9 0.99"""
     optim_eps: float = 1e-8
-    """added to the root of the second moment"""
+    """added to the root of the second moment (adam, adamw)"""
     weight_decay: float = 1e-6
-    """decoupled weight decay"""
+    """decoupled weight decay; of adam, sgd and momentum it is added to the gradient"""
     group_strategy: Literal["norm_and_bias", "unclip", "not_grouping"] | None = None
-    """which parameters have no weight decay"""
+    """which parameters have no weight decay: norms and biases, or (unclip) all vectors; none if not given"""
+    nesterov: bool = False
+    """momentum looks one step ahead"""
+    instability_beta: float = 0.9999
+    """decay of what came distrusts its updates for"""
+    clip_threshold: float = 1.0
+    """largest root mean square of an update of came"""
     start_learning_rate: float = 1e-5
     """learning rate after the warm-up"""
     end_learning_rate: float = 1e-7
     """learning rate after the decay"""
-    warmup_steps: int = 1000
-    """updates of linear warm-up"""
-    decay_steps: int = 0
+    initial_learning_rate: float = 0.0
+    """learning rate that the warm-up of linear_warmup begins at (2.0: 1e-6)"""
+    warmup_steps: int | str = 1000
+    """updates of linear warm-up; this and other intervals may also be epochs (2 epochs) or a part of the run (10%)"""
+    decay_steps: int | str = 0
     """updates of decay; 0: all after the warm-up"""
     scheduler: Scheduler = "cosine_decay"
     """course of the learning rate after the warm-up"""
@@ -184,13 +200,15 @@ class Optim:
     """stop when the gradients of so many updates in a row are not finite; 0: never"""
 
     def check(self) -> None:
-        require_at_least(self, weight_decay=0, warmup_steps=0, decay_steps=0, gradient_accumulation_steps=1)
+        require_at_least(self, weight_decay=0, gradient_accumulation_steps=1, initial_learning_rate=0)
+        require_span_at_least(self, warmup_steps=0, decay_steps=0)
         require_at_least(self, max_skipped_updates=0)
         require_at_least(self, start_learning_rate=0, end_learning_rate=0, optim_eps=0, scale_window=1)
-        for name in ("max_grad_norm", "init_loss_scale", "loss_scale_factor"):
+        for name in ("max_grad_norm", "init_loss_scale", "loss_scale_factor", "clip_threshold"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name}={getattr(self, name)} has to be larger than 0")
-        for name, value in (("ema_decay", self.ema_decay), *(("betas", beta) for beta in self.betas)):
+        decays = {"ema_decay": self.ema_decay, "instability_beta": self.instability_beta}
+        for name, value in (*decays.items(), *(("betas", beta) for beta in self.betas)):
             if not 0 <= value < 1:
                 raise UserError(f"{name}={value} has to be at least 0 and less than 1")
 
@@ -207,13 +225,13 @@ class Loop:
     """updates; more than 0 replaces epochs"""
     ckpt_save_interval: int = 1
     """epochs between checkpoints, if ckpt_save_steps is not given"""
-    ckpt_save_steps: int = -1
+    ckpt_save_steps: int | str = -1
     """updates between checkpoints; more than 0 replaces ckpt_save_interval"""
     ckpt_max_keep: int = 10
     """how many checkpoints are kept"""
-    ckpt_keep_every: int = 0
+    ckpt_keep_every: int | str = 0
     """checkpoints of updates that are a multiple of this are kept as well; 0: none"""
-    log_interval: int = 1
+    log_interval: int | str = 1
     """updates between log lines"""
     resume: bool | FilePath = False
     """True: go on with the newest run under output_path; auto: the same, or begin one if there is none; or the folder
@@ -228,8 +246,8 @@ class Loop:
     """begin anew in a folder that has a run already"""
 
     def check(self) -> None:
-        require_at_least(self, batch_size=1, epochs=1, ckpt_save_interval=1, ckpt_max_keep=1, log_interval=1)
-        require_at_least(self, ckpt_keep_every=0)
+        require_at_least(self, batch_size=1, epochs=1, ckpt_save_interval=1, ckpt_max_keep=1)
+        require_span_at_least(self, ckpt_keep_every=0, log_interval=1, ckpt_save_steps=-1)
         if self.resume and self.overwrite:
             raise UserError("resume goes on with a run and overwrite begins anew; set one of them")
 
@@ -238,13 +256,13 @@ class Loop:
 class Samples:
     """Videos that are sampled during training."""
 
-    sample_every: int = 0
+    sample_every: int | str = 0
     """updates between samplings; 0: never"""
     sample_prompts: list[str] | None = None
     """what is sampled; captions of the training data if not given"""
 
     def check(self) -> None:
-        require_at_least(self, sample_every=0)
+        require_span_at_least(self, sample_every=0)
 
 
 @dataclass

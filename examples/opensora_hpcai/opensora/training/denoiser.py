@@ -47,6 +47,7 @@ from opensora.training.run import (
     make_step,
     make_training,
     open_run,
+    run_length,
     run_training,
 )
 from opensora.training.samples import Samples, frame_rate
@@ -298,4 +299,5 @@ def make_samples(setting: Setting, run: Run, training: Training, denoiser: nn.Ce
         training.trackers,
         run.mesh,
     )
-    return Every(config.samples.sample_every, samples)
+    every = run_length(config, len(training.loader)).of(config.samples, "sample_every")
+    return Every(every, samples)

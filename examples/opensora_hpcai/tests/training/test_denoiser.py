@@ -138,6 +138,23 @@ def assert_same_result(folder, other):
         assert all(np.array_equal(np.asarray(a[key]), np.asarray(b[key])) for key in a)
 
 
+def test_a_resumed_run_of_another_optimizer_has_the_same_numbers_with_intervals_in_epochs_and_percent(data, tmp_path):
+    """Six samples in batches of two are three updates: CAME's state is a row and a column per matrix."""
+    golden.use_mode("graph")
+    recipe = ["--train_steps", "4", "--ckpt_save_steps", "50%", "--warmup_steps", "1 epoch", "--optim", "came"]
+    recipe += ["--group_strategy", "norm_and_bias", "--weight_decay", "0.1", "--log_interval", "25%"]
+    run(data, tmp_path / "whole", *recipe)
+    shutil.copytree(tmp_path / "whole", tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "ckpt" / "step-00000004")
+    shutil.rmtree(tmp_path / "half" / "model")
+    run(data, tmp_path / "half", *recipe, "--resume", "True")
+    rates = [float(line[2]) for line in result_rows(tmp_path / "whole")[1:]]
+    whole, half = (tmp_path / name / "ckpt" / "step-00000004" for name in ("whole", "half"))
+    for file in ("model/model.safetensors", "optimizer.safetensors"):
+        assert (whole / file).read_bytes() == (half / file).read_bytes()
+    assert rates == pytest.approx([0.01 / 3, 0.02 / 3, 0.01, 0.01], rel=1e-3)
+
+
 def test_a_run_leaves_its_settings_its_numbers_samples_and_a_model(whole):
     losses = [float(row[1]) for row in result_rows(whole)[1:]]
     assert len(losses) == 4
