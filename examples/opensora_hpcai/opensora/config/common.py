@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mindone.config import FilePath, SettingError, leaves, require, require_at_least
+from mindone.config import FilePath, SettingError, about, leaves, require, require_at_least
 from mindone.errors import UserError
 from mindone.train.intervals import parse_span
 
@@ -122,7 +122,8 @@ def require_span_at_least(group: Any, **minima: int) -> None:
         UserError: one is no length of time, or too short.
     """
     for name, minimum in minima.items():
-        value = parse_span(getattr(group, name), name).value
+        with about(name):
+            value = parse_span(getattr(group, name), name).value
         require(group, name, value > 0 or value >= minimum, f"at least {minimum}")
 
 

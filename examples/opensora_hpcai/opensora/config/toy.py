@@ -23,8 +23,8 @@ class ToyDataConfig(Settings):
     """folder to write into"""
     num_clips: int = 3000
     """how many clips"""
-    split: Literal["train", "unseen", "all"] = "train"
-    """which combinations: train leaves out the twelve that only a test may show"""
+    split: Literal["train", "unseen", "all", "azure"] = "train"
+    """which combinations: train leaves out the twelve that only a test may show; azure is a new colour"""
     seed: int = 0
     """the same seed gives the same clips"""
     num_frames: int = 17
@@ -74,11 +74,13 @@ class Scoring:
     """generated prompts of combinations that the training set has"""
     num_unseen: int = 24
     """generated prompts of combinations that it does not have"""
+    num_new: int = 0
+    """generated prompts of every new colour (azure), which an adapter has learnt"""
     json: FilePath | None = None
     """file for the scores and all verdicts"""
 
     def check(self) -> None:
-        require_at_least(self, num_seen=0, num_unseen=0)
+        require_at_least(self, num_seen=0, num_unseen=0, num_new=0)
         if (self.csv or self.shuffle_captions) and not self.videos:
             raise UserError("csv and shuffle_captions belong to existing clips; give their folder as --videos DIR")
 

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from mindone.config import FilePath, SettingError, Settings, require_at_least
+from mindone.config import FilePath, SettingError, Settings, require, require_at_least
 from mindone.errors import UserError
 from opensora.conditions.visual import KINDS as CONDITION_KINDS
 from opensora.config.common import (
@@ -115,6 +115,34 @@ class Denoiser:
 
     def check(self) -> None:
         require_at_least(self, num_recompute_blocks=0)
+
+
+@dataclass
+class Lora:
+    """A low-rank adapter, which is trained instead of the denoiser."""
+
+    lora_rank: int = 0
+    """rank of the adapter; 0: the denoiser itself is trained"""
+    lora_alpha: float | None = None
+    """the adapter's part is multiplied by alpha / rank; the rank if not given"""
+    lora_target: list[str] = field(default_factory=lambda: ["*blocks.*"])
+    """which linears: ends of their paths (proj, img_attn.q_proj) or patterns of whole paths (*blocks.*)"""
+    lora_dropout: float = 0.0
+    """share of the adapter's input that is left out at random"""
+    use_rslora: bool = False
+    """multiply by alpha / sqrt(rank) instead"""
+    lora_checkpoint: FilePath | None = None
+    """an earlier adapter to start from, of the same rank, alpha and targets"""
+
+    def check(self) -> None:
+        require_at_least(self, lora_rank=0)
+        require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "at least 0 and less than 1")
+        if self.lora_checkpoint and not self.lora_rank:
+            raise SettingError(
+                "lora_checkpoint is an adapter to start from; give its --lora_rank too", "lora_checkpoint"
+            )
+        for target in self.lora_target:
+            require(self, "lora_target", bool(target), "ends of paths or patterns, none of them empty")
 
 
 @dataclass
@@ -340,6 +368,7 @@ class TrainConfig(Settings):
     data: Data = field(default_factory=Data)
     shape: TrainShape = field(default_factory=TrainShape)
     model: Denoiser = field(default_factory=Denoiser)
+    lora: Lora = field(default_factory=Lora)
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
     text: Text = field(default_factory=Text)
     flow: Flow = field(default_factory=Flow)
@@ -358,6 +387,10 @@ class TrainConfig(Settings):
             raise UserError("csv_path is not set; give the table of the training videos as --csv_path FILE.csv")
         if not self.data.video_folder and not self.data.vae_latent_folder:
             raise UserError("video_folder is not set; give --video_folder, or --vae_latent_folder with cached latents")
+        if self.lora.lora_rank and not self.model.pretrained_model_path:
+            raise SettingError(
+                "lora_rank adapts weights that are there; give them as --pretrained_model_path", "lora_rank"
+            )
         if not self.shape.is_fixed:
             if self.shape.bucket_config:
                 raise UserError("bucket_config is not supported yet; give image_size, or resolution and aspect_ratio")

@@ -23,6 +23,7 @@ import numpy as np
 from mindspore import nn
 
 from mindone import runtime
+from mindone.checkpoint import MODEL_LAYOUT, Layout
 from mindone.config import save_config
 from mindone.data.loader import Dataset, Loader
 from mindone.data.plan import FixedPlan, Size
@@ -31,13 +32,13 @@ from mindone.errors import UserError
 from mindone.parallel.collectives import Mean, broadcast_parameters, from_first_rank
 from mindone.parallel.mesh import Mesh
 from mindone.signals import exit_code
-from mindone.train.checkpoints import STATE, TrainingCheckpoints, TrainState, read_state
+from mindone.train.checkpoints import STATE, Saved, TrainingCheckpoints, TrainState, read_state
 from mindone.train.ema import Ema
 from mindone.train.intervals import updates_of
 from mindone.train.loop import Inputs, Training, fit
 from mindone.train.optim import make_optimizer
 from mindone.train.run_folder import RESULT, Found, check_changes, find_run, open_folder
-from mindone.train.schedule import WITHOUT_DECAY, make_schedule
+from mindone.train.schedule import WITHOUT_DECAY, Schedule, make_schedule
 from mindone.train.skipped import SkippedUpdates
 from mindone.train.step import LossScale, TrainStep
 from mindone.train.tracker import Trackers, make_trackers
@@ -236,13 +237,14 @@ def run_length(config: TrainConfig | TrainVaeConfig, batches_per_epoch: int) -> 
 def make_training(
     config: TrainConfig | TrainVaeConfig,
     run: Run,
-    network: nn.Cell,
+    network: Saved,
     network_config: Mapping[str, Any],
     step: TrainStep,
     loader: Loader,
     inputs: Inputs,
     contents: str,
     part_names: Sequence[str] = (),
+    layout: Layout = MODEL_LAYOUT,
 ) -> Training:
     """All that the loop needs, from the first update or from the checkpoint on.
 
@@ -250,12 +252,20 @@ def make_training(
         network: is saved, with ``network_config``; the step trains parameters of it.
         contents: tells this data from any other, see `digest_of_rows`.
         part_names: of what the loss cell returns beside the loss.
+        layout: how the files of the saved network are called.
     Raises:
         UserError: the run to resume is complete, or had other settings or data.
     """
     loop, optim, length = config.train, config.optimizer, run_length(config, len(loader))
     checkpoints = TrainingCheckpoints(
-        run.folder, step, network, network_config, run.mesh, loop.ckpt_max_keep, length.of(loop, "ckpt_keep_every")
+        run.folder,
+        step,
+        network,
+        network_config,
+        run.mesh,
+        loop.ckpt_max_keep,
+        length.of(loop, "ckpt_keep_every"),
+        layout,
     )
     now = fingerprint(config, run.mesh, contents, length)
     state = TrainState(seed=run.seed)
@@ -270,21 +280,12 @@ def make_training(
         if run.mesh.is_main
         else Trackers()
     )
-    schedule = make_schedule(
-        optim.scheduler,
-        optim.start_learning_rate,
-        optim.end_learning_rate,
-        length.of(optim, "warmup_steps"),
-        length.of(optim, "decay_steps"),
-        length.total,
-        initial_lr=optim.initial_learning_rate,
-    )
     _introduce(network, step, loader, optim.gradient_accumulation_steps, length)
     return Training(
         step,
         loader,
         inputs,
-        schedule,
+        _schedule(optim, length),
         length.total,
         checkpoints,
         state,
@@ -293,6 +294,18 @@ def make_training(
         trackers,
         length.save,
         part_names,
+    )
+
+
+def _schedule(optim: Optim, length: Length) -> Schedule:
+    return make_schedule(
+        optim.scheduler,
+        optim.start_learning_rate,
+        optim.end_learning_rate,
+        length.of(optim, "warmup_steps"),
+        length.of(optim, "decay_steps"),
+        length.total,
+        initial_lr=optim.initial_learning_rate,
     )
 
 
@@ -313,7 +326,7 @@ def _check_resumed(
     check_changes(read_state(found.checkpoint.file(STATE)).fingerprint, now, config.train.allow_changes)
 
 
-def _introduce(network: nn.Cell, step: TrainStep, loader: Loader, micro_batches: int, length: Length) -> None:
+def _introduce(network: Saved, step: TrainStep, loader: Loader, micro_batches: int, length: Length) -> None:
     count = sum(int(np.prod(parameter.shape)) for parameter in network.get_parameters())
     trained = sum(int(np.prod(parameter.shape)) for parameter in step.parameters)
     samples = len(loader.plan.epoch(0)[0]) * micro_batches
