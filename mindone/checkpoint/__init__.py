@@ -5,7 +5,15 @@ from mindone.checkpoint.ckpt_file import save_ckpt
 from mindone.checkpoint.convert import convert
 from mindone.checkpoint.digest import weights_digest
 from mindone.checkpoint.find import find_model
-from mindone.checkpoint.load import LoadReport, load_into, network_tensors, save_model
+from mindone.checkpoint.load import (
+    ADAPTER_LAYOUT,
+    MODEL_LAYOUT,
+    Layout,
+    LoadReport,
+    load_into,
+    network_tensors,
+    save_model,
+)
 from mindone.checkpoint.naming import DEFAULT_ADAPTERS
 from mindone.checkpoint.read import read_tensors
 from mindone.checkpoint.run import RunCheckpoint, RunCheckpoints
@@ -13,7 +21,10 @@ from mindone.checkpoint.safetensors_file import save_safetensors
 from mindone.checkpoint.tensors import TensorFile, cast
 
 __all__ = [
+    "ADAPTER_LAYOUT",
     "DEFAULT_ADAPTERS",
+    "MODEL_LAYOUT",
+    "Layout",
     "LoadReport",
     "RunCheckpoint",
     "RunCheckpoints",

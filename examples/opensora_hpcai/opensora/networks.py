@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,7 @@ def load_denoiser(
     parallel: Any = None,
     option: str = "ckpt_path",
     trained: bool = False,
+    loras: Sequence[tuple[str | Path, float]] = (),
 ) -> Any:
     """The denoiser with the weights at ``path``, a folder or file.
 
@@ -100,13 +101,16 @@ def load_denoiser(
         allow_random: without a path, keep random weights instead of refusing.
         option: the setting that gave the path, for messages.
         trained: keep all parameters in float32; otherwise matrices are held in ``dtype``.
+        loras: adapters that are folded into the weights before they get their dtype, with the strength of each.
     Raises:
-        UserError: no weights, or they do not fit the network.
+        UserError: no weights, or they or an adapter do not fit the network.
     """
     from mindone.checkpoint import load_into, read_tensors
     from mindone.nn import set_compute_dtype
 
     if not path and allow_random:
+        if loras:
+            raise UserError("lora adapts weights that are there, and there are none; give them as ckpt_path")
         logger.warning("the denoiser has random weights")
         return build_denoiser(config, dtype, recompute, parallel)
     source = require_path(path, "the denoiser's weights", option)
@@ -114,8 +118,27 @@ def load_denoiser(
         denoiser = build_denoiser(config, dtype, recompute, parallel)
         if not trained:
             set_compute_dtype(denoiser, runtime.compute_dtype(dtype), store=True)
-    load_into(denoiser, read_tensors(source))
+    load_into(denoiser, adapted(read_tensors(source), denoiser, loras))
     return denoiser.set_train(False)
+
+
+def adapted(tensors: TensorFile, denoiser: Any, loras: Sequence[tuple[str | Path, float]]) -> TensorFile:
+    """A denoiser's weights with adapters folded in, each with its strength.
+
+    Raises:
+        UserError: an adapter is not there, or belongs to another network.
+    """
+    if not loras:
+        return tensors
+    from mindone.adapters import read_lora, with_lora
+
+    names = shapes(denoiser)
+    return with_lora(tensors, names, [(read_lora(path, names), strength) for path, strength in loras])
+
+
+def shapes(network: Any) -> dict[str, tuple[int, ...]]:
+    """Of a network's parameters, by the names of its files."""
+    return {name: tuple(parameter.shape) for name, parameter in network.parameters_and_names()}
 
 
 def _unknown(changes: Mapping[str, Any], config: Any) -> set[str]:

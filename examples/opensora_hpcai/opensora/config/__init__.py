@@ -4,7 +4,12 @@ from opensora.config.convert import ConvertConfig, ConvertFluxConfig, ConvertIma
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
 from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
+<<<<<<< HEAD
 from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
+=======
+from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
+from opensora.config.toy import ScoreConfig, TinyT5Config, ToyDataConfig
+>>>>>>> adapters
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
 from opensora.config.vae import EvaluateVaeConfig, TrainVaeConfig
@@ -13,6 +18,7 @@ __all__ = [
     "ConvertConfig",
     "ConvertFluxConfig",
     "ConvertImageVaeConfig",
+    "ConvertLoraConfig",
     "ConvertVideoVaeConfig",
     "DecodeConfig",
     "EmbedTextConfig",
@@ -22,6 +28,7 @@ __all__ = [
     "GalleryConfig",
     "GenerateConfig",
     "InferenceV2Config",
+    "MergeLoraConfig",
     "ScoreConfig",
     "TinyClipConfig",
     "TinyT5Config",

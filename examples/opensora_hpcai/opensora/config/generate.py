@@ -77,6 +77,10 @@ class Denoiser:
     """folder or file of the denoiser's weights; a run's checkpoint has EMA weights if it trained with use_ema"""
     dtype: Dtype = "fp32"
     """precision of the denoiser; bf16 runs in float32 on a CPU"""
+    lora: list[FilePath] | None = None
+    """adapters that the denoiser gets: files, folders, or runs that trained them"""
+    lora_scale: list[float] = field(default_factory=lambda: [1.0])
+    """strength of the adapters, one for all or one per adapter; 0 leaves an adapter out"""
     space_scale: float | None = None
     """positions within a frame are divided by it (1.0: 0.5 for 256 pixels, 1 for 512); the model's own if not given"""
     time_scale: float | None = None
@@ -87,6 +91,29 @@ class Denoiser:
     """share one video between ranks by tokens"""
     dsp: bool = False
     """share one video between ranks by frames and tokens in turn"""
+
+    def check(self) -> None:
+        strengths(self.lora, self.lora_scale)
+
+    @property
+    def loras(self) -> list[tuple[str, float]]:
+        """Adapters and their strengths."""
+        return strengths(self.lora, self.lora_scale)
+
+
+def strengths(lora: list[str] | None, lora_scale: list[float]) -> list[tuple[str, float]]:
+    """Every adapter with its strength.
+
+    Raises:
+        SettingError: neither one strength for all of them, nor one for each.
+    """
+    count = len(lora or ())
+    if len(lora_scale) not in (1, count):
+        raise SettingError(
+            f"lora_scale has {len(lora_scale)} numbers for {count} adapters; give one for all, or one per adapter",
+            "lora_scale",
+        )
+    return list(zip(lora or (), lora_scale if len(lora_scale) == count else lora_scale * count))
 
 
 @dataclass

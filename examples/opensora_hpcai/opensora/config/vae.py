@@ -128,7 +128,7 @@ class VaeOptim(Optim):
     optim: Optimizer = "adamw_re"
     """optimizer; the adamw names all mean the same AdamW"""
     weight_decay: float = 0.0
-    """decoupled weight decay"""
+    """decoupled weight decay; of adam, sgd and momentum it is added to the gradient"""
     scale_lr: bool = False
     """multiply the learning rate by the number of samples per update"""
 

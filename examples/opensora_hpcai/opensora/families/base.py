@@ -49,8 +49,6 @@ REFUSED: Refusals = {
     "resize_by_max_value": (is_on, "leave it out"),
     "validate": (is_on, "leave it out"),
     "profile": (is_on, "leave it out"),
-    "optim": (lambda value: not value.startswith("adamw"), "use adamw"),
-    "group_strategy": (lambda value: value not in (None, "not_grouping"), "leave it out"),
 }
 
 

@@ -174,6 +174,8 @@ def _require_models(config: GenerateConfig) -> None:
     """Refuses missing model files before anything is loaded."""
     if not config.denoiser.allow_random_weights:
         require_path(config.denoiser.ckpt_path, "the denoiser's weights", "ckpt_path")
+        for path, _ in config.denoiser.loras:
+            require_path(path, "an adapter's weights", "lora")
         if config.output.use_vae_decode:
             require_path(config.autoencoder.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
     if not config.prompts.text_embed_folder:
@@ -197,6 +199,7 @@ def _require_encoders(
 def _digests(config: GenerateConfig, family: Family) -> dict[str, str]:
     """Of the models that are given: weights may change while their names stay."""
     paths = {"ckpt_path": config.denoiser.ckpt_path, "vae_checkpoint": config.autoencoder.vae_checkpoint}
+    paths |= {f"lora {number}": path for number, (path, _) in enumerate(config.denoiser.loras)}
     if not config.prompts.text_embed_folder:
         paths |= {option: getattr(config.text, option) for option in family.text_encoders}
     return {option: weights_digest(find_model(path)) for option, path in paths.items() if path and Path(path).exists()}

@@ -119,7 +119,14 @@ def _settings(
     video, known = config.sampling_option, fields(option)
     return GenerateConfig(
         prompts=_prompts(config),
-        denoiser=Denoiser("v2.0", ckpt_path=model.from_pretrained, dtype=model.dtype, denoiser_config=model.sizes()),
+        denoiser=Denoiser(
+            "v2.0",
+            ckpt_path=model.from_pretrained,
+            dtype=model.dtype,
+            lora=[model.pretrained_lora_path] if model.pretrained_lora_path else None,
+            lora_scale=[model.lora_scale],
+            denoiser_config=model.sizes(),
+        ),
         autoencoder=GenerateAutoencoder(
             autoencoder.from_pretrained, vae_type, autoencoder.dtype, vae_config=autoencoder.sizes()
         ),

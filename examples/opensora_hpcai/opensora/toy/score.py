@@ -1,7 +1,7 @@
 """The end-to-end test of a model of the toy world: do its videos show what the prompts say?
 
-Two ways: judge existing clips of a table, or generate videos from prompts of the training combinations and of the
-twelve unseen ones and judge what was written to disk. Videos of a task are `opensora.toy.tasks`.
+Two ways: judge existing clips of a table, or generate videos from prompts of the training combinations, of the
+twelve unseen ones and of new colours, and judge what was written to disk. Videos of a task are `opensora.toy.tasks`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mindone.data.video import read_video
 from mindone.errors import UserError
 from opensora.config.toy import ScoreConfig, Scoring
 from opensora.toy.judge import HEADER, Score, Verdict, expected, judge, score, wrong_labels
-from opensora.toy.world import captions, scenes
+from opensora.toy.world import NEW_COLOURS, captions, scenes
 
 Judged = list[tuple[str, Verdict]]
 
@@ -65,6 +65,7 @@ def judge_generated(config: ScoreConfig) -> dict[str, Judged]:
         parts = {"prompts": None}
     else:
         wanted = {"seen": ("train", config.score.num_seen), "unseen": ("unseen", config.score.num_unseen)}
+        wanted |= {colour: (colour, config.score.num_new) for colour in NEW_COLOURS}
         parts = {name: prompts(split, count) for name, (split, count) in wanted.items() if count}
         config.prompts.captions = [text for texts in parts.values() for text in texts]
     if config.prompts.captions and not any(label for text in config.prompts.captions for label in expected(text)):
