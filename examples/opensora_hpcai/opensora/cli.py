@@ -85,9 +85,7 @@ DOORS: dict[str, Door] = {
         "opensora.config:ConvertFluxConfig",
         "MMDiT weights between the layouts of Flux and of Open-Sora 2.0",
     ),
-<<<<<<< HEAD
     "launch": Door("mindone.parallel.launch:launch", None, "a script on several devices or machines at once"),
-=======
     "convert-lora": Door(
         "opensora.lora:convert_lora", "opensora.config:ConvertLoraConfig", "an adapter (LoRA) in another tool's naming"
     ),
@@ -96,7 +94,6 @@ DOORS: dict[str, Door] = {
         "opensora.config:MergeLoraConfig",
         "adapters (LoRA) folded into a denoiser's weights",
     ),
->>>>>>> adapters
     "download": Door("opensora.weights:download", None, "a model of a hub, as safetensors"),
     "inspect": Door("opensora.inspection:inspect", None, "what a checkpoint holds"),
     "verify": Door("opensora.inspection:verify", None, "is a checkpoint as it was saved, or equal to another?"),

@@ -4,12 +4,8 @@ from opensora.config.convert import ConvertConfig, ConvertFluxConfig, ConvertIma
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
 from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
-<<<<<<< HEAD
-from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
-=======
 from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
-from opensora.config.toy import ScoreConfig, TinyT5Config, ToyDataConfig
->>>>>>> adapters
+from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
 from opensora.config.vae import EvaluateVaeConfig, TrainVaeConfig

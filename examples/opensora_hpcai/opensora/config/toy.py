@@ -88,7 +88,6 @@ class Scoring:
     """generated prompts of combinations that the training set has"""
     num_unseen: int = 24
     """generated prompts of combinations that it does not have"""
-<<<<<<< HEAD
     num_cases: int = 40
     """cases of a task"""
     task_frames: int | None = None
@@ -96,20 +95,14 @@ class Scoring:
     where one leaves no room for the task (1.2: 34)"""
     needed: float = 0.85
     """share of a task's cases that a criterion needs to be met"""
-=======
     num_new: int = 0
     """generated prompts of every new colour (azure), which an adapter has learnt"""
->>>>>>> adapters
     json: FilePath | None = None
     """file for the scores and all verdicts"""
 
     def check(self) -> None:
-<<<<<<< HEAD
-        require_at_least(self, num_seen=0, num_unseen=0, num_cases=1, task_frames=2)
+        require_at_least(self, num_seen=0, num_unseen=0, num_new=0, num_cases=1, task_frames=2)
         require(self, "needed", 0 <= self.needed <= 1, "between 0 and 1")
-=======
-        require_at_least(self, num_seen=0, num_unseen=0, num_new=0)
->>>>>>> adapters
         if (self.csv or self.shuffle_captions) and not self.videos:
             raise UserError("csv and shuffle_captions belong to existing clips; give their folder as --videos DIR")
 

@@ -20,13 +20,9 @@ from mindone.errors import UserError
 from mindone.train.loop import Place
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
-<<<<<<< HEAD
 from opensora.config.train import Flow
 from opensora.families.base import Arrays, LatentBatch, Objective, SampleRequest
-=======
-from opensora.families.base import LatentBatch, Objective, SampleRequest
 from opensora.families.packed import PackedDenoiser, Packing
->>>>>>> tasks
 from opensora.families.stdit import (
     Denoise,
     GuidedPrediction,

@@ -6,16 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from opensora.config.common import Refusals
-<<<<<<< HEAD
-from opensora.families.base import is_on
+from opensora.families.base import NO_PATCHES, is_on
 from opensora.families.diffusion import DiffusionFamily
-=======
-from opensora.config.generate import Sampler as SamplerSettings
-from opensora.config.train import Flow
-from opensora.families.base import NO_PATCHES, Arrays, is_on
-from opensora.families.diffusion import DiffusionObjective, DiffusionSampler
-from opensora.families.stdit import STDiTFamily
->>>>>>> tasks
 from opensora.models.stdit import STDiT
 
 
@@ -30,15 +22,8 @@ class OpenSora10(DiffusionFamily):
     autoencoder_preset: str = "SD-VAE"
     condition_names = STDiT.condition_names
 
-<<<<<<< HEAD
     refused: ClassVar[Refusals] = DiffusionFamily.refused | {
-=======
-    refused: ClassVar[Refusals] = {
         **NO_PATCHES,
-        "vae_type": (lambda value: value != "VideoAutoencoderKL", "use VideoAutoencoderKL"),
-        "noise_scheduler": (lambda value: value != "ddpm", "use ddpm"),
-        "sampling": (lambda value: value == "rflow", "use ddpm, ddim or dpm-solver"),
->>>>>>> tasks
         "mask_ratios": (is_on, "leave it out; its network knows no given frames"),
         "condition_config": (is_on, "leave it out; version 2.0 has it"),
         "reference_path": (is_on, "use version 1.1 or later"),

@@ -5,26 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-<<<<<<< HEAD
-from opensora.conditions.given import GivenFrames
-from opensora.config.common import Refusals
-from opensora.families.base import is_on
-from opensora.families.diffusion import DiffusionFamily
-=======
 from mindspore import nn
 
 from mindone.config import SettingError
-from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
 from opensora.conditions.given import GivenFrames
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
-from opensora.config.train import Flow, TrainConfig
-from opensora.families.base import Arrays, is_on
-from opensora.families.diffusion import DiffusionObjective, DiffusionSampler
+from opensora.config.train import TrainConfig
+from opensora.families.base import is_on
+from opensora.families.diffusion import DiffusionFamily, DiffusionSampler
 from opensora.families.packed import Packing
-from opensora.families.stdit import STDiTFamily
-from opensora.families.v1_0 import GUIDED_CHANNELS, OpenSora10
->>>>>>> tasks
 from opensora.models.stdit2 import STDiT2
 
 
@@ -44,25 +34,7 @@ class OpenSora11(DiffusionFamily):
     conditioning = GivenFrames()
 
     def defaults(self) -> dict[str, Any]:
-<<<<<<< HEAD
-        return super().defaults() | {"fps": 24, "condition_frame_length": 4}
-=======
-        return {
-            "vae_type": "VideoAutoencoderKL",
-            "noise_scheduler": "ddpm",
-            "sampling": "ddpm",
-            "sampling_steps": 100,
-            "guidance_scale": 7.0,
-            "guidance_channels": GUIDED_CHANNELS,
-            "use_timestep_transform": False,
-            "fps": 24,
-            "condition_frame_length": 4,
-            "max_image_size": 512,
-        }
-
-    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> DiffusionObjective:
-        diffusion = Diffusion(DiffusionConfig(learn_sigma=denoiser_config.pred_sigma))
-        return DiffusionObjective(diffusion, STDiT2.condition_names, denoiser_config.class_dropout_prob)
+        return super().defaults() | {"fps": 24, "condition_frame_length": 4, "max_image_size": 512}
 
     def check(self, config: Any) -> None:
         super().check(config)
@@ -76,7 +48,6 @@ class OpenSora11(DiffusionFamily):
         if settings.pre_patchify:
             packing = Packing(sizes.patch_size, sizes.hidden_size, sizes.input_sq_size, settings.max_image_size)
         return DiffusionSampler(denoiser, settings, sizes.pred_sigma, packing)
->>>>>>> tasks
 
 
 FAMILY = OpenSora11()
