@@ -12,11 +12,11 @@ from mindspore import Tensor, nn
 from mindone.adapters import Lora, LoraConfig, add_lora, read_lora
 from mindone.adapters.dropout import PRIME, SeededLoss
 from mindone.checkpoint import ADAPTER_LAYOUT, MODEL_LAYOUT, Layout, find_model
+from mindone.checkpoint.digest import weights_digest
 from mindone.data.loader import Batch
 from mindone.train.checkpoints import Saved
 from mindone.train.loop import Inputs, Place
 from opensora.config.train import Lora as LoraSettings
-from opensora.embed.shared import weights_digest
 from opensora.networks import shapes
 
 
