@@ -43,7 +43,7 @@ double sum_of_parts(Index n, Part part) {
 // at the end: `width` values for each of `sums`, (G, width).
 template <class Body>
 void sum_over_rows(Index groups, Index rows, Index width, const std::vector<float*>& sums, Body body) {
-  const Index all = width * static_cast<Index>(sums.size());
+  const Index count = static_cast<Index>(sums.size()), all = count * width;
   const Index pieces = std::min(rows, std::max<Index>(1, 4 * Pool::instance().threads() / groups));
   thread_local Scratch scratch;
   float* parts = scratch.get(groups * pieces * all);
@@ -53,14 +53,16 @@ void sum_over_rows(Index groups, Index rows, Index width, const std::vector<floa
     std::memset(part, 0, all * sizeof(float));
     body(group * rows + rows * piece / pieces, group * rows + rows * (piece + 1) / pieces, part);
   });
-  constexpr Index kTogether = 16384;  // sums that a thread adds up at a time
-  parallel_pieces(groups * all, kTogether, [&](Index first, Index last) {
-    for (Index i = first; i < last; ++i) {
-      const Index group = i / all, column = i % all;
-      const float* part = parts + group * pieces * all + column;
-      float total = 0.0f;
-      for (Index p = 0; p < pieces; ++p) total += part[p * all];
-      sums[column / width][group * width + column % width] = total;
+  constexpr Index kTogether = 16384;  // sums that a thread adds up at a time, about
+  parallel_pieces(groups * count, ceil_div(kTogether, width), [&](Index first, Index last) {
+    for (Index item = first; item < last; ++item) {
+      const float* part = parts + item / count * pieces * all + item % count * width;
+      float* to = sums[item % count] + item / count * width;
+      for (Index i = 0; i < width; ++i) {
+        float total = 0.0f;
+        for (Index p = 0; p < pieces; ++p) total += part[p * all + i];
+        to[i] = total;
+      }
     }
   });
 }
