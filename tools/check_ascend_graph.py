@@ -86,22 +86,45 @@ def _stdit3_train() -> tuple:
 
 
 def _stdit3_lora_train() -> tuple:
-    """A whole update of an adapter with dropout at 51 frames of 720x1280: the other weights are held in bfloat16."""
+    """A whole update of an adapter of two pairs of blocks at 51 frames of 720x1280, over weights in bfloat16."""
+    from dataclasses import replace
+
     from mindspore import bfloat16, int32, ops
 
     from mindone.adapters import LoraConfig, add_lora
-    from mindone.adapters.dropout import SeededLoss
     from mindone.nn import set_compute_dtype
     from opensora.families.stdit import FlowLoss
+    from opensora.models.stdit3 import STDiT3, STDiT3_PRESETS
 
-    denoiser = _stdit3(train=True)
+    denoiser = STDiT3(replace(STDiT3_PRESETS["STDiT3-XL/2"], depth=2), use_recompute=True)
     set_compute_dtype(denoiser, bfloat16, store=True)
-    lora = add_lora(denoiser, LoraConfig(rank=16, alpha=16, dropout=0.1))
+    add_lora(denoiser, LoraConfig(rank=16, alpha=16))
     latents, conditions = _zeros(1, 4, 15, 90, 160), [_zeros(1)] * 3
     text = (_zeros(1, 1, 300, 4096), ops.zeros((1, 300), int32))
     inputs = (latents, latents, _zeros(1), *text, ops.zeros((1,), int32), None, *conditions)
-    loss = SeededLoss(FlowLoss(denoiser), lora.seeds)
-    return _training(loss), (*_update_scalars(), ops.zeros((2,), int32), *inputs)
+    return _training(FlowLoss(denoiser)), (*_update_scalars(), *inputs)
+
+
+def _lora_dropout() -> tuple:
+    """A whole update of the adapters of an MLP, with dropout."""
+    from mindspore import int32, nn, ops
+
+    from mindone.adapters import LoraConfig, add_lora
+    from mindone.adapters.dropout import SeededLoss
+    from mindone.nn.layers import Mlp
+
+    class SquareLoss(nn.Cell):
+        def __init__(self):
+            super().__init__(auto_prefix=False)
+            self.network = _bfloat16(Mlp(1152, 4608, 1152))
+
+        def construct(self, x):
+            return ops.square(self.network(x)).mean()
+
+    loss = SquareLoss()
+    lora = add_lora(loss, LoraConfig(targets=("fc1", "fc2"), dropout=0.1))
+    inputs = (ops.zeros((2,), int32), _zeros(1, 3600, 1152))
+    return _training(SeededLoss(loss, lora.seeds)), (*_update_scalars(), *inputs)
 
 
 def _factorized(preset: str, train: bool):
@@ -320,10 +343,11 @@ CASES = {
         "STDiT3-XL/2, training update, 51 x 720 x 1280", _stdit3_train, ("FlashAttentionScoreGrad", "RmsNormGrad")
     ),
     "stdit3-lora-train": Case(
-        "STDiT3-XL/2, training update of an adapter, 51 x 720 x 1280",
+        "STDiT3-XL/2, training update of an adapter, 51 x 720 x 1280, two pairs of blocks",
         _stdit3_lora_train,
         ("FlashAttentionScoreGrad", "RmsNormGrad"),
     ),
+    "lora-dropout": Case("training update of an MLP's adapters with dropout", _lora_dropout, ("MatMul", "FloorMod")),
     "vae-forward": Case("autoencoder 1.2, encode and decode, 17 x 256 x 256", _vae_forward, ("Conv2D", "Conv3D")),
     "vae-train": Case("autoencoder 1.2, training update, 17 x 256 x 256", _vae_train, ("Conv2D", "Conv3D")),
     "mmdit-forward": Case(

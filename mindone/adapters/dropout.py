@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor, nn, ops
 PRIME = 46337
 """Cubing is a permutation of the numbers below it: 3 does not divide PRIME - 1."""
 
-_assign = ops.Assign()
+_assign, _remainder = ops.Assign(), ops.FloorMod()
 
 
 def new_seeds() -> Parameter:
@@ -40,7 +40,7 @@ class SeededDropout(nn.Cell):
         first = _cube(self.seeds[0] + self.number)
         second = _cube(self.seeds[1] + self.number)
         row = ops.arange(rows).astype(ms.int32)
-        row = _cube(_cube(row % PRIME + first) + row // PRIME)
+        row = _cube(_cube(_remainder(row, PRIME) + first) + row // PRIME)
         column = _cube(ops.arange(columns).astype(ms.int32) + second)
         drawn = _cube(_cube(row.reshape(-1, 1) + column) + first)
         kept = (drawn.astype(ms.float32) >= self.rate * PRIME).astype(x.dtype).reshape(x.shape)
@@ -60,5 +60,5 @@ class SeededLoss(nn.Cell):
 
 
 def _cube(x: Tensor) -> Tensor:
-    x = x % PRIME
-    return x * x % PRIME * x % PRIME
+    x = _remainder(x, PRIME)
+    return _remainder(_remainder(x * x, PRIME) * x, PRIME)
