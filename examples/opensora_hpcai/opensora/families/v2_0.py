@@ -16,6 +16,7 @@ from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
 from opensora.families.base import NO_PATCHES, Arrays, Family, PromptRules, is_on
 from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler
+from opensora.flow_settings import FLOW_SETTINGS
 from opensora.sizes import VideoSize, video_size_2_0
 from opensora.text.conditioner import T5ClipConditioner
 
@@ -24,17 +25,6 @@ GRID = 16
 # Of videos, of pictures (the first of t2i2v), and of videos at high compression.
 AUTOENCODERS = ("Hunyuan-VAE", "Flux-AE", "Video-DC-AE")
 FPS_SUFFIX = re.compile(r"\d+ FPS\.$")
-FLOW_SETTINGS = {
-    "num_steps": "sampling_steps",
-    "guidance": "guidance_scale",
-    "guidance_img": "guidance_img",
-    "shift": "use_timestep_transform",
-    "flow_shift": "flow_shift",
-    "text_osci": "text_osci",
-    "image_osci": "image_osci",
-    "scale_temporal_osci": "scale_temporal_osci",
-}
-"""The settings of the flow by their published names, those of `ShiftedFlowConfig`, and what all versions call them."""
 
 
 @dataclass(frozen=True)

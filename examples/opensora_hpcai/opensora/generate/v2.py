@@ -17,7 +17,7 @@ from opensora import networks
 from opensora.config.common import Runtime, Shape, Text
 from opensora.config.generate import Conditions, Denoiser, GenerateAutoencoder, GenerateConfig, Output, Prompts, Sampler
 from opensora.data.aspect import closest_ratio_2_0
-from opensora.families.v2_0 import FLOW_SETTINGS
+from opensora.flow_settings import FLOW_SETTINGS
 from opensora.generate.first_image import with_first_images
 from opensora.generate.run import generate
 from opensora.model_folder import require_path
