@@ -103,7 +103,7 @@ class VaeLoss:
     perceptual_loss_weight: float = 0.1
     """weight of LPIPS in the pixel loss; needs lpips_checkpoint, or 0"""
     lpips_checkpoint: FilePath | None = None
-    """folder or file of the LPIPS weights (VGG)"""
+    """folder or file of the weights of VGG-16 and LPIPS"""
     mse_loss_weight: float = 0.0
     """weight of the mean squared error, beside the mean absolute error"""
     kl_loss_weight: float = 1e-6
@@ -190,7 +190,7 @@ class VaeJudge:
     eval_loss: bool = False
     """also compute LPIPS; needs lpips_checkpoint"""
     lpips_checkpoint: FilePath | None = None
-    """folder or file of the LPIPS weights"""
+    """folder or file of the weights of AlexNet and LPIPS"""
     save_vis: bool = True
     """write original and reconstruction side by side"""
     use_temporal_vae: bool = True
@@ -232,5 +232,8 @@ class EvaluateVaeConfig(Settings):
     }
 
     def check(self) -> None:
-        if self.data.eval_loss:
-            raise UserError("eval_loss needs LPIPS, which is not supported yet; PSNR and SSIM are always computed")
+        if self.data.eval_loss and not self.data.lpips_checkpoint:
+            raise UserError(
+                "eval_loss needs the weights of AlexNet and LPIPS; give their file or folder as --lpips_checkpoint, or "
+                "leave it out: PSNR and SSIM are always computed"
+            )

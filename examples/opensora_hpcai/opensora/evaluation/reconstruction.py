@@ -1,4 +1,4 @@
-"""How well an autoencoder reconstructs videos: PSNR and SSIM per clip and over all, with pictures side by side."""
+"""How well an autoencoder reconstructs videos: PSNR, SSIM and LPIPS, with originals and results side by side."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mindspore import Tensor, nn
 from tqdm import tqdm
 
 from mindone.checkpoint.atomic import atomic_write
@@ -20,6 +21,7 @@ from mindone.data.write import to_uint8
 from mindone.errors import UserError
 from mindone.folders import make_run_folder
 from mindone.metrics.image import psnr, ssim
+from mindone.models.lpips import LPIPS, load_lpips
 from opensora import networks, outputs
 from opensora.config import EvaluateVaeConfig
 from opensora.data.aspect import parse_num_frames
@@ -47,6 +49,7 @@ def evaluate(config: EvaluateVaeConfig) -> dict[str, float]:
     )
     if not data.use_temporal_vae:
         autoencoder = _spatial_part(autoencoder)
+    lpips = _MeanDistance(load_lpips(data.lpips_checkpoint, "alex")) if data.eval_loss else None
     folder = make_run_folder(data.output_path, None)
     scores: dict[str, dict[str, float]] = {}
     for name, frames in _clips(config):
@@ -58,16 +61,21 @@ def evaluate(config: EvaluateVaeConfig) -> dict[str, float]:
             continue
         video = np.clip(autoencoder.decode(latents, x.shape[2]).asnumpy(), -1, 1)
         scores[name] = _scores(x[0], video[0])
+        if lpips is not None:
+            scores[name]["lpips"] = _distance(lpips, x[0], video[0])
         if data.save_vis:
             both = np.concatenate([frames, to_uint8(video[0])], 2)
             outputs.write_clip(folder, stem, both, "mp4", 8)
     if data.encode_only:
         logger.info("the latents are in %s", folder)
         return {}
-    means = {key: float(np.mean([each[key] for each in scores.values()])) for key in ("psnr", "ssim")}
+    kinds = ("psnr", "ssim", "lpips")[: 2 if lpips is None else 3]
+    means = {key: float(np.mean([each[key] for each in scores.values()])) for key in kinds}
     with atomic_write(folder / SCORES) as file:
         file.write(json.dumps({"mean": means, "clips": scores}, indent=2).encode() + b"\n")
-    logger.info("%d clips: PSNR %.2f dB, SSIM %.4f: %s", len(scores), means["psnr"], means["ssim"], folder / SCORES)
+    text = f"PSNR {means['psnr']:.2f} dB, SSIM {means['ssim']:.4f}"
+    text += f", LPIPS {means['lpips']:.4f}" if lpips is not None else ""
+    logger.info("%d clips: %s: %s", len(scores), text, folder / SCORES)
     return means
 
 
@@ -100,3 +108,20 @@ def _scores(x: np.ndarray, video: np.ndarray) -> dict[str, float]:
     """Means over the frames of (3, T, H, W) in [-1, 1]."""
     first, second = ((clip.transpose(1, 0, 2, 3) + 1) / 2 for clip in (x, video))
     return {"psnr": float(psnr(first, second).mean()), "ssim": float(ssim(first, second).mean())}
+
+
+class _MeanDistance(nn.Cell):
+    """The mean of LPIPS over the pixels of a picture, as Open-Sora's evaluation takes it."""
+
+    def __init__(self, lpips: LPIPS):
+        super().__init__(auto_prefix=False)
+        self.lpips = lpips
+
+    def construct(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.lpips.spatial(first, second)[0].mean()
+
+
+def _distance(lpips: _MeanDistance, x: np.ndarray, video: np.ndarray) -> float:
+    """Mean over the frames of (3, T, H, W) in [-1, 1], one at a time."""
+    pairs = zip(*(np.ascontiguousarray(clip.transpose(1, 0, 2, 3), np.float32) for clip in (x, video)))
+    return float(np.mean([lpips(Tensor(a[None]), Tensor(b[None])).asnumpy() for a, b in pairs]))

@@ -1,7 +1,8 @@
 """What autoencoders are trained for: reconstruction and a weak pull of its posterior towards N(0, 1).
 
-The published loss is a sum of absolute errors per video plus ``kl_weight`` times the summed KL divergence. Divided by
-the number of values that are reconstructed, as here, it has the same minimum, and its size does not depend on the clip.
+The published loss is the sum of the errors of a frame (`negative_log_likelihood`) plus the weighted KL divergence of a
+video (`divergence`). Here both are divided by the number of values that are reconstructed, of a frame and of a video,
+so that its size does not depend on the clip.
 
 Legend: `B` batch, `C` channels, `T` frames, `H`/`W` height/width.
 """
@@ -14,32 +15,82 @@ from dataclasses import dataclass
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindone.models.lpips import LPIPS
 from opensora.models.autoencoder import Autoencoder, chunks
+from opensora.models.vae_frames import to_images
 from opensora.models.vae_v1_2 import VideoAutoencoder, gaussian_kl, joined
+
+
+def frame_errors(target: Tensor, result: Tensor, distances: Tensor | None = None, weight: float = 0.0) -> Tensor:
+    """Absolute errors of videos (B, C, T, H, W), as (B*T, C, H, W), plus weighted perceptual distances.
+
+    Args:
+        distances: (B*T, 1, 1, 1), one per frame, see `frame_distances`.
+        weight: of them.
+    """
+    errors = ops.abs(to_images(target) - to_images(result))
+    return errors if distances is None else errors + weight * distances
+
+
+def frame_distances(lpips: LPIPS, target: Tensor, result: Tensor) -> Tensor:
+    """LPIPS (B*T, 1, 1, 1) of the frames of videos (B, 3 or 1, T, H, W) in [-1, 1]; gray is repeated for it."""
+    first, second = to_images(target), to_images(result)
+    if first.shape[1] == 1:
+        size = (first.shape[0], 3, *first.shape[2:])
+        first, second = ops.broadcast_to(first, size), ops.broadcast_to(second, size)
+    return lpips(first, second)[0]
+
+
+def negative_log_likelihood(errors: Tensor, logvar: Tensor | float = 0.0, weights: Tensor | None = None) -> Tensor:
+    """The published reconstruction loss (Open-Sora 1.2 to 2.0): the sum over a frame, the mean over (B*T) frames.
+
+    Args:
+        errors: (B*T, C, H, W), see `frame_errors`.
+        logvar: logarithm of the variance of all values, a number; it is not trained.
+        weights: (B*T, 1, 1, 1), of frames.
+    """
+    values = errors / ops.exp(ops.ones((), errors.dtype) * logvar) + logvar
+    values = values if weights is None else weights * values
+    return values.sum() / errors.shape[0]
+
+
+def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """The mean over videos of the KL divergence from N(0, 1), summed over all values of a video's latents."""
+    return gaussian_kl(mean, logvar).mean()
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the squared error and of the KL divergence, beside an absolute error of weight 1."""
+    """Weights of the squared error, the KL divergence and LPIPS, beside an absolute error of weight 1."""
 
     mse: float = 0.0
     kl: float = 1e-6
+    perceptual: float = 0.0
     image_identity: bool = False
     """pull the latents of images towards the frame latents they are made of"""
 
 
 class _ReconstructionLoss(nn.Cell):
-    def __init__(self, weights: LossWeights):
-        super().__init__(auto_prefix=False)
-        self.weights = weights
+    """``lpips`` adds perceptual distances where pixels are compared."""
 
-    def compare(self, target: Tensor, result: Tensor, mean: Tensor, logvar: Tensor | None) -> tuple[Tensor, tuple]:
-        """The loss, and its absolute error, squared error and KL divergence per latent value."""
-        difference = result - target
-        l1, mse = ops.abs(difference).mean(), ops.square(difference).mean()
-        kl = ops.zeros((), ms.float32) if logvar is None else gaussian_kl(mean, logvar).mean()
-        loss = l1 + self.weights.mse * mse + self.weights.kl / math.prod(target.shape[1:]) * kl
-        return loss, (l1, mse, kl / math.prod(mean.shape[1:]))
+    def __init__(self, weights: LossWeights, lpips: LPIPS | None = None):
+        super().__init__(auto_prefix=False)
+        self.weights, self.lpips = weights, lpips
+
+    def compare(
+        self, target: Tensor, result: Tensor, mean: Tensor, logvar: Tensor | None, pixels: bool = True
+    ) -> tuple[Tensor, tuple]:
+        """The loss, and its absolute error, squared error, KL divergence per latent value, and LPIPS of a frame."""
+        none = ops.zeros((), ms.float32)
+        distances = frame_distances(self.lpips, target, result) if pixels and self.lpips is not None else None
+        errors = frame_errors(target, result, distances, self.weights.perceptual)
+        mse = ops.square(result - target).mean()
+        kl = none if logvar is None else divergence(mean, logvar)
+        likelihood = negative_log_likelihood(errors) / math.prod(errors.shape[1:])
+        loss = likelihood + self.weights.mse * mse + self.weights.kl / math.prod(target.shape[1:]) * kl
+        distance = none if distances is None else distances.mean()
+        l1 = likelihood - self.weights.perceptual * distance
+        return loss, (l1, mse, kl / math.prod(mean.shape[1:]), distance)
 
     def identity(self, z: Tensor, latents: Tensor) -> Tensor:
         """Mean absolute difference between frame latents and latents; 0 for clips, or if it is not asked for."""
@@ -54,8 +105,8 @@ class PixelLoss(_ReconstructionLoss):
     ``noise`` has the shape of the latents. A deterministic autoencoder gives no log-variance, and has no divergence.
     """
 
-    def __init__(self, autoencoder: Autoencoder, weights: LossWeights):
-        super().__init__(weights)
+    def __init__(self, autoencoder: Autoencoder, weights: LossWeights, lpips: LPIPS | None = None):
+        super().__init__(weights, lpips)
         self.network = autoencoder
 
     def construct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, tuple]:
@@ -66,8 +117,8 @@ class PixelLoss(_ReconstructionLoss):
 class FrameLoss(PixelLoss):
     """The 2D part of the 1.2 autoencoder alone."""
 
-    def __init__(self, autoencoder: VideoAutoencoder, weights: LossWeights):
-        super().__init__(autoencoder.spatial_vae, weights)
+    def __init__(self, autoencoder: VideoAutoencoder, weights: LossWeights, lpips: LPIPS | None = None):
+        super().__init__(autoencoder.spatial_vae, weights, lpips)
 
 
 class TimeLoss(_ReconstructionLoss):
@@ -88,15 +139,22 @@ class TimeLoss(_ReconstructionLoss):
             means.append(mean)
             logvars.append(logvar)
             done += mean.shape[2]
-        loss, parts = self.compare(z, joined(results), joined(means), joined(logvars))
+        loss, parts = self.compare(z, joined(results), joined(means), joined(logvars), pixels=False)
         return loss + self.identity(z, joined(sampled)), parts
 
 
 class VideoLoss(_ReconstructionLoss):
     """The whole autoencoder: pixels, and the frame latents too if ``latents``."""
 
-    def __init__(self, autoencoder: VideoAutoencoder, weights: LossWeights, pixels: bool = True, latents: bool = False):
-        super().__init__(weights)
+    def __init__(
+        self,
+        autoencoder: VideoAutoencoder,
+        weights: LossWeights,
+        pixels: bool = True,
+        latents: bool = False,
+        lpips: LPIPS | None = None,
+    ):
+        super().__init__(weights, lpips)
         self.network = autoencoder
         self.pixels, self.latents = pixels, latents
 
@@ -104,7 +162,7 @@ class VideoLoss(_ReconstructionLoss):
         reconstruction, mean, logvar, z, z_reconstruction = self.network(x, noise)
         identity = self.identity(z, mean + ops.exp(0.5 * logvar) * noise)
         if not self.pixels:
-            loss, parts = self.compare(z, z_reconstruction, mean, logvar)
+            loss, parts = self.compare(z, z_reconstruction, mean, logvar, pixels=False)
             return loss + identity, parts
         loss, parts = self.compare(x, reconstruction, mean, logvar)
         if self.latents:

@@ -16,6 +16,7 @@ from mindone.data.errors import BadSample
 from mindone.data.loader import Batch
 from mindone.data.table import VideoRow, read_table, read_video_table
 from mindone.errors import UserError
+from mindone.models.lpips import load_lpips
 from mindone.parallel.mesh import make_mesh
 from mindone.train.loop import Place
 from opensora.config.common import Refusals, refuse
@@ -44,7 +45,7 @@ from opensora.training.run import (
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("l1", "mse", "kl")
+PARTS = ("l1", "mse", "kl", "lpips")
 # Names of the autoencoder that is an image autoencoder and a temporal one.
 TWO_PARTS = ("OpenSora-VAE-v1.2", "OpenSoraVAE_V1_2")
 # Names of autoencoders in recipes → those of `opensora.networks.AUTOENCODERS`, where they differ.
@@ -113,10 +114,11 @@ def check(config: TrainVaeConfig) -> None:
         UserError: one sentence that names the setting.
     """
     refuse(config, CANNOT, "train_vae.py")
-    if config.loss.use_real_rec_loss and config.loss.perceptual_loss_weight:
+    weight = config.loss.perceptual_loss_weight
+    if config.loss.use_real_rec_loss and weight and not config.loss.lpips_checkpoint:
         raise UserError(
-            f"perceptual_loss_weight={config.loss.perceptual_loss_weight} is not supported by train_vae.py; "
-            "use --perceptual_loss_weight 0"
+            f"perceptual_loss_weight={weight} needs the weights of VGG-16 and LPIPS; give their file or folder as "
+            "--lpips_checkpoint, or leave them out by --perceptual_loss_weight 0"
         )
     if config.model.model_type not in TWO_PARTS:
         for group, name in (("model", "vae_2d_only"), ("loss", "use_z_rec_loss")):
@@ -185,17 +187,19 @@ def _halves(autoencoder: Autoencoder) -> list[nn.Cell]:
 def make_loss(config: TrainVaeConfig, autoencoder: Autoencoder) -> nn.Cell:
     """The loss cell; only the part of the autoencoder that it holds is trained."""
     loss = config.loss
-    weights = LossWeights(loss.mse_loss_weight, loss.kl_loss_weight, loss.use_image_identity_loss)
+    perceptual = loss.perceptual_loss_weight if loss.use_real_rec_loss else 0.0
+    weights = LossWeights(loss.mse_loss_weight, loss.kl_loss_weight, perceptual, loss.use_image_identity_loss)
+    lpips = load_lpips(loss.lpips_checkpoint) if perceptual else None
     if config.model.model_type not in TWO_PARTS:
-        return PixelLoss(autoencoder, weights)
+        return PixelLoss(autoencoder, weights, lpips)
     if config.model.vae_2d_only:
-        return FrameLoss(autoencoder, weights)
+        return FrameLoss(autoencoder, weights, lpips)
     if config.model.freeze_vae_2d:
         for parameter in autoencoder.spatial_vae.get_parameters():
             parameter.requires_grad = False
     if _on_latents(config):
         return TimeLoss(autoencoder, weights)
-    return VideoLoss(autoencoder, weights, loss.use_real_rec_loss, loss.use_z_rec_loss)
+    return VideoLoss(autoencoder, weights, loss.use_real_rec_loss, loss.use_z_rec_loss, lpips)
 
 
 def _on_latents(config: TrainVaeConfig) -> bool:

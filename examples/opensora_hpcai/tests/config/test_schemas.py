@@ -137,11 +137,10 @@ def test_defaults_ask_for_nothing_that_a_version_refuses_and_leave_nothing_open_
 # Only what is refused as a whole would read them.
 PARTS_OF_WHAT_IS_REFUSED = {
     "loop": ("condition_frame_length", "condition_frame_edit"),
-    "eval_loss": ("lpips_checkpoint",),
     "validate": tuple(name for name in leaves(TrainConfig) if name.startswith("val_") or "eval" in name),
 }
 # Refused by the schema's own check.
-REFUSED_BY_ITS_SCHEMA = {"bucket_config", "eval_loss"}
+REFUSED_BY_ITS_SCHEMA = {"bucket_config"}
 READ_BY_ITS_SCHEMA = {"use_t2i2v"}
 # Handed on whole to the configs of the networks, which refuse those that they do not have.
 SIZES_OF_2_0 = {field.name for group in (Mmdit, VideoAutoencoder, ImageAutoencoder) for field in fields(group)}

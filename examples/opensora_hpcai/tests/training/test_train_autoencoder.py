@@ -12,12 +12,13 @@ from mindone.config import parse
 from mindone.data.loader import Batch
 from mindone.data.write import write_video
 from mindone.errors import UserError
+from mindone.models.lpips import LPIPS
 from mindone.testing import golden
 from mindone.train.loop import Place
 from opensora import networks
 from opensora.config import TrainVaeConfig
 from opensora.model_folder import read_config
-from opensora.models.vae_loss import FrameLoss, LossWeights, TimeLoss, VideoLoss
+from opensora.models.vae_loss import FrameLoss, LossWeights, TimeLoss, VideoLoss, frame_distances
 from opensora.models.vae_v1_2 import gaussian_kl
 from opensora.training import autoencoder as training
 
@@ -189,8 +190,25 @@ def test_the_2d_part_is_frozen_only_when_asked_for(settings):
         assert any(name.startswith("temporal_vae.") for name in names)
 
 
+def test_perceptual_distances_are_part_of_the_loss_and_of_what_is_logged(settings, monkeypatch):
+    changes = {"use_real_rec_loss": True, "perceptual_loss_weight": 0.5, "lpips_checkpoint": "vgg"}
+    monkeypatch.setattr(training, "load_lpips", lambda path: LPIPS("vgg", (4, 4, 4, 4, 4)))
+    config, autoencoder, clips = batch(settings, **changes)
+    perceptual_loss = training.make_loss(config, autoencoder)
+    lpips = perceptual_loss.lpips
+    x = Tensor(np.repeat(np.repeat(clips.arrays["video"], 4, 3), 4, 4))
+    noise = Tensor(np.zeros((2, 4, 3, 16, 16), np.float32))
+    result = autoencoder(x, noise)[0]
+    expected = frame_distances(lpips, x, result).asnumpy().mean()
+    loss, parts = perceptual_loss(x, noise)
+    without = VideoLoss(autoencoder, LossWeights(kl=0.01), True, True)(x, noise)[0]
+    np.testing.assert_allclose(float(parts[3].asnumpy()), expected, rtol=1e-4)
+    np.testing.assert_allclose(float((loss - without).asnumpy()), 0.5 * expected, rtol=1e-3)
+    assert not any(p.requires_grad for p in lpips.get_parameters())
+
+
 def test_what_cannot_be_done_is_refused(settings):
-    with pytest.raises(UserError, match="perceptual_loss_weight=0.1 is not supported"):
+    with pytest.raises(UserError, match="perceptual_loss_weight=0.1 needs the weights of VGG-16 and LPIPS"):
         training.train(settings(use_real_rec_loss=True))
     with pytest.raises(UserError, match="random_crop=True is not supported by train_vae.py; leave it out"):
         training.train(settings(random_crop=True))
