@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from mindspore import nn
 
 from mindone.diffusion.shifted_flow import ShiftedFlow, ShiftedFlowConfig
@@ -14,6 +14,7 @@ from opensora.conditions.given import GivenToNetwork
 from opensora.config.common import Refusals, Shape, Text
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
+from opensora.data.buckets import sampling_intervals
 from opensora.families.base import Arrays, Family, PromptRules, is_on
 from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler
 from opensora.sizes import VideoSize, video_size_2_0
@@ -128,7 +129,7 @@ def sampling_interval(fps: float | None, fps_max: float | None) -> int:
         fps: of the file; None if it is not known.
         fps_max: None sets no limit.
     """
-    return 1 if fps is None or fps_max is None else max(1, math.ceil(fps / fps_max))
+    return int(sampling_intervals(np.array(fps or 0.0), fps_max))
 
 
 def training_text(text: str, fps: float | None, motion_score: float | None, fps_max: float | None) -> str:
