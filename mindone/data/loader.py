@@ -266,7 +266,7 @@ class Loader:
         self._pool: ProcessPoolExecutor | None = None
 
     def __len__(self) -> int:
-        """Batches per epoch."""
+        """Batches of the first epoch; where chance decides what is in an epoch, others may have a few more or less."""
         return len(self.plan.epoch(0))
 
     def __iter__(self) -> Iterator[Batch]:

@@ -50,6 +50,14 @@ class EpochPlan(Sequence[Planned]):
     def stand_ins(self, position: int) -> Iterator[int]:
         """Samples of the same size that may replace the one at a position, one after the other, without itself."""
 
+    @abstractmethod
+    def usual_size(self) -> Size:
+        """The size that most batches have."""
+
+    @abstractmethod
+    def shapes(self) -> int:
+        """How many different pairs of size and number of samples the batches have; a graph is compiled for each."""
+
 
 class Plan(ABC):
     """The batches of every epoch."""
@@ -60,10 +68,6 @@ class Plan(ABC):
     @abstractmethod
     def epoch(self, number: int) -> EpochPlan:
         """The batches of an epoch, which is numbered from 0."""
-
-    def batches(self, epochs: int) -> int:
-        """How many batches the first epochs have together."""
-        return sum(len(self.epoch(number)) for number in range(epochs))
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -113,9 +117,6 @@ class FixedPlan(Plan):
             order = runtime.stream(self.seed, "data", number).permutation(self.length)
         return FixedEpoch(order, self.batch_size * self.ranks, self.drop_last, self.size)
 
-    def batches(self, epochs: int) -> int:
-        return epochs * len(self.epoch(0))
-
     def identity(self) -> dict[str, Any]:
         return {"samples per batch": self.batch_size * self.ranks}
 
@@ -141,11 +142,20 @@ class FixedEpoch(EpochPlan):
         for offset in range(1, len(self.order)):
             yield int(self.order[(position + offset) % len(self.order)])
 
+    def usual_size(self) -> Size:
+        return self.size
+
+    def shapes(self) -> int:
+        return 1 if self.drop_last or not len(self.order) % self.batch_size else min(2, len(self))
+
 
 # --- samples of several sizes ----------------------------------------------------------------------------------------
 
 # (question, "which of its chances", samples) -> a number in [0, 1) for each of these samples
 Draw = Callable[[int, str, np.ndarray], np.ndarray]
+
+
+PLANNED_RANKS = "ranks that batches are planned for"
 
 
 class Assignment(Protocol):
@@ -178,7 +188,6 @@ class BucketPlan(Plan):
         assignment: of ``length`` samples to ``buckets``.
         ranks: how many ranks the batch sizes are meant for. A batch has the samples of all of them, and may be shared
             out among another number of ranks.
-        is_random: whether epochs differ in what falls into which bucket.
         fingerprint: tells the assignment from any other.
     Raises:
         UserError: no bucket has enough samples for a batch; it names what they lack.
@@ -191,11 +200,10 @@ class BucketPlan(Plan):
         buckets: Sequence[BucketSize],
         ranks: int = 1,
         seed: int = 0,
-        is_random: bool = True,
         fingerprint: str = "",
     ):
         self.assignment, self.length, self.buckets = assignment, length, tuple(buckets)
-        self.ranks, self.seed, self.is_random = ranks, seed, is_random
+        self.ranks, self.seed = ranks, seed
         self._whole = np.array([bucket.batch_size * ranks for bucket in buckets], np.int64)
         sizes = [(bucket.name, bucket.size, bucket.batch_size) for bucket in buckets]
         content = json.dumps([fingerprint, length, ranks, seed, sizes]).encode()
@@ -213,12 +221,16 @@ class BucketPlan(Plan):
         return self._last[1]
 
     def assigned(self, number: int) -> np.ndarray:
-        """(N,) int32, the buckets of all samples in an epoch; -1 where a sample has none."""
+        """(N,) int, the buckets of all samples in an epoch; -1 where a sample has none."""
+        return self.assignment.assign(self.draw(number))
+
+    def draw(self, number: int) -> Draw:
+        """What draws the chances of an epoch."""
 
         def draw(question: int, name: str, samples: np.ndarray) -> np.ndarray:
             return runtime.stream(self.seed, "bucket", number, question, name).random(self.length)[samples]
 
-        return self.assignment.assign(draw)
+        return draw
 
     def _make(self, number: int) -> BucketEpoch:
         found = self.assigned(number)
@@ -226,21 +238,11 @@ class BucketPlan(Plan):
         order = order[found[order] >= 0]
         order = order[np.argsort(found[order], kind="stable")]
         held = np.bincount(found[order], minlength=len(self.buckets))
-        return BucketEpoch(order, held, self._counts(held), self, runtime.stream(self.seed, "steps", number))
-
-    def _counts(self, held: np.ndarray) -> np.ndarray:
-        """Batches of each bucket, which holds so many samples."""
-        return np.where(self._whole > 0, held // np.maximum(1, self._whole), 0)
-
-    def batches(self, epochs: int) -> int:
-        if not self.is_random:
-            return epochs * len(self.epoch(0))
-        assigned = (self.assigned(number) for number in range(epochs))
-        held = (np.bincount(found[found >= 0], minlength=len(self.buckets)) for found in assigned)
-        return int(sum(self._counts(each).sum() for each in held))
+        counts = np.where(self._whole > 0, held // np.maximum(1, self._whole), 0)
+        return BucketEpoch(order, held, counts, self, runtime.stream(self.seed, "steps", number))
 
     def identity(self) -> dict[str, Any]:
-        return {"ranks that batches are planned for": self.ranks, "plan": self.digest}
+        return {PLANNED_RANKS: self.ranks, "plan": self.digest}
 
     def _nothing(self, most: int = 5) -> str:
         """Why there is no batch: how many samples the buckets lack that are nearest to one."""
@@ -304,6 +306,8 @@ class BucketEpoch(EpochPlan):
         for offset in range(1, held):
             yield int(self.order[start + (place + offset) % held])
 
+    def usual_size(self) -> Size:
+        return self._buckets[int(np.bincount(self.steps).argmax())].size
+
     def shapes(self) -> int:
-        """How many different sizes of batches there are."""
         return len({(self._buckets[i].size, self._buckets[i].batch_size) for i in np.unique(self.steps)})

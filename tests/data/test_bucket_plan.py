@@ -1,5 +1,6 @@
 """Batches of several sizes: planned ahead, mixed, and the same for any number of ranks."""
 
+import itertools
 import pickle
 
 import numpy as np
@@ -29,7 +30,7 @@ class ByPlace:
 
 
 def plan_of(length=200, chance=False, **settings):
-    return BucketPlan(ByPlace(length, chance), length, BUCKETS, is_random=chance, **settings)
+    return BucketPlan(ByPlace(length, chance), length, BUCKETS, **settings)
 
 
 class Numbers:
@@ -51,14 +52,11 @@ def seen(plan, mesh=None, state=None, epochs=1, bad=()):
     """What a rank loads: size, indices, draws, per batch."""
     loader = Loader(Numbers(plan.length, bad), plan, mesh=mesh, max_bad_fraction=1)
     loader.state = state or loader.state
-    batches = []
-    for batch in loader:
-        if loader.state["epoch"] == epochs and loader.state["batch"]:
-            break
-        batches.append((batch.size, batch.indices, tuple(batch.arrays["draw"]), batch.start, batch.total))
-        if loader.state == {"epoch": epochs, "batch": 0}:
-            break
-    return batches
+    count = sum(len(plan.epoch(number)) for number in range(epochs)) - loader.state["batch"]
+    return [
+        (batch.size, batch.indices, tuple(batch.arrays["draw"]), batch.start, batch.total)
+        for batch in itertools.islice(loader, count)
+    ]
 
 
 def test_every_batch_has_samples_of_one_bucket_and_no_sample_comes_twice():
@@ -95,8 +93,15 @@ def test_a_plan_depends_on_its_seed_and_epoch_alone():
 
 def test_the_number_of_batches_is_known_before():
     for plan in (plan_of(), plan_of(chance=True)):
-        assert plan.batches(4) == sum(len(plan.epoch(number)) for number in range(4))
-        assert len(seen(plan, epochs=4)) == plan.batches(4)
+        assert len(seen(plan, epochs=4)) == sum(len(plan.epoch(number)) for number in range(4))
+        assert len(Loader(Numbers(plan.length), plan)) == len(plan.epoch(0))
+
+
+def test_an_epoch_that_has_no_batch_by_chance_is_passed_over():
+    plan = plan_of(length=12, chance=True, seed=1)
+    lengths = [len(plan.epoch(number)) for number in range(30)]
+    assert lengths[0] and 0 in lengths
+    assert len(seen(plan, epochs=30)) == sum(lengths)
 
 
 def test_all_ranks_have_the_same_size_in_every_step():
@@ -165,7 +170,7 @@ def test_plans_of_other_batches_have_another_digest():
 
 def test_batches_of_one_shape_are_counted_once():
     twice = [*BUCKETS[:2], BucketSize("small again", (1, 8, 8), 4)]
-    plan = BucketPlan(Thirds(), 300, twice, is_random=False)
+    plan = BucketPlan(Thirds(), 300, twice)
     assert plan.epoch(0).shapes() == 2
 
 

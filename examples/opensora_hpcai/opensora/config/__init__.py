@@ -3,6 +3,7 @@
 from opensora.config.convert import ConvertConfig, ConvertFluxConfig, ConvertImageVaeConfig, ConvertVideoVaeConfig
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
 from opensora.config.generate import GenerateConfig
+from opensora.config.plan import PlanDataConfig
 from opensora.config.toy import ScoreConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
@@ -20,6 +21,7 @@ __all__ = [
     "EvaluateVaeConfig",
     "GenerateConfig",
     "InferenceV2Config",
+    "PlanDataConfig",
     "ScoreConfig",
     "TinyT5Config",
     "ToyDataConfig",

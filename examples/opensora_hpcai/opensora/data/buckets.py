@@ -103,12 +103,6 @@ class BucketRules:
             for ratio, size in resolution.sizes.items()
         )
 
-    @property
-    def is_random(self) -> bool:
-        """Whether epochs differ in what falls into which bucket."""
-        lengths = [length for resolution in self.resolutions for length in resolution.lengths]
-        return any(0 < chance < 1 for length in lengths for chance in (length.keep, *(length.take or ())))
-
     def fit(self, metadata: Metadata, interval: np.ndarray | int = 1) -> Fitted:
         """What of the rules is the same in every epoch; every ``interval``-th frame of a video is taken, (N,) int."""
         return Fitted(self, metadata, interval)

@@ -36,6 +36,7 @@ class OpenSora10(STDiTFamily):
         "sampling": (lambda value: value == "rflow", "use ddpm, ddim or dpm-solver"),
         "mask_ratios": (is_on, "leave it out; its network knows no given frames"),
         "condition_config": (is_on, "leave it out; version 2.0 has it"),
+        "fps_max": (is_on, "use frame_stride"),
         "reference_path": (is_on, "use version 1.1 or later"),
         "mask_strategy": (is_on, "use version 1.1 or later"),
         "task": (is_on, "use version 1.1 or later"),

@@ -12,6 +12,7 @@ from opensora.conditions.given import GivenFrames
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
+from opensora.data.buckets import BucketConfig, BucketRules, rules_1
 from opensora.families.base import Arrays, is_on
 from opensora.families.diffusion import DiffusionObjective, DiffusionSampler
 from opensora.families.stdit import STDiTFamily
@@ -32,7 +33,7 @@ class OpenSora11(STDiTFamily):
     refused: ClassVar[Refusals] = {
         name: OpenSora10.refused[name]
         for name in ("vae_type", "noise_scheduler", "sampling", "aesthetic_score", "motion_score", "camera_motion")
-    } | {"condition_config": (is_on, "use mask_ratios")}
+    } | {"condition_config": (is_on, "use mask_ratios"), "fps_max": (is_on, "use frame_stride")}
 
     conditioning = GivenFrames()
 
@@ -48,6 +49,9 @@ class OpenSora11(STDiTFamily):
             "fps": 24,
             "condition_frame_length": 4,
         }
+
+    def bucket_rules(self, config: BucketConfig, compression: int = 8) -> BucketRules:
+        return rules_1(config)
 
     def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> DiffusionObjective:
         diffusion = Diffusion(DiffusionConfig(learn_sigma=denoiser_config.pred_sigma))

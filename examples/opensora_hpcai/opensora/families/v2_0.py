@@ -14,7 +14,7 @@ from opensora.conditions.given import GivenToNetwork
 from opensora.config.common import Refusals, Shape, Text
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
-from opensora.data.buckets import sampling_intervals
+from opensora.data.buckets import BucketConfig, BucketRules, rules_2_0, sampling_intervals
 from opensora.families.base import Arrays, Family, PromptRules, is_on
 from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler
 from opensora.sizes import VideoSize, video_size_2_0
@@ -71,6 +71,9 @@ class OpenSora20(Family):
     def size(self, shape: Shape, compression: int = 8) -> VideoSize:
         frames, grid = shape.num_frames or self.num_frames, max(GRID, compression)
         return video_size_2_0(frames, shape.image_size, shape.resolution, shape.aspect_ratio, grid)
+
+    def bucket_rules(self, config: BucketConfig, compression: int = 8) -> BucketRules:
+        return rules_2_0(config, max(GRID, compression))
 
     def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:
         """As it is, for a picture: what has no frame rate has no motion."""

@@ -108,8 +108,6 @@ def test_chances_are_those_of_the_config():
         share[tuple(name[:2])] += 1e-3
     assert share[("256", 32)] == pytest.approx(0.15, abs=0.03)
     assert share[("256", 16)] == pytest.approx(0.7 * 0.25, abs=0.03)
-    assert rules.is_random
-    assert not rules_1({"256": {16: [1.0, 3], 32: [0.0, 0]}}).is_random
 
 
 def test_what_has_no_bucket_has_a_reason():
