@@ -15,17 +15,23 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mindone import runtime
 from mindone.config import FilePath, parse, require_at_least
 from mindone.errors import UserError, guarded
 
-if TYPE_CHECKING:
-    from cases import Case
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: ``ours`` and ``theirs`` do the same work and return when it is done."""
+
+    what: str
+    versus: str
+    ours: Callable[[], object]
+    theirs: Callable[[], object]
 
 
 @dataclass(frozen=True)

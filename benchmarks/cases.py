@@ -18,6 +18,7 @@ import torch_autoencoders
 import torch_mmdit
 import torch_reference as reference
 import torch_stdit
+from bench import Case
 from mindspore import Tensor, nn, ops
 
 from mindone import runtime
@@ -52,16 +53,6 @@ from opensora.toy.world import write_dataset
 
 LEARNING_RATE, BETAS, EPS, CLIP, EMA_DECAY, GUIDANCE = 1e-4, (0.9, 0.999), 1e-8, 1.0, 0.99, 4.0
 TORCH = "PyTorch eager"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison: ``ours`` and ``theirs`` do the same work and return when it is done."""
-
-    what: str
-    versus: str
-    ours: Callable[[], object]
-    theirs: Callable[[], object]
 
 
 Maker = Callable[[], contextlib.AbstractContextManager[Case]]

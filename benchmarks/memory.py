@@ -15,6 +15,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mindspore import nn
 
 MEGABYTE = 1e6
 CONVERSION_ALLOWANCE = 200 * MEGABYTE
@@ -25,21 +29,17 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
-def write_checkpoint(path: Path) -> None:
-    """STDiT3-XL/2 in float32 with random numbers, one tensor at a time."""
+def write_checkpoint(path: Path, network: nn.Cell) -> None:
+    """Small random numbers in float32 for all parameters of a network, one tensor at a time."""
     import numpy as np
 
-    from mindone import runtime
     from mindone.checkpoint.safetensors_file import save_safetensors
     from mindone.checkpoint.tensors import Entry, TensorFile
-    from opensora.networks import build_denoiser, denoiser_config
 
-    with runtime.lazy_parameters():
-        network = build_denoiser(denoiser_config("STDiT3-XL/2"))
     rng = np.random.default_rng(0)
 
     def entry(shape: tuple[int, ...]) -> Entry:
-        return Entry(np.dtype(np.float32), shape, lambda: rng.standard_normal(shape, np.float32))
+        return Entry(np.dtype(np.float32), shape, lambda: 0.02 * rng.standard_normal(shape, np.float32))
 
     entries = {name: entry(tuple(parameter.shape)) for name, parameter in network.parameters_and_names()}
     save_safetensors(path, TensorFile(path, entries), {"format": "pt"})
@@ -78,7 +78,11 @@ def main() -> int:
         name, folder = args.part[0], Path(args.part[1])
         source = folder / "model.safetensors"
         if name == "write":
-            write_checkpoint(source)
+            from mindone import runtime
+            from opensora.networks import build_denoiser, denoiser_config
+
+            with runtime.lazy_parameters():
+                write_checkpoint(source, build_denoiser(denoiser_config("STDiT3-XL/2")))
             return 0
         grown, limit = converted(source, folder / "model.ckpt") if name == "convert" else load(source, name)
         print(f"| {name} | {grown / MEGABYTE:,.0f} | {limit / MEGABYTE:,.0f} | **{grown / limit:.2f}** |", flush=True)

@@ -65,11 +65,11 @@ def setup(
     Args:
         device_target: ``auto`` takes an Ascend NPU if MindSpore sees one, else the CPU.
         graph: graph mode (fast) or PyNative (debugging).
-        use_parallel: join the processes that ``msrun`` started.
+        use_parallel: join the other ranks that a launcher started, `mindone.parallel.launch` or ``msrun``.
         max_device_memory: a limit such as ``"59GB"``; Ascend only.
         jit_level: ``O0``, ``O1`` or ``O2``; Ascend only.
     Raises:
-        UserError: the device is not there, or ``use_parallel`` without ``msrun``.
+        UserError: the device is not there, ``use_parallel`` without a launcher, or one of several ranks without it.
     """
     global _current
     ms = quiet_mindspore()
@@ -83,6 +83,11 @@ def setup(
     elif not graph:
         # The threads that would run operators behind Python's back wait for each other by spinning.
         ms.runtime.launch_blocking()
+    if launched_ranks() > 1 and not use_parallel:
+        raise UserError(
+            f"this is one of {launched_ranks()} processes that a launcher started, and each would do all of the work; "
+            "give --use_parallel True to share it"
+        )
     rank, world_size = _join_ranks(ms) if use_parallel else (0, 1)
     _current = Runtime(device, graph, rank, world_size)
     return _current
@@ -122,15 +127,17 @@ def _npu_files() -> list[Path]:
 
 
 def launched_ranks() -> int:
-    """How many worker processes the launcher announced; 1 outside ``msrun``."""
-    return int(os.environ.get("MS_WORKER_NUM", "1"))
+    """How many worker processes the launcher announced; 1 without one."""
+    return int(os.environ.get("MS_WORKER_NUM", "1")) if "MS_ROLE" in os.environ else 1
 
 
 def _join_ranks(ms) -> tuple[int, int]:
     from mindspore.communication import get_group_size, get_rank, init
 
     if "MS_ROLE" not in os.environ and "RANK_TABLE_FILE" not in os.environ:
-        raise UserError("use_parallel=True needs a launcher; start the script with msrun --worker_num=N SCRIPT ...")
+        raise UserError(
+            "use_parallel=True needs a launcher; start the script by python -m mindone.parallel.launch --nproc N"
+        )
     init("mccl" if ms.get_context("device_target") == "CPU" else "hccl")
     rank, world_size = get_rank(), get_group_size()
     ms.set_auto_parallel_context(

@@ -4,10 +4,13 @@ A framework may install handlers of its own at any time, and signals then do wha
 it starts a thread: no handler ever runs, and a thread of ours waits for them (`watched`, which `mindone.errors.guarded`
 does around a whole command). What they mean depends on who listens:
 
-- Nobody: Ctrl+C and SIGTERM end the process, as `KeyboardInterrupt` and as ``SystemExit(143)`` of the main thread, or
-  at once if that is deep inside a framework and does not come back.
+- Nobody: Ctrl+C and SIGTERM end the process, as `KeyboardInterrupt` and as ``SystemExit(143)`` of the main thread.
+  While MindSpore compiles a graph, which would take the exception for a fault of the network or for a missing
+  attribute, it is held back. If the main thread does not come back within `GRACE_SECONDS`, or at a second signal, the
+  process ends at once.
 - Within `requests`: the first Ctrl+C or SIGTERM asks for an orderly stop, SIGUSR1 for a checkpoint; a second Ctrl+C
   aborts as above.
+- Within `listening`: whatever the caller makes of them.
 """
 
 from __future__ import annotations
@@ -15,20 +18,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
+from typing import NoReturn
 
 logger = logging.getLogger(__name__)
 
-WATCHED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+ENDING = frozenset({signal.SIGINT, signal.SIGTERM})
+WATCHED = ENDING | {signal.SIGUSR1}
 # Wakes the main thread from whatever it waits for.
 _WAKE = signal.SIGRTMIN + 6
 # How long the main thread has to react when the process shall end.
 GRACE_SECONDS = 5.0
+# How often it is woken until it does.
+RETRY_SECONDS = 0.05
 
 
 @dataclass
@@ -46,6 +55,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.requests: Requests | None = None
+        self.listener: queue.SimpleQueue[signal.Signals] | None = None
         self.ending: signal.Signals | None = None
         self._reached, self._closing = threading.Event(), False
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
@@ -72,7 +82,9 @@ class _Watch:
 
     def _take(self, received: signal.Signals) -> None:
         requests = self.requests
-        if received == signal.SIGUSR1:
+        if self.listener is not None:
+            self.listener.put(received)
+        elif received == signal.SIGUSR1:
             if requests is not None:
                 requests.save = True
                 logger.warning("%s: a checkpoint is saved after the running step", received.name)
@@ -83,21 +95,38 @@ class _Watch:
             self._end(received)
 
     def _end(self, received: signal.Signals) -> None:
-        self.ending = received
-        signal.pthread_kill(threading.main_thread().ident, _WAKE)
-        if not self._reached.wait(GRACE_SECONDS):
-            print("interrupted", file=sys.stderr, flush=True)
-            os._exit(exit_code(received))
+        if self.ending is not None:
+            self._leave()
+        self.ending, deadline = received, time.monotonic() + GRACE_SECONDS
+        while not self._reached.is_set():
+            signal.pthread_kill(threading.main_thread().ident, _WAKE)
+            again = signal.sigtimedwait(ENDING, RETRY_SECONDS)
+            if again is not None or time.monotonic() > deadline:
+                self._leave()
+
+    def _leave(self) -> NoReturn:
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(exit_code(self.ending))
 
     def _in_main_thread(self, number: int, frame: FrameType | None) -> None:
+        if self._reached.is_set() or _is_compiling(frame):
+            return
         self._reached.set()
         if _is_importing("mindspore"):
             # It catches exceptions on the way and would fail later, at another place.
-            print("interrupted", file=sys.stderr, flush=True)
-            os._exit(exit_code(self.ending))
+            self._leave()
         if self.ending == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(exit_code(self.ending))
+
+
+def _is_compiling(frame: FrameType | None) -> bool:
+    """Whether MindSpore compiles a graph in this frame or one that called it."""
+    while frame is not None:
+        if frame.f_code.co_name == "compile" and frame.f_globals.get("__name__", "").startswith("mindspore."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_importing(module: str) -> bool:
@@ -149,3 +178,20 @@ def requests() -> Iterator[Requests]:
         finally:
             if watch:
                 watch.requests = before
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[queue.SimpleQueue[signal.Signals]]:
+    """Within this context signals do nothing but come out of the queue.
+
+    Raises:
+        RuntimeError: not in the main thread.
+    """
+    with watched():
+        if _watch is None:
+            raise RuntimeError("signals come to the main thread")
+        before, _watch.listener = _watch.listener, queue.SimpleQueue()
+        try:
+            yield _watch.listener
+        finally:
+            _watch.listener = before

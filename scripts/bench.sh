@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ratios to PyTorch on identical shapes, and the memory of loading, see benchmarks/README.md. PyTorch is installed into .venv for this only.
+# Ratios to PyTorch on identical shapes, and what loading and sampling need, see benchmarks/README.md. PyTorch is installed into .venv for this only.
 #
 #   bash scripts/bench.sh                                  # all cases, about ten minutes on two cores
 #   bash scripts/bench.sh --cases t5_encode --json out.json
@@ -10,4 +10,6 @@ install_packages "[bench]"
 python "$ROOT/benchmarks/bench.py" "$@"
 if [ $# -eq 0 ]; then
     python "$ROOT/benchmarks/memory.py"
+    python "$ROOT/benchmarks/loops.py"
+    python "$ROOT/benchmarks/staged.py"
 fi

@@ -39,6 +39,10 @@ COVERED = {
     "data_v12_mask_strategy_prompts": "examples/opensora_hpcai/tests/text/test_texts_of_loops.py",
     "data_v20_prompt_format": "examples/opensora_hpcai/tests/families/test_mmdit_family.py",
     "metric_psnr_ssim": "tests/metrics/test_image.py",
+    "lora_": "examples/opensora_hpcai/tests/models/test_lora_golden.py",
+    "optim_steps": "tests/train/test_optim_golden.py",
+    "optim_ema": "tests/train/test_optim_golden.py",
+    "optim_lr_schedules": "tests/train/test_schedule.py",
     "data_caption_cleaning": "examples/opensora_hpcai/tests/text/test_cleaning.py",
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mindone.config import check, load
+from mindone.parallel.launch import launch_parser
 from opensora import families
 from opensora.cli import DOORS
 from opensora.cli import load as load_object
@@ -44,7 +45,14 @@ def script_of(command: list[str]) -> str | None:
 
 
 def door_of(command: list[str], folder: Path) -> tuple[str, list[str]] | None:
-    """The door that a command opens, and its flags; None for scripts that have no settings."""
+    """The door that a command opens, and its flags; None for scripts that have no settings.
+
+    What is launched on several devices opens its own.
+    """
+    if program_of(command) == "opensora" and command[1] == "launch":
+        given = launch_parser("opensora launch").parse_args(command[2:])
+        assert given.nproc or given.hostfile
+        return door_of(["python", *command[command.index(script_of(command)) :]], folder)
     if program_of(command) == "opensora":
         return (command[1], command[2:]) if command[1] in DOORS else None
     script = script_of(command)

@@ -23,8 +23,23 @@ def main():
         def construct(self, x):
             return ms.ops.tanh(x)
 
-    run = lambda: Net()(ms.Tensor(np.ones((2, 3), np.float32)))
+    run = lambda net=Net: net()(ms.Tensor(np.ones((2, 3), np.float32)))
     run()
+    if "compile" in sys.argv[1]:
+        signals.GRACE_SECONDS = 0.5 if "long" in sys.argv[1] else 30.0
+
+        @ms.ops.constexpr
+        def one():
+            print("ready", flush=True)
+            time.sleep(60 if "long" in sys.argv[1] else 0.5)
+            return 1.0
+
+        class Slow(ms.nn.Cell):
+            def construct(self, x):
+                return x + one()
+
+        run(Slow)
+        time.sleep(60)
     print("ready", flush=True)
     if sys.argv[1] == "swallowed":
         try:
@@ -54,7 +69,7 @@ def run(tmp_path, phase: str) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.parametrize("phase", ["python", "native", "swallowed"])
+@pytest.mark.parametrize("phase", ["python", "native", "swallowed", "compile", "long compile"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_command_whatever_it_is_doing(tmp_path, phase, number, code):
     process = run(tmp_path, phase)
@@ -62,6 +77,16 @@ def test_a_signal_ends_a_command_whatever_it_is_doing(tmp_path, phase, number, c
     _, errors = process.communicate(timeout=30)
     assert process.returncode == code
     assert "Traceback" not in errors
+    assert "KeyboardInterrupt" not in errors
+    assert "SystemExit" not in errors
+
+
+def test_a_second_signal_ends_a_command_at_once_that_is_compiling(tmp_path):
+    process = run(tmp_path, "compile")
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors.splitlines()[-1]) == (130, "interrupted")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -85,6 +85,25 @@ def _stdit3_train() -> tuple:
     return _training(FlowLoss(_stdit3(train=True))), (*_update_scalars(), *inputs)
 
 
+def _stdit3_lora_train() -> tuple:
+    """A whole update of an adapter with dropout at 51 frames of 720x1280: the other weights are held in bfloat16."""
+    from mindspore import bfloat16, int32, ops
+
+    from mindone.adapters import LoraConfig, add_lora
+    from mindone.adapters.dropout import SeededLoss
+    from mindone.nn import set_compute_dtype
+    from opensora.families.stdit import FlowLoss
+
+    denoiser = _stdit3(train=True)
+    set_compute_dtype(denoiser, bfloat16, store=True)
+    lora = add_lora(denoiser, LoraConfig(rank=16, alpha=16, dropout=0.1))
+    latents, conditions = _zeros(1, 4, 15, 90, 160), [_zeros(1)] * 3
+    text = (_zeros(1, 1, 300, 4096), ops.zeros((1, 300), int32))
+    inputs = (latents, latents, _zeros(1), *text, ops.zeros((1,), int32), None, *conditions)
+    loss = SeededLoss(FlowLoss(denoiser), lora.seeds)
+    return _training(loss), (*_update_scalars(), ops.zeros((2,), int32), *inputs)
+
+
 def _factorized(preset: str, train: bool):
     """STDiT or STDiT2."""
     from opensora.networks import build_denoiser, denoiser_config
@@ -299,6 +318,11 @@ CASES = {
     ),
     "stdit3-train": Case(
         "STDiT3-XL/2, training update, 51 x 720 x 1280", _stdit3_train, ("FlashAttentionScoreGrad", "RmsNormGrad")
+    ),
+    "stdit3-lora-train": Case(
+        "STDiT3-XL/2, training update of an adapter, 51 x 720 x 1280",
+        _stdit3_lora_train,
+        ("FlashAttentionScoreGrad", "RmsNormGrad"),
     ),
     "vae-forward": Case("autoencoder 1.2, encode and decode, 17 x 256 x 256", _vae_forward, ("Conv2D", "Conv3D")),
     "vae-train": Case("autoencoder 1.2, training update, 17 x 256 x 256", _vae_train, ("Conv2D", "Conv3D")),

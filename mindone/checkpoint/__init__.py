@@ -3,8 +3,17 @@
 from mindone.checkpoint.atomic import atomic_folder, atomic_write, require_writable
 from mindone.checkpoint.ckpt_file import save_ckpt
 from mindone.checkpoint.convert import convert
+from mindone.checkpoint.digest import weights_digest
 from mindone.checkpoint.find import find_model
-from mindone.checkpoint.load import LoadReport, load_into, network_tensors, save_model
+from mindone.checkpoint.load import (
+    ADAPTER_LAYOUT,
+    MODEL_LAYOUT,
+    Layout,
+    LoadReport,
+    load_into,
+    network_tensors,
+    save_model,
+)
 from mindone.checkpoint.naming import DEFAULT_ADAPTERS
 from mindone.checkpoint.read import read_tensors
 from mindone.checkpoint.run import RunCheckpoint, RunCheckpoints
@@ -12,7 +21,10 @@ from mindone.checkpoint.safetensors_file import save_safetensors
 from mindone.checkpoint.tensors import TensorFile, cast
 
 __all__ = [
+    "ADAPTER_LAYOUT",
     "DEFAULT_ADAPTERS",
+    "MODEL_LAYOUT",
+    "Layout",
     "LoadReport",
     "RunCheckpoint",
     "RunCheckpoints",
@@ -29,4 +41,5 @@ __all__ = [
     "save_ckpt",
     "save_model",
     "save_safetensors",
+    "weights_digest",
 ]

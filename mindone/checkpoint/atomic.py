@@ -93,6 +93,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def require_new_folder(path: str | Path) -> None:
+    """Refuses a folder that has files already, which `atomic_folder` would delete.
+
+    Raises:
+        UserError: it has.
+    """
+    path = Path(path)
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} has files already; give the name of a new folder")
+
+
 def remove_folder(path: str | Path) -> bool:
     """Deletes a folder that vanishes from its place at once, so that no one finds it half deleted.
 

@@ -12,6 +12,8 @@ logger = logging.getLogger(__name__)
 
 # The layout of a run's folder, see `mindone.train.run_folder`.
 CHECKPOINTS, MODEL, EMA = "ckpt", "model", "ema"
+# What says that a folder holds a model, or an adapter of one.
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 
 
 def find_model(path: str | Path) -> Path:
@@ -22,15 +24,19 @@ def find_model(path: str | Path) -> Path:
     was kept. Anything else stands for itself. What was chosen is said in one line.
     """
     path = Path(path)
-    if not path.is_dir() or (path / "config.json").is_file():
+    if not path.is_dir() or _is_model(path):
         return path
     if (path / MANIFEST).is_file():
         return _of_checkpoint(path)
-    if path.name != CHECKPOINTS and (path / MODEL / "config.json").is_file():
+    if path.name != CHECKPOINTS and _is_model(path / MODEL):
         return _told(path, path / MODEL, "the result of the run")
     folder = path if path.name == CHECKPOINTS else path / CHECKPOINTS
     checkpoints = RunCheckpoints(folder).all()
     return _of_checkpoint(checkpoints[-1].path, path) if checkpoints else path
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() or (folder / ADAPTER_CONFIG).is_file()
 
 
 def _of_checkpoint(folder: Path, asked: Path | None = None) -> Path:

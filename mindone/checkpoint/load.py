@@ -13,6 +13,7 @@ import numpy as np
 from mindone import runtime
 from mindone.checkpoint import naming
 from mindone.checkpoint.atomic import atomic_write
+from mindone.checkpoint.find import ADAPTER_CONFIG, CONFIG
 from mindone.checkpoint.naming import ALWAYS_UNEXPECTED, DEFAULT_ADAPTERS, Adapter
 from mindone.checkpoint.read import read_tensors
 from mindone.checkpoint.safetensors_file import save_safetensors
@@ -31,7 +32,17 @@ from mindone.checkpoint.tensors import (
 from mindone.errors import UserError
 
 LISTED = 10
-WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of a folder that holds a model, or an adapter of one."""
+
+    config: str = CONFIG
+    weights: str = "model.safetensors"
+
+
+MODEL_LAYOUT, ADAPTER_LAYOUT = Layout(), Layout(ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -214,17 +225,20 @@ def save_model(
     config: Mapping[str, Any],
     dtype: str | None = None,
     instead: Mapping[str, Any] | None = None,
+    layout: Layout = MODEL_LAYOUT,
 ) -> None:
     """Writes ``config.json`` and ``model.safetensors`` in the hub's layout, under the published names.
 
     Args:
+        network: anything with ``parameters_and_names()``.
         config: the constructor arguments, as JSON values.
         dtype: ``fp32``, ``fp16`` or ``bf16`` for floating parameters; each keeps its own if not given.
         instead: parameters that stand in for those of the network, such as averages, by the same names.
+        layout: how the files are called.
     Raises:
         UserError: the folder cannot be written.
     """
     folder = Path(folder)
-    save_safetensors(folder / WEIGHTS_FILE, network_tensors(network, dtype, instead), {"format": "pt"})
-    with atomic_write(folder / "config.json") as file:
+    save_safetensors(folder / layout.weights, network_tensors(network, dtype, instead), {"format": "pt"})
+    with atomic_write(folder / layout.config) as file:
         file.write((json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n").encode("utf-8"))

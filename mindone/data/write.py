@@ -5,6 +5,7 @@ Frames are (T, H, W, 3) uint8 RGB. Every file is written beside its place and re
 
 from __future__ import annotations
 
+import io
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,21 @@ def write_png(path: str | Path, frames: np.ndarray) -> Path:
 def _write_image(path: str | Path, image: np.ndarray) -> None:
     with atomic_write(path) as file:
         Image.fromarray(image).save(file, "PNG")
+
+
+def write_palette_png(path: str | Path, picture: np.ndarray, max_bytes: int) -> bool:
+    """Writes a picture (H, W, 3) uint8 as a png file of at most 256 colours, if it is no larger than ``max_bytes``.
+
+    Returns:
+        whether it was written.
+    """
+    data = io.BytesIO()
+    Image.fromarray(picture).quantize(256, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
+    if data.tell() > max_bytes:
+        return False
+    with atomic_write(path) as file:
+        file.write(data.getvalue())
+    return True
 
 
 def _checked(frames: np.ndarray, path: str | Path) -> np.ndarray:

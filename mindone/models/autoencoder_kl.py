@@ -100,9 +100,9 @@ class ResnetBlock(nn.Cell):
 
 def attention_over_positions(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """One-headed attention of (N, positions, C); in a video ``x`` no position sees a later frame."""
-    q, k, v = q.expand_dims(1), k.expand_dims(1), v.expand_dims(1)
+    q, k, v = q.expand_dims(2), k.expand_dims(2), v.expand_dims(2)
     mixed = F.attention(q, k, v) if x.ndim == 4 else F.frame_causal_attention(q, k, v, x.shape[2])
-    return mixed.squeeze(1)
+    return mixed.squeeze(2)
 
 
 class AttentionBlock(nn.Cell):

@@ -165,7 +165,7 @@ class CLIPAttention(nn.Cell):
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
         q, k, v = self._heads(self.q_proj(x)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
-        return self.out_proj(F.token_attention(q, k, v, mask).reshape(x.shape))
+        return self.out_proj(F.attention(q, k, v, mask).reshape(x.shape))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], x.shape[1], self.num_heads, -1)

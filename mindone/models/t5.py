@@ -146,7 +146,7 @@ class T5Attention(nn.Cell):
 
     def construct(self, x: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self._heads(self.q(x)), self._heads(self.k(x)), self._heads(self.v(x))
-        return self.o(F.token_attention(q, k, v, mask, 1.0, bias).reshape(x.shape[0], x.shape[1], -1))
+        return self.o(F.attention(q, k, v, mask, 1.0, bias).reshape(x.shape[0], x.shape[1], -1))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], x.shape[1], self.config.num_heads, self.config.d_kv)

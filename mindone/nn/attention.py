@@ -34,38 +34,39 @@ class AxialSelfAttention(nn.Cell):
             self.q_norm = RMSNorm(self.head_size)
             self.k_norm = RMSNorm(self.head_size)
 
-    def construct(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(B, T, S, D) → (B, T, S, D); ``rope`` is cosine and sine (T, d/2) of channel pairs, over time."""
+    def construct(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, seen: Tensor | None = None) -> Tensor:
+        """(B, T, S, D) → (B, T, S, D).
+
+        Args:
+            rope: cosine and sine (T, d/2) of channel pairs, over time.
+            seen: (B, S) bool, within frames: which tokens are attended to; None: all are.
+        """
         batch, frames, places, _ = x.shape
         qkv = self.qkv(x).reshape(batch, frames, places, 3, self.num_heads, self.head_size)
         qkv = self.parallel.before_attention(qkv, self.axis)
         batch, frames, places = qkv.shape[:3]
         heads, size = qkv.shape[4:]
-        q, k, v = ops.split(qkv, 1, 3)
-        if self.axis == "time":
-            q, k, v = self._over_time(q), self._over_time(k), self._over_time(v)
-            if self.qk_norm and not self.rope_first:
-                q, k = self.q_norm(q), self.k_norm(k)
-            if rope is not None:
-                q, k = F.apply_rope_interleaved(q, *rope), F.apply_rope_interleaved(k, *rope)
-            if self.qk_norm and self.rope_first:
-                q, k = self.q_norm(q), self.k_norm(k)
-            out = F.attention(q, k, v).reshape(batch, places, heads, frames, size).transpose(0, 3, 1, 2, 4)
-        else:
-            shape = (batch * frames, places, heads, size)
-            q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)
-            if self.qk_norm:
-                q, k = self.q_norm(q), self.k_norm(k)
-            out = F.token_attention(q, k, v).reshape(batch, frames, places, heads, size)
-        out = self.parallel.after_attention(out, self.axis)
+        qkv = qkv.reshape(batch, frames, places, -1)
+        qkv = qkv.swapaxes(1, 2) if self.axis == "time" else qkv
+        groups, length = qkv.shape[1:3]
+        q, k, v = ops.split(qkv.reshape(batch * groups, length, 3 * heads, size), heads, 2)
+        if self.qk_norm and not self.rope_first:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = F.apply_rope_interleaved(q, *rope), F.apply_rope_interleaved(k, *rope)
+        if self.qk_norm and self.rope_first:
+            q, k = self.q_norm(q), self.k_norm(k)
+        mask = None if seen is None or self.axis == "time" else _of_frames(seen, frames)
+        out = F.attention(q, k, v, mask).reshape(batch, groups, length, -1)
+        out = out.swapaxes(1, 2) if self.axis == "time" else out
+        out = self.parallel.after_attention(out.reshape(batch, frames, places, heads, size), self.axis)
         return self.proj(out.reshape(x.shape))
 
-    def _over_time(self, x: Tensor) -> Tensor:
-        """(B, T, S, 1, h, d) → (B * S, h, T, d)."""
-        batch, frames, places = x.shape[:3]
-        heads, size = x.shape[4:]
-        x = x.reshape(batch, frames, places, heads, size)
-        return x.transpose(0, 2, 3, 1, 4).reshape(batch * places, heads, frames, size)
+
+def _of_frames(seen: Tensor, frames: int) -> Tensor:
+    """(B, S) → (B * frames, 1, 1, S), the same for all frames of a sample."""
+    batch, places = seen.shape
+    return ops.broadcast_to(seen[:, None], (batch, frames, places)).reshape(batch * frames, 1, 1, places)
 
 
 class CrossAttention(nn.Cell):
@@ -84,4 +85,4 @@ class CrossAttention(nn.Cell):
         heads, size, length = self.num_heads, self.head_size, text.shape[1]
         q = self.q_linear(x).reshape(batch, frames * places, heads, size)
         k, v = ops.split(self.kv_linear(text).reshape(batch, length, 2 * heads, size), heads, 2)
-        return self.proj(F.token_attention(q, k, v, mask).reshape(x.shape))
+        return self.proj(F.attention(q, k, v, mask).reshape(x.shape))

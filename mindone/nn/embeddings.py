@@ -12,10 +12,10 @@ import math
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
-from mindspore.common.initializer import Uniform, initializer
 from mindspore.ops import constexpr
 
 from mindone.nn import functional as F
+from mindone.nn.conv import Conv3d
 from mindone.nn.layers import Linear, SiLU
 
 
@@ -146,7 +146,7 @@ class PatchEmbed3D(nn.Cell):
     def __init__(self, patch_size: tuple[int, int, int], in_channels: int, width: int):
         super().__init__()
         self.patch_size = tuple(patch_size)
-        self.proj = _PatchProjection(self.patch_size, in_channels, width)
+        self.proj = Conv3d(in_channels, width, self.patch_size, self.patch_size)
 
     def grid(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
         """Number of patches along T, H, W for latents of a size, counting incomplete ones."""
@@ -160,20 +160,6 @@ class PatchEmbed3D(nn.Cell):
             x = ops.pad(x, (0, rest[0], 0, rest[1], 0, rest[2]))
         nt, nh, nw = -(-frames // t), -(-height // h), -(-width // w)
         patches = x.reshape(batch, channels, nt, t, nh, h, nw, w).transpose(0, 2, 4, 6, 1, 3, 5, 7)
-        return self.proj(patches.reshape(batch, nt, nh * nw, channels * t * h * w))
-
-
-class _PatchProjection(nn.Cell):
-    """The kernel of `PatchEmbed3D`, applied to flattened patches (..., C*pt*ph*pw)."""
-
-    def __init__(self, patch_size: tuple[int, int, int], in_channels: int, width: int):
-        super().__init__()
-        self.compute_dtype = ms.float32
-        bound = Uniform(1 / math.sqrt(in_channels * math.prod(patch_size)))
-        self.weight = Parameter(initializer(bound, (width, in_channels, *patch_size), ms.float32))
-        self.bias = Parameter(initializer(bound, (width,), ms.float32))
-
-    def construct(self, x: Tensor) -> Tensor:
-        dtype = self.compute_dtype
-        weight = F.cast(self.weight, dtype).reshape(self.weight.shape[0], -1)
-        return F.linear(F.cast(x, dtype), weight, F.cast(self.bias, dtype))
+        dtype, outs = self.proj.compute_dtype, self.proj.weight.shape[0]
+        weight, bias = F.cast(self.proj.weight, dtype).reshape(outs, -1), F.cast(self.proj.bias, dtype)
+        return F.linear(F.cast(patches, dtype).reshape(batch, nt, nh * nw, channels * t * h * w), weight, bias)

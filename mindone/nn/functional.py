@@ -31,51 +31,37 @@ def attention(
     mask: Tensor | None = None,
     scale: float | None = None,
     bias: Tensor | None = None,
-    tokens_first: bool = False,
 ) -> Tensor:
     """``softmax(scale * q k^T + bias) v``.
 
     Args:
-        q: (B, h, Nq, d).
-        k, v: (B, h, Nk, d).
+        q: (B, Nq, h, d).
+        k, v: (B, Nk, h, d).
         mask: bool, four axes, broadcastable to (B, 1, Nq, Nk); True = may attend. A query without any key gives zeros.
         scale: ``1 / sqrt(d)`` if not given.
         bias: added to the scores, four axes, broadcastable to (B, h, Nq, Nk).
-        tokens_first: q, k, v and the result are (B, Nq, h, d) and (B, Nk, h, d).
     Returns:
-        (B, h, Nq, d) in the dtype of ``q``.
+        (B, Nq, h, d) in the dtype of ``q``.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return kernels().attention(q, k, v, mask, scale, bias, tokens_first)
-
-
-def token_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None = None,
-    scale: float | None = None,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """`attention` of (B, Nq, h, d) and (B, Nk, h, d), where tokens come before heads, to (B, Nq, h, d)."""
-    return attention(q, k, v, mask, scale, bias, True)
+    return kernels().attention(q, k, v, mask, scale, bias)
 
 
 def rotary_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
-    """`token_attention` of queries and keys that `apply_rope_half` or `apply_rope_interleaved` rotates before."""
-    return kernels().rotary_attention(q, k, v, cos, sin, halves)
+    """`attention` of queries and keys that `apply_rope_half` or `apply_rope_interleaved` rotates before."""
+    return attention(kernels().rotate(q, cos, sin, halves), kernels().rotate(k, cos, sin, halves), v)
 
 
 def frame_causal_attention(q: Tensor, k: Tensor, v: Tensor, frames: int) -> Tensor:
-    """`attention` of (B, h, frames * S, d) in which the queries of a frame see the keys of it and of earlier frames.
+    """`attention` of (B, frames * S, h, d) in which the queries of a frame see the keys of it and of earlier frames.
 
     One attention per frame: no mask, and no scores of later frames.
     """
-    size, outs = q.shape[2] // frames, ()
+    size, outs = q.shape[1] // frames, ()
     for frame in range(frames):
         end = (frame + 1) * size
-        outs = (*outs, attention(q[:, :, frame * size : end], k[:, :, :end], v[:, :, :end]))
-    return outs[0] if frames == 1 else ops.concat(outs, 2)
+        outs = (*outs, attention(q[:, frame * size : end], k[:, :end], v[:, :end]))
+    return outs[0] if frames == 1 else ops.concat(outs, 1)
 
 
 def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = 1e-15) -> Tensor:
@@ -187,7 +173,7 @@ def apply_rope_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates neighbouring channel pairs: ``(x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin)``.
 
     Args:
-        x: (B, h, N, d).
+        x: (B, N, h, d).
         cos, sin: (N, d / 2) float32, one angle per pair, or (B, N, d / 2) for every sample by itself.
     """
     return kernels().rotate(x, cos, sin, False)

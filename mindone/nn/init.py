@@ -40,3 +40,9 @@ def xavier_uniform(parameter: Parameter, rng: np.random.Generator) -> None:
     fan_out, fan_in = parameter.shape[0], math.prod(parameter.shape[1:])
     bound = math.sqrt(6 / (fan_in + fan_out))
     fill(parameter, (rng.random(parameter.shape, np.float32) * 2 - 1) * np.float32(bound))
+
+
+def uniform(parameter: Parameter, rng: np.random.Generator, bound: float) -> None:
+    """Uniform in ``±bound``."""
+    if not is_lazy(parameter):
+        fill(parameter, (rng.random(parameter.shape, np.float32) * 2 - 1) * np.float32(bound))

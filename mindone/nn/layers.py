@@ -17,7 +17,11 @@ from mindone.nn import functional as F
 
 
 class Linear(nn.Cell):
-    """``x W^T + b`` on the last axis; ``weight`` (out, in) and ``bias`` (out,) uniform in ±1/sqrt(in)."""
+    """``x W^T + b`` on the last axis; ``weight`` (out, in) and ``bias`` (out,) uniform in ±1/sqrt(in).
+
+    Attributes:
+        adapter: a cell whose result for ``x`` is added, see `mindone.adapters`; None if there is none.
+    """
 
     def __init__(self, in_features: int, out_features: int, has_bias: bool = True):
         super().__init__()
@@ -26,11 +30,13 @@ class Linear(nn.Cell):
         bound = Uniform(1 / math.sqrt(in_features))
         self.weight = Parameter(initializer(bound, (out_features, in_features), ms.float32))
         self.bias = Parameter(initializer(bound, (out_features,), ms.float32)) if has_bias else None
+        self.adapter: nn.Cell | None = None
 
     def construct(self, x: Tensor) -> Tensor:
         dtype = self.compute_dtype
         bias = None if self.bias is None else F.cast(self.bias, dtype)
-        return F.linear(F.cast(x, dtype), F.cast(self.weight, dtype), bias)
+        out = F.linear(F.cast(x, dtype), F.cast(self.weight, dtype), bias)
+        return out if self.adapter is None else out + self.adapter(x)
 
 
 class Embedding(nn.Cell):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from mindspore import nn
+from mindspore import Parameter
 
-from mindone.checkpoint import load_into, read_tensors, save_model, save_safetensors
+from mindone.checkpoint import MODEL_LAYOUT, Layout, load_into, read_tensors, save_model, save_safetensors
 from mindone.checkpoint.atomic import atomic_folder
 from mindone.checkpoint.run import RunCheckpoint, RunCheckpoints
 from mindone.errors import UserError
@@ -23,7 +23,19 @@ from mindone.train.step import AVERAGES, Step, StepState
 
 logger = logging.getLogger(__name__)
 
-STATE, MODEL, WEIGHTS = "state.json", "model", "model.safetensors"
+STATE, MODEL = "state.json", "model"
+
+
+class Saved(Protocol):
+    """What a training saves as its model: a network, or an adapter of one."""
+
+    def parameters_and_names(self) -> Iterable[tuple[str, Parameter]]:
+        """Parameters by the names that they have in files."""
+        ...
+
+    def get_parameters(self) -> Iterable[Parameter]:
+        """All parameters of the network."""
+        ...
 
 
 @dataclass
@@ -53,6 +65,7 @@ class TrainingCheckpoints:
         step: its state is saved in a file per group; averages stand in for weights of the network.
         network: what is saved as a model; the averaged parameters are among its own.
         config: the content of its ``config.json``.
+        layout: how the files of its folder are called.
         keep_last: how many checkpoints are kept; 0 keeps all.
         keep_every: checkpoints of steps that are a multiple of it are kept as well; 0 is none.
     """
@@ -61,12 +74,14 @@ class TrainingCheckpoints:
         self,
         folder: Path,
         step: Step,
-        network: nn.Cell,
+        network: Saved,
         config: Mapping[str, Any],
         mesh: Mesh,
         keep_last: int = 3,
         keep_every: int = 0,
+        layout: Layout = MODEL_LAYOUT,
     ):
+        self.layout = layout
         self.folder, self.step, self.network, self.config, self.mesh = folder, step, network, config, mesh
         self._store = RunCheckpoints(folder / CHECKPOINTS, keep_last, keep_every)
 
@@ -76,7 +91,7 @@ class TrainingCheckpoints:
         arrays, state.numbers = found.arrays, dict(found.numbers)
         if self.mesh.is_main:
             writers: dict[str, Any] = {
-                MODEL: lambda path: save_model(path, self.network, self.config),
+                MODEL: lambda path: save_model(path, self.network, self.config, layout=self.layout),
                 STATE: (json.dumps(asdict(state), indent=2) + "\n").encode(),
             }
             for group in arrays:
@@ -90,7 +105,7 @@ class TrainingCheckpoints:
         if self.mesh.is_main:
             with atomic_folder(target) as folder:
                 averages = self.step.state().arrays.get(AVERAGES, {})
-                save_model(folder, self.network, config or self.config, instead=self._by_place(averages))
+                self._save_averages(folder, averages, config)
         barrier(self.mesh)
         return target
 
@@ -100,13 +115,13 @@ class TrainingCheckpoints:
         Raises:
             UserError: the checkpoint belongs to another network or step.
         """
-        load_into(self.network, read_tensors(checkpoint.file(f"{MODEL}/{WEIGHTS}")))
+        load_into(self.network, read_tensors(checkpoint.file(f"{MODEL}/{self.layout.weights}")))
         arrays = {}
         for group, wanted in self.step.state().arrays.items():
             if group == AVERAGES and not (checkpoint.path / AVERAGES).is_dir():
                 logger.warning("the checkpoint has no averaged weights: the average begins at the present ones")
                 continue
-            path = checkpoint.file(f"{AVERAGES}/{WEIGHTS}" if group == AVERAGES else _file(group))
+            path = checkpoint.file(f"{AVERAGES}/{self.layout.weights}" if group == AVERAGES else _file(group))
             arrays[group] = self._read_group(path, group, wanted)
         state = read_state(checkpoint.file(STATE))
         self.step.load_state(StepState(arrays, state.numbers))
@@ -114,9 +129,13 @@ class TrainingCheckpoints:
             self._store.clean()
         return state
 
+    def _save_averages(self, path: Path, averages: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> None:
+        instead = self._by_place(averages)
+        save_model(path, self.network, config or self.config, instead=instead, layout=self.layout)
+
     def _save_group(self, path: Path, group: str, arrays: Mapping[str, Any]) -> None:
         if group == AVERAGES:
-            save_model(path, self.network, self.config, instead=self._by_place(arrays))
+            self._save_averages(path, arrays)
         else:
             save_safetensors(path, {name: _array(value) for name, value in arrays.items()})
 

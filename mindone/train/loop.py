@@ -19,6 +19,7 @@ import numpy as np
 from mindone import runtime, signals
 from mindone.data.loader import Batch, Loader
 from mindone.parallel.collectives import any_rank
+from mindone.parallel.heartbeat import beat
 from mindone.train.checkpoints import TrainingCheckpoints, TrainState
 from mindone.train.schedule import Schedule
 from mindone.train.skipped import SkippedUpdates
@@ -153,11 +154,13 @@ def fit(training: Training) -> signal.Signals | None:
             last = state.step == training.total_steps
             stopping, saving = any_rank(asked.stop is not None, mesh), any_rank(asked.save, mesh)
             if stopping or saving or last or _due(state.step, training.save_steps):
+                beat(f"saving after update {state.step}")
                 training.checkpoints.save(state)
                 asked.save, saved_at = False, state.step
             if stopping:
                 break
             for hook in training.hooks:
+                beat(f"what is done after update {state.step}")
                 hook(state.step, last)
             clock.start()
         if state.step > saved_at:
@@ -173,7 +176,9 @@ def _update(training: Training, batches: Iterator[Batch], clock: Clock) -> None:
     """One update, with all that is remembered and logged of it."""
     state, epoch = training.state, training.loader.state["epoch"]
     lr = training.schedule(state.step)
+    beat(f"waiting for the data of update {state.step + 1}")
     seen = [next(batches) for _ in range(training.micro_batches)]
+    beat(f"update {state.step + 1}")
     result = training.step(_inputs(training, seen), lr, state.step)
     samples = sum(batch.total for batch in seen)
     seconds = clock.tick(samples)

@@ -15,7 +15,11 @@ SCHEDULERS = (
     "polynomial_decay",
     "multi_step_decay",
     "cosine_annealing_warm_restarts_lr",
+    "linear_warmup",
+    "linear_warmup_v1_3",
 )
+
+WITHOUT_DECAY = ("constant", "linear_warmup", "linear_warmup_v1_3")
 
 
 def make_schedule(
@@ -29,6 +33,7 @@ def make_schedule(
     gamma: float = 0.1,
     power: float = 1.0,
     cycles: int = 4,
+    initial_lr: float = 0.0,
 ) -> Schedule:
     """The learning rate of update ``step`` = 0, 1, ... by a published scheduler's name.
 
@@ -40,6 +45,10 @@ def make_schedule(
     - ``polynomial_decay``: ``end_lr + (start_lr - end_lr) * (1 - x) ^ power``
     - ``multi_step_decay``: ``start_lr * gamma ^ (number of milestones that x has reached)``, at least ``end_lr``
     - ``cosine_annealing_warm_restarts_lr``: as cosine_decay, ``cycles`` times over the decay; ``end_lr`` after it
+    - ``linear_warmup``: ``start_lr``, after a warm-up of Open-Sora 1.2 and 2.0 that begins at ``initial_lr`` and has
+      ``initial_lr + (start_lr - initial_lr) * (step + 1) / (warmup_steps + 1)``
+    - ``linear_warmup_v1_3``: the same without ``- initial_lr`` in the slope, as Open-Sora 1.3 has it: the last updates
+      of a long warm-up are above ``start_lr``
 
     Args:
         decay_steps: updates of decay; 0 takes all of ``total_steps`` that follow the warm-up.
@@ -49,7 +58,7 @@ def make_schedule(
     if name not in SCHEDULERS:
         raise UserError(f"scheduler={name} is not known; use one of {', '.join(SCHEDULERS)}")
     decay_steps = decay_steps or total_steps - warmup_steps
-    if name != "constant" and decay_steps < 1:
+    if name not in WITHOUT_DECAY and decay_steps < 1:
         raise UserError(
             f"warmup_steps={warmup_steps} leaves none of the {total_steps} updates for scheduler={name}; "
             "use a shorter warm-up, more train_steps, or scheduler=constant"
@@ -59,16 +68,19 @@ def make_schedule(
         return end_lr + (start_lr - end_lr) * (1 + math.cos(math.pi * x)) / 2
 
     shapes: dict[str, Schedule] = {
-        "constant": lambda x: start_lr,
+        **dict.fromkeys(WITHOUT_DECAY, lambda x: start_lr),
         "cosine_decay": cosine,
         "polynomial_decay": lambda x: end_lr + (start_lr - end_lr) * (1 - x) ** power,
         "multi_step_decay": lambda x: max(end_lr, start_lr * gamma ** sum(x >= milestone for milestone in milestones)),
         "cosine_annealing_warm_restarts_lr": lambda x: cosine(x * cycles % 1) if x < 1 else end_lr,
     }
     shape = shapes[name]
+    rise = start_lr if name == "linear_warmup_v1_3" else start_lr - initial_lr
 
     def learning_rate(step: int) -> float:
         if step < warmup_steps:
+            if name.startswith("linear_warmup"):
+                return initial_lr + rise * (step + 1) / (warmup_steps + 1)
             return start_lr * (step + 1) / warmup_steps
         return shape(min(1.0, (step - warmup_steps) / max(1, decay_steps)))
 

@@ -99,13 +99,19 @@ class EveryMask(nn.Cell):
         return ops.stack(outs)
 
 
+def by_heads(function, *inputs):
+    """A numpy function of (B, h, N, d) on (B, N, h, d)."""
+    return function(*(x.swapaxes(1, 2) for x in inputs)).swapaxes(1, 2)
+
+
 @forms
 def test_attention_in_parts_equals_attention_at_once_with_any_mask(mode, attention_form):
-    inputs = [draw(2, 2, 4, 4), draw(2, 2, 7, 4), draw(2, 2, 7, 6)]
-    weights = [draw(2, 2, 4, 6) for _ in MASKS]
+    inputs = [draw(2, 4, 2, 4), draw(2, 7, 2, 4), draw(2, 7, 2, 6)]
+    weights = [draw(2, 4, 2, 6) for _ in MASKS]
 
-    def reference(q, k, v):
-        return np.stack([reference_attention(q, k, v, mask) * w for mask, w in zip(MASKS, weights)])
+    def reference(*inputs):
+        attended = [by_heads(lambda *x: reference_attention(*x, mask), *inputs) for mask in MASKS]  # noqa: B023
+        return np.stack([out * weight for out, weight in zip(attended, weights)])
 
     check(EveryMask(weights), reference, inputs)
 
@@ -116,54 +122,52 @@ class BiasedAttention(nn.Cell):
         self.weight, self.mask = Tensor(weight), Tensor(KEY_MASK)
 
     def construct(self, q, k, v, bias):
-        heads_first = F.attention(q, k, v, self.mask, 0.5, bias)
-        q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)
-        tokens_first = F.token_attention(q, k, v, self.mask, 0.5, bias).swapaxes(1, 2)
-        return (heads_first + 2 * tokens_first) * self.weight
+        return F.attention(q, k, v, self.mask, 0.5, bias) * self.weight
 
 
 @pytest.mark.parametrize("form", [1000, 60, "as installed"])
 def test_attention_bias_is_added_to_the_scores_and_gets_its_gradient(mode, attention_form):
-    inputs, weight = [draw(2, 3, 5, 4), draw(2, 3, 7, 4), draw(2, 3, 7, 4), draw(1, 3, 5, 7)], draw(2, 3, 5, 4)
-    reference = lambda q, k, v, b: 3 * reference_attention(q, k, v, KEY_MASK, 0.5, b) * weight  # noqa: E731
+    inputs, weight = [draw(2, 5, 3, 4), draw(2, 7, 3, 4), draw(2, 7, 3, 4), draw(1, 3, 5, 7)], draw(2, 5, 3, 4)
+
+    def reference(q, k, v, bias):
+        return by_heads(lambda *x: reference_attention(*x, KEY_MASK, 0.5, bias), q, k, v) * weight
+
     check(BiasedAttention(weight), reference, inputs)
 
 
-class TokenAttention(nn.Cell):
-    """`F.token_attention`, and `F.rotary_attention` of both kinds, weighted."""
+class RotaryAttention(nn.Cell):
+    """`F.rotary_attention` of both kinds, weighted."""
 
     def __init__(self, weight, cos, sin):
         super().__init__()
-        self.weight, self.mask = Tensor(weight), Tensor(KEY_MASK)
-        self.cos, self.sin = Tensor(cos, ms.float32), Tensor(sin, ms.float32)
+        self.weight, self.cos, self.sin = Tensor(weight), Tensor(cos, ms.float32), Tensor(sin, ms.float32)
 
     def construct(self, q, k, v):
-        plain = F.token_attention(q, k, v, self.mask)
-        turned = F.rotary_attention(q, k, v, self.cos, self.sin, True)
-        return ops.stack((plain, turned, F.rotary_attention(q, k, v, self.cos, self.sin, False))) * self.weight
+        halves = F.rotary_attention(q, k, v, self.cos, self.sin, True)
+        return ops.stack((halves, F.rotary_attention(q, k, v, self.cos, self.sin, False))) * self.weight
 
 
 @pytest.mark.parametrize("each_sample", [False, True], ids=["same angles", "angles of each sample"])
 @pytest.mark.parametrize("form", [1000, "as installed"])
-def test_attention_of_tokens_before_heads_is_that_of_heads_before_tokens(mode, attention_form, each_sample):
-    inputs, weight = [draw(2, 7, 3, 4) for _ in range(3)], draw(3, 2, 7, 3, 4)
+def test_queries_and_keys_are_rotated_before_rotary_attention(mode, attention_form, each_sample):
+    inputs, weight = [draw(2, 7, 3, 4) for _ in range(3)], draw(2, 2, 7, 3, 4)
     angles = np.abs(draw(2, 7, 2)) if each_sample else np.abs(draw(7, 2))
 
     def reference(q, k, v):
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         wide = angles[:, None] if each_sample else angles
-        outs = [reference_attention(q, k, v, KEY_MASK)]
+        outs = []
         for first, second in ((slice(0, 2), slice(2, None)), (slice(0, None, 2), slice(1, None, 2))):
             outs.append(reference_attention(rotated(q, first, second, wide), rotated(k, first, second, wide), v))
         return np.stack(outs).swapaxes(2, 3) * weight
 
-    check(TokenAttention(weight, np.cos(angles), np.sin(angles)), reference, inputs)
+    check(RotaryAttention(weight, np.cos(angles), np.sin(angles)), reference, inputs)
 
 
 def test_half_precision_attention_returns_half_precision():
-    q = Tensor(draw(1, 2, 5, 4)).astype(ms.float16)
+    q = Tensor(draw(1, 5, 2, 4)).astype(ms.float16)
     out = F.attention(q, q, q)
-    expected = reference_attention(*[q.asnumpy().astype(np.float64)] * 3)
+    expected = by_heads(reference_attention, *[q.asnumpy().astype(np.float64)] * 3)
     assert out.dtype == ms.float16
     np.testing.assert_allclose(out.asnumpy(), expected, atol=2e-3)
 
@@ -296,7 +300,7 @@ def rotated(x, first, second, angles):
     ],
 )
 def test_rotary_embedding_rotates_the_right_pairs(mode, function, first, second):
-    x, weight = draw(2, 3, 5, 8), draw(2, 3, 5, 8)
+    x, weight = draw(2, 5, 3, 8), draw(2, 5, 3, 8)
     angles = np.arange(5)[:, None] * np.array([1.0, 0.3, 0.1, 0.01])
     tables = Tensor(np.cos(angles), ms.float32), Tensor(np.sin(angles), ms.float32)
-    check(Function(function, weight, *tables), lambda x: rotated(x, first, second, angles) * weight, [x])
+    check(Function(function, weight, *tables), lambda x: rotated(x, first, second, angles[:, None]) * weight, [x])

@@ -120,8 +120,9 @@ def test_sigusr1_saves_a_checkpoint_and_the_run_goes_on(uninterrupted, tmp_path)
     assert results(only_run(tmp_path)) == results(uninterrupted)
 
 
-def test_a_second_ctrl_c_aborts_at_once(tmp_path):
-    process = start(tmp_path, "--hang_in_save", "4")
+@pytest.mark.parametrize("hanging", ["--hang_in_save", "--hang_in_data"])
+def test_a_second_ctrl_c_aborts_at_once(tmp_path, hanging):
+    process = start(tmp_path, hanging, "4")
     wait_for(lambda: process.stdout.readline().strip() == "hanging")
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
@@ -145,8 +146,29 @@ def test_a_run_killed_in_the_middle_of_a_save_resumes_from_the_save_before(unint
     assert not list((folder / "ckpt").glob(".tmp-*"))
 
 
+def launched(output, *flags):
+    """Two ranks with half of the batch each."""
+    command = [sys.executable, "-m", "mindone.parallel.launch", "--nproc", "2", "--log_dir", str(output / "logs")]
+    command += [str(SCRIPT), str(output / "run"), "--batch_size", "1", "--use_parallel", *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
 @pytest.mark.msrun
-def test_two_ranks_train_as_one_with_twice_the_batch(uninterrupted, tmp_path):
+def test_ctrl_c_saves_the_run_of_all_ranks_which_resumes_with_the_same_losses(uninterrupted, tmp_path):
+    process = launched(tmp_path, "--slow")
+    wait_for(lambda: list(tmp_path.glob("run/*/ckpt/step-*")))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
+    stopped_at = len(results(only_run(tmp_path / "run")))
+    assert 2 <= stopped_at < 8
+    assert run_folder.find_run(tmp_path / "run", True).checkpoint.step == stopped_at
+    assert launched(tmp_path, "--resume").wait(PATIENCE) == 0
+    found = np.array(results(only_run(tmp_path / "run")), float)
+    np.testing.assert_allclose(found, np.array(results(uninterrupted), float), rtol=1e-5)
+
+
+@pytest.mark.msrun
+def test_two_ranks_of_msrun_train_as_one_with_twice_the_batch(uninterrupted, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

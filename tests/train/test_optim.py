@@ -1,12 +1,14 @@
-"""AdamW against PyTorch's numbers."""
+"""AdamW against PyTorch's numbers, and what all optimizers promise."""
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
+from mindone.errors import UserError
 from mindone.testing import golden
-from mindone.train.optim import AdamW
+from mindone.train.optim import OPTIMIZER_NAMES, AdamW, Optimizer, make_optimizer
+from mindone.train.optim.make import ADAMW_NAMES, spares
 
 STARTS = ([[1.0, -2.0], [0.5, 0.25]], [0.75, -0.125])
 GRADIENTS = (
@@ -35,7 +37,7 @@ def tensors(arrays) -> tuple[Tensor, ...]:
     return tuple(Tensor(np.array(array, np.float32)) for array in arrays)
 
 
-def update(optimizer: AdamW, gradients, apply: bool = True, scale: float = 1.0) -> None:
+def update(optimizer: Optimizer, gradients, apply: bool = True, scale: float = 1.0) -> None:
     optimizer(ms.mutable(tensors(gradients)), Tensor(0.1, ms.float32), Tensor(scale, ms.float32), Tensor(apply))
 
 
@@ -66,16 +68,48 @@ def test_published_settings_agree_with_the_formula_in_float64_over_many_updates(
         np.testing.assert_allclose(parameter.asnumpy(), values, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("when", ["at first", "later"])
-def test_an_update_that_is_left_out_changes_nothing_even_with_nan_gradients(when):
-    trained = parameters()
-    optimizer = AdamW(trained, weight_decay=0.2)
-    if when == "later":
-        update(optimizer, GRADIENTS[0])
-    before = [parameter.asnumpy().copy() for parameter in (*trained, *optimizer.state().values())]
-    update(optimizer, [np.full(np.shape(g), np.nan) for g in GRADIENTS[1]], apply=False, scale=0.0)
-    after = [parameter.asnumpy() for parameter in (*trained, *optimizer.state().values())]
-    assert all(np.array_equal(a, b) for a, b in zip(before, after))
+DIFFERENT = [name for name in OPTIMIZER_NAMES if name not in ADAMW_NAMES[1:]]
+
+
+def arrays(optimizer: Optimizer) -> list[np.ndarray]:
+    """Copies of all that an update changes."""
+    return [parameter.asnumpy().copy() for parameter in (*optimizer.parameters, *optimizer.state().values())]
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_an_update_that_is_left_out_changes_nothing_even_with_nan_gradients(name):
+    optimizer = make_optimizer(name, parameters(), weight_decay=0.2)
+    nan = [np.full(np.shape(g), np.nan) for g in GRADIENTS[1]]
+    for gradients, apply in ((nan, False), (GRADIENTS[0], True), (nan, False)):
+        before = arrays(optimizer)
+        update(optimizer, gradients, apply=apply, scale=float(apply))
+        assert all(np.array_equal(a, b) for a, b in zip(before, arrays(optimizer))) == (not apply)
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_an_optimizer_goes_on_from_its_state_bit_by_bit(name):
+    through = make_optimizer(name, parameters(), weight_decay=0.2)
+    update(through, GRADIENTS[0])
+    resumed = make_optimizer(name, parameters(), weight_decay=0.2)
+    for own, saved in zip((*resumed.parameters, *resumed.states), arrays(through)):
+        own.set_data(Tensor(saved))
+    for gradients in GRADIENTS[1:]:
+        update(through, gradients)
+        update(resumed, gradients)
+    assert all(np.array_equal(a, b) for a, b in zip(arrays(through), arrays(resumed)))
+
+
+def test_an_unknown_optimizer_is_refused_with_those_that_there_are():
+    with pytest.raises(UserError, match="optim=adagrad is not known; use one of adamw, .*lion"):
+        make_optimizer("adagrad", parameters())
+
+
+def test_group_strategies_spare_biases_and_norms_or_whatever_is_no_matrix():
+    shapes = {"mlp.weight": (2, 2), "mlp.bias": (2,), "q_norm.weight": (2,), "table": (2,), "norm.scale": (2,)}
+    trained = [Parameter(Tensor(np.zeros(shape, np.float32)), name=name) for name, shape in shapes.items()]
+    spared = {strategy: [p.name for p in trained if spares(strategy, p)] for strategy in ("norm_and_bias", "unclip")}
+    assert spared == {"norm_and_bias": ["mlp.bias", "q_norm.weight", "norm.scale"], "unclip": [*shapes][1:]}
+    assert not any(spares(strategy, parameter) for strategy in (None, "not_grouping") for parameter in trained)
 
 
 def test_weight_decay_spares_the_parameters_that_are_to_be_spared():

@@ -1,9 +1,11 @@
 """A whole training run of a toy network, as a script for tests that need processes of their own.
 
-``toy_script.py OUTPUT [--steps N] [--batch_size B] [--resume] [--use_parallel] [--slow] [--hang_in_save STEP]``
+``toy_script.py OUTPUT [--steps N] [--batch_size B] [--resume] [--use_parallel] [--slow] [--hang_in_save STEP]
+                      [--hang_in_data STEP]``
 """
 
 import argparse
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -114,6 +116,19 @@ def hang_in_save(step):
     checkpoints_module.save_safetensors = hanging
 
 
+def hang_in_data(step):
+    """Makes the loading of one update's data, of 2 samples, stop half-way."""
+    get, count = Points.get, itertools.count()
+
+    def hanging(*args):
+        if next(count) == 2 * step - 1:
+            print("hanging", flush=True)
+            time.sleep(600)
+        return get(*args)
+
+    Points.get = hanging
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("output", type=Path)
@@ -122,11 +137,14 @@ def main():
     parser.add_argument("--resume", nargs="?", const=True, default=False)
     for flag in ("use_parallel", "slow"):
         parser.add_argument(f"--{flag}", action="store_true")
-    parser.add_argument("--hang_in_save", type=int)
+    for flag in ("hang_in_save", "hang_in_data"):
+        parser.add_argument(f"--{flag}", type=int)
     options = parser.parse_args()
     runtime.setup("CPU", use_parallel=options.use_parallel)
     if options.hang_in_save:
         hang_in_save(options.hang_in_save)
+    if options.hang_in_data:
+        hang_in_data(options.hang_in_data)
     pause = 0.3 if options.slow else 0.0
     ended, _, _ = train(options.output, options.steps, options.batch_size, options.resume, pause=pause)
     sys.exit(exit_code(ended) if ended else 0)

@@ -90,15 +90,34 @@ DOORS: dict[str, Door] = {
         "opensora.config:ConvertFluxConfig",
         "MMDiT weights between the layouts of Flux and of Open-Sora 2.0",
     ),
+    "launch": Door("mindone.parallel.launch:launch", None, "a script on several devices or machines at once"),
+    "convert-lora": Door(
+        "opensora.lora:convert_lora", "opensora.config:ConvertLoraConfig", "an adapter (LoRA) in another tool's naming"
+    ),
+    "merge-lora": Door(
+        "opensora.lora:merge_lora",
+        "opensora.config:MergeLoraConfig",
+        "adapters (LoRA) folded into a denoiser's weights",
+    ),
     "download": Door("opensora.weights:download", None, "a model of a hub, as safetensors"),
     "inspect": Door("opensora.inspection:inspect", None, "what a checkpoint holds"),
     "verify": Door("opensora.inspection:verify", None, "is a checkpoint as it was saved, or equal to another?"),
     "toy-data": Door("opensora.toy.world:make_dataset", "opensora.config:ToyDataConfig", "clips of the toy world"),
+    "toy-clip": Door(
+        "opensora.toy.tiny_clip:make_tiny_clip",
+        "opensora.config:TinyClipConfig",
+        "the CLIP text encoder of the toy world",
+    ),
     "toy-t5": Door(
-        "opensora.toy.tiny_t5:make_tiny_t5", "opensora.config:TinyT5Config", "the text encoder of the toy world"
+        "opensora.toy.tiny_t5:make_tiny_t5", "opensora.config:TinyT5Config", "the T5 text encoder of the toy world"
     ),
     "score-toy": Door(
         "opensora.toy.score:score_videos", "opensora.config.toy:ScoreConfig", "do videos of the toy world obey?"
+    ),
+    "gallery": Door(
+        "opensora.toy.gallery:make_gallery",
+        "opensora.config:GalleryConfig",
+        "a picture of what the bundled models make",
     ),
 }
 

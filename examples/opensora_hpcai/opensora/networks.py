@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,7 @@ def load_denoiser(
     parallel: Any = None,
     option: str = "ckpt_path",
     trained: bool = False,
+    loras: Sequence[tuple[str | Path, float]] = (),
 ) -> Any:
     """The denoiser with the weights at ``path``, a folder or file.
 
@@ -100,13 +101,16 @@ def load_denoiser(
         allow_random: without a path, keep random weights instead of refusing.
         option: the setting that gave the path, for messages.
         trained: keep all parameters in float32; otherwise matrices are held in ``dtype``.
+        loras: adapters that are folded into the weights before they get their dtype, with the strength of each.
     Raises:
-        UserError: no weights, or they do not fit the network.
+        UserError: no weights, or they or an adapter do not fit the network.
     """
     from mindone.checkpoint import load_into, read_tensors
     from mindone.nn import set_compute_dtype
 
     if not path and allow_random:
+        if loras:
+            raise UserError("lora adapts weights that are there, and there are none; give them as ckpt_path")
         logger.warning("the denoiser has random weights")
         return build_denoiser(config, dtype, recompute, parallel)
     source = require_path(path, "the denoiser's weights", option)
@@ -114,8 +118,27 @@ def load_denoiser(
         denoiser = build_denoiser(config, dtype, recompute, parallel)
         if not trained:
             set_compute_dtype(denoiser, runtime.compute_dtype(dtype), store=True)
-    load_into(denoiser, read_tensors(source))
+    load_into(denoiser, adapted(read_tensors(source), denoiser, loras))
     return denoiser.set_train(False)
+
+
+def adapted(tensors: TensorFile, denoiser: Any, loras: Sequence[tuple[str | Path, float]]) -> TensorFile:
+    """A denoiser's weights with adapters folded in, each with its strength.
+
+    Raises:
+        UserError: an adapter is not there, or belongs to another network.
+    """
+    if not loras:
+        return tensors
+    from mindone.adapters import read_lora, with_lora
+
+    names = shapes(denoiser)
+    return with_lora(tensors, names, [(read_lora(path, names), strength) for path, strength in loras])
+
+
+def shapes(network: Any) -> dict[str, tuple[int, ...]]:
+    """Of a network's parameters, by the names of its files."""
+    return {name: tuple(parameter.shape) for name, parameter in network.parameters_and_names()}
 
 
 def _unknown(changes: Mapping[str, Any], config: Any) -> set[str]:
@@ -157,12 +180,15 @@ AUTOENCODERS: dict[str, tuple[str, str | None]] = {
 OF_SOME_AUTOENCODERS = ("micro_frame_size", "sd_scale_factor")
 
 
-def autoencoder_config(name: str | None = None, path: str | Path | None = None, **changes: Any) -> Any:
+def autoencoder_config(
+    name: str | None = None, path: str | Path | None = None, entries: Mapping[str, Any] | None = None, **changes: Any
+) -> Any:
     """The config of an autoencoder: its preset, replaced by the ``config.json`` at ``path``, then by ``changes``.
 
     Args:
         name: one of `AUTOENCODERS`; not needed if the ``config.json`` says its ``kind`` or class.
         path: a model folder or weights file; its ``config.json`` may be absent if a name is given.
+        entries: of a ``config.json``, which replace those at ``path``.
         changes: fields to replace; None leaves one as it is. ``sd_scale_factor`` is the ``scale_factor`` of kind 2d.
             `OF_SOME_AUTOENCODERS` are left out with a notice where the kind has none.
     Raises:
@@ -174,7 +200,7 @@ def autoencoder_config(name: str | None = None, path: str | Path | None = None, 
     kind, preset = AUTOENCODERS[name] if name else (_kind(values, path), None)
     if values and name and _kind(values, path, kind) != kind:
         raise UserError(f"{path} holds an autoencoder of kind {_kind(values, path)}, not {name}")
-    config = _part(kind, 1).from_dict({**(preset_values(preset) if preset else {}), **values})
+    config = _part(kind, 1).from_dict({**(preset_values(preset) if preset else {}), **values, **(entries or {})})
     changes = {field: value for field, value in changes.items() if value is not None}
     if kind == "2d" and "sd_scale_factor" in changes:
         changes["scale_factor"] = changes.pop("sd_scale_factor")
@@ -208,8 +234,6 @@ def load_autoencoder(
     Raises:
         UserError: no weights, or they do not fit the network.
     """
-    from mindone.checkpoint import load_into
-    from mindone.checkpoint.naming import DEFAULT_ADAPTERS
     from mindone.nn import set_compute_dtype
 
     if not path and allow_random:
@@ -220,9 +244,17 @@ def load_autoencoder(
     with runtime.lazy_parameters():
         autoencoder = build_autoencoder(config, dtype)
         set_compute_dtype(autoencoder, runtime.compute_dtype(dtype), store=True)
-    adapters = (*DEFAULT_ADAPTERS, into_module) if config.kind == "2d" else DEFAULT_ADAPTERS
-    load_into(autoencoder, own_tensors(source), adapters)
+    load_autoencoder_weights(autoencoder, source)
     return autoencoder
+
+
+def load_autoencoder_weights(autoencoder: Any, source: str | Path) -> None:
+    """Fills an autoencoder from a folder or file of weights; see `load_autoencoder` and `own_tensors`."""
+    from mindone.checkpoint import load_into
+    from mindone.checkpoint.naming import DEFAULT_ADAPTERS
+
+    adapters = (*DEFAULT_ADAPTERS, into_module) if autoencoder.config.kind == "2d" else DEFAULT_ADAPTERS
+    load_into(autoencoder, own_tensors(source), adapters)
 
 
 def own_tensors(source: str | Path) -> TensorFile:

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from mindone import runtime
+from mindone.adapters import LoraConfig, add_lora
 from mindone.errors import UserError
 from opensora.networks import build_denoiser, denoiser_config, denoiser_presets
 
@@ -28,6 +29,17 @@ def test_published_sizes_have_the_published_number_of_parameters(preset):
     total, tokens = PARAMETERS[preset]
     assert (sum(sizes.values()), null_caption) == (total, tokens * 4096)
     assert all(parameter.has_init for name, parameter in denoiser.parameters_and_names() if name != "rope.freqs")
+
+
+@pytest.mark.parametrize("preset", denoiser_presets())
+def test_an_adapter_of_every_denoiser_changes_the_linears_of_its_blocks(preset):
+    with runtime.lazy_parameters():
+        denoiser = build_denoiser(denoiser_config(preset))
+        lora = add_lora(denoiser, LoraConfig(rank=4))
+    known = {name for name, parameter in denoiser.parameters_and_names() if ".adapter." not in name}
+    assert len(lora.branches) >= 7 * denoiser.config.depth
+    assert all("blocks." in path and f"{path}.weight" in known for path in lora.branches)
+    assert len(denoiser.trainable_params()) == 2 * len(lora.branches)
 
 
 def test_a_config_is_the_preset_then_the_published_one_then_the_overrides(tmp_path):

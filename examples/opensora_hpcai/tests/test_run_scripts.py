@@ -74,13 +74,14 @@ def test_a_script_that_needs_more_than_there_is_is_refused(stem, tmp_path):
         settings_of(command)
 
 
-def test_one_device_needs_no_msrun_and_more_join_in(tmp_path):
+def test_one_device_needs_no_launcher_and_more_join_in(tmp_path):
     script = FOLDER / "run_infer_os_v1.2_t2v_parallel.sh"
     (alone,) = dry_run(script, tmp_path, NPUS="1")
     assert alone[0] == "python"
     assert not settings_of(alone).runtime.use_parallel
     (four,) = dry_run(script, tmp_path, "--seed", "7", NPUS="4", OUTPUT="with space")
-    assert four[:4] == ["msrun", "--bind_core=True", "--worker_num=4", "--local_worker_num=4"]
+    assert four[:6] == ["opensora", "launch", "--nproc", "4", "--bind_core", "True"]
+    assert four[6:8] == ["--log_dir", "with space/launch"]
     config = settings_of(four)
     assert (config.runtime.use_parallel, config.runtime.seed) == (True, 7)
     assert config.output.output_path == "with space"
@@ -89,6 +90,8 @@ def test_one_device_needs_no_msrun_and_more_join_in(tmp_path):
 def test_several_machines_find_the_first_one(tmp_path):
     (first,) = dry_run(FOLDER / "run_train_os1.2_multi-node_master.sh", tmp_path, NODES="3")
     (second,) = dry_run(FOLDER / "run_train_os1.2_multi-node_slave.sh", tmp_path, NODES="3")
-    shared = {"--worker_num=24", "--local_worker_num=8", "--master_addr=10.0.0.1"}
-    assert {*shared, "--node_rank=0"} <= set(first)
-    assert {*shared, "--node_rank=1"} <= set(second)
+    for number, command in enumerate((first, second)):
+        assert command[:4] == ["opensora", "launch", "--nproc", "8"]
+        options = dict(zip(command[2::2], command[3::2]))
+        found = {name: options[f"--{name}"] for name in ("nodes", "node_rank", "master_addr", "master_port")}
+        assert found == {"nodes": "3", "node_rank": str(number), "master_addr": "10.0.0.1", "master_port": "8118"}

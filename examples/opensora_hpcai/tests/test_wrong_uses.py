@@ -88,7 +88,7 @@ WRONG = {
     "buckets": (TRAINING, [*TRAIN[:-2], "--bucket_config", "{145p: {1: [1.0, 2]}}"], "145p"),
     "nothing to resume": (TRAINING, [*TRAIN, "--resume", "nowhere"], "nowhere"),
     "no NPU": (GENERATE, [*SAMPLE, "--device_target", "Ascend"], "Ascend"),
-    "parallel without a launcher": (GENERATE, [*SAMPLE, "--use_parallel", "True"], "msrun"),
+    "parallel without a launcher": (GENERATE, [*SAMPLE, "--use_parallel", "True"], "mindone.parallel.launch"),
     "empty prompt file": (GENERATE, [*SAMPLE, "--prompt_path", "empty.txt"], "empty.txt"),
     "prompt table without captions": (GENERATE, [*SAMPLE, "--prompt_path", "prompts.csv"], "caption"),
     "size not divisible": (GENERATE, [*SAMPLE, "--image_size", "60", "64"], "60"),

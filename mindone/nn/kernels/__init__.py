@@ -1,6 +1,6 @@
 """The operators that differ between devices: one list, three implementations, and one choice between them.
 
-`plain` is short and right, from operators that MindSpore has on every device, and tells what each one computes.
+`plain` is short and right, from operators that MindSpore has on every device; `mindone.nn.functional` documents them.
 `compiled` has the same in C++ for a CPU, as far as that is faster. `ascend` has what MindSpore offers for Ascend in
 one piece, and the plain form where that refuses a shape; nothing that is compiled for a CPU may be in its graphs.
 """
@@ -22,7 +22,6 @@ OPERATORS = (
     "linear",
     "attention",
     "rotate",
-    "rotary_attention",
     "rms_norm",
     "channel_rms_norm",
     "layer_norm",

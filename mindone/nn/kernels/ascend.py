@@ -22,20 +22,11 @@ from mindone.nn.padding import Padding, pad_edges, pad_zeros
 _FUSED_DTYPES = (ms.float16, ms.bfloat16)
 
 
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    scale: float,
-    bias: Tensor | None,
-    tokens_first: bool = False,
-) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, bias: Tensor | None) -> Tensor:
     """The fused operator takes half precision, no bias, head sizes in steps of 16, and masks where 1 = left out."""
     if q.dtype not in _FUSED_DTYPES or bias is not None:
-        return plain.attention(q, k, v, mask, scale, bias, tokens_first)
-    if tokens_first:
-        q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+        return plain.attention(q, k, v, mask, scale, bias)
+    q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     head_size, dropped = v.shape[-1], None
     q, k, v = _pad_head(q), _pad_head(k), _pad_head(v)
     if mask is not None:
@@ -45,7 +36,7 @@ def attention(
     out = out[..., :head_size]
     # What the operator gives for a query without any key is not documented.
     out = out if mask is None else out * cast(mask.any(-1, keep_dims=True), out.dtype)
-    return out.transpose(0, 2, 1, 3) if tokens_first else out
+    return out.transpose(0, 2, 1, 3)
 
 
 def _pad_head(x: Tensor) -> Tensor:
@@ -53,23 +44,14 @@ def _pad_head(x: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
-    """The fused operator has documented limits for (B, h, N, d), and angles for each sample for halves alone."""
-    batch, heads, length, size = x.shape
+    """The fused operator has documented limits, for (B, h, N, d), and angles for each sample for halves alone."""
+    batch, length, heads, size = x.shape
     if max(batch, heads) >= 1000 or size >= 896 or batch * heads > 8 * length or not (halves or cos.ndim == 2):
         return plain.rotate(x, cos, sin, halves)
-    if halves:
-        cos, sin = ops.concat((cos, cos), -1), ops.concat((sin, sin), -1)
-    else:
-        cos, sin = ops.repeat_interleave(cos, 2, -1), ops.repeat_interleave(sin, 2, -1)
     table, mode = (-1, 1, length, size), 0 if halves else 1
-    y = ops.rotary_position_embedding(cast(x, ms.float32), cos.reshape(table), sin.reshape(table), mode)
-    return cast(y, x.dtype)
-
-
-def rotary_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
-    q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    q, k = rotate(q, cos, sin, halves), rotate(k, cos, sin, halves)
-    return attention(q, k, v, None, q.shape[-1] ** -0.5, None).transpose(0, 2, 1, 3)
+    cos, sin = plain.for_channels(cos, halves).reshape(table), plain.for_channels(sin, halves).reshape(table)
+    y = ops.rotary_position_embedding(cast(x, ms.float32).transpose(0, 2, 1, 3), cos, sin, mode)
+    return cast(y.transpose(0, 2, 1, 3), x.dtype)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,7 +1,5 @@
 """The operators in C++ for a CPU (`csrc`), as cells with gradients, in float32.
 
-The statistics of norms are the mean (zero if there is none) and the factor of each row or group, side by side.
-
 Legend: `R` rows, `D` width, `G` groups of rows that share a modulation, `B` batch, `h` heads, `N`/`M` queries/keys,
 `D`/`E` size of a head's keys/values.
 """
@@ -25,26 +23,24 @@ Shape = tuple[int, ...]
 
 LARGE_WEIGHT = 1024
 """Least width of a weight for our own product: some of MindSpore's large ones run at a third of its speed."""
-MANY_ROWS, WIDE_ROWS = 2048, 256
-"""So many rows of that width are for our own product as well, which adds the bias in the same pass."""
 
 _NO_BIAS = Tensor(np.zeros((1, 1, 1, 1), np.float32))
 _NO_MASK = Tensor(np.ones((1, 1, 1, 1), np.bool_))
 
 
-def _like_first(x, *_):
+def _first(x, *_):
     return x
 
 
-def _like_all(*x):
-    return x
-
-
-def _pair(x, *_):
+def _first_twice(x, *_):
     return x, x
 
 
-def _one(*_: Shape) -> Shape:
+def _first_three(x, y, z, *_):
+    return x, y, z
+
+
+def _number(*_: Shape) -> Shape:
     return (1,)
 
 
@@ -54,13 +50,43 @@ class Operator(ops.Custom):
     MindSpore keeps results of ``out_shape`` for inputs of the same shape: where it depends on more, on ``kind``.
     """
 
-    def __init__(self, name: str, out_shape: Callable = _like_first, out_dtype: Callable = _like_first, kind: str = ""):
+    def __init__(self, name: str, out_shape: Callable = _first, out_dtype: Callable = _first, kind: str = ""):
         super().__init__(f"{compiled_library()}:{name}", out_shape=out_shape, out_dtype=out_dtype, func_type="aot")
         self.add_prim_attr("kind", kind)
 
     def __call__(self, *inputs: Tensor):
         """In PyNative mode, where a tensor may be a view of another one; the kernels know no strides."""
         return super().__call__(*(x.contiguous() for x in inputs))
+
+
+class Kernel(nn.Cell):
+    """An operator of three tensors, and operators that give their gradients, in the order of the tensors.
+
+    Args:
+        forward: gives the result, or the result and what is kept for the gradients.
+        gradients: an operator and what it takes: 0 to 2 are the tensors, 3 the gradient of the result, 4 the result, 5
+            what is kept.
+        settings: the last inputs of all these operators, tensors as well.
+    """
+
+    def __init__(self, forward: Operator, *gradients: tuple[Operator, tuple[int, ...]], settings: tuple = ()):
+        super().__init__()
+        self.forward, self.settings = forward, settings
+        self.gradients, self.takes = tuple(zip(*gradients))
+
+    def construct(self, a: Tensor, b: Tensor, c: Tensor):
+        return self.forward(a, b, c, *self.settings)
+
+    def bprop(self, a: Tensor, b: Tensor, c: Tensor, out, dout):
+        known = (a, b, c, dout[0], *out) if isinstance(out, tuple) else (a, b, c, dout, out)
+        slopes = ()
+        for i in range(len(self.gradients)):
+            taken = ()
+            for number in self.takes[i]:
+                taken = (*taken, known[number])
+            given = self.gradients[i](*taken, *self.settings)
+            slopes = (*slopes, *given) if isinstance(given, tuple) else (*slopes, given)
+        return slopes
 
 
 def _full(shape: Shape, value: float) -> Tensor:
@@ -70,25 +96,15 @@ def _full(shape: Shape, value: float) -> Tensor:
 # --- products --------------------------------------------------------------------------------------------------------
 
 
-class Linear(nn.Cell):
-    """``x W^T + b`` of rows: (R, in), (out, in), (out,) → (R, out).
+class Linear(Kernel):
+    """``x W^T + b`` of rows: (R, in), (out, in), (out,) → (R, out)."""
 
-    The gradient of a ``narrow`` weight is MindSpore's own product, which is faster there.
-    """
-
-    def __init__(self, narrow: bool = False):
-        super().__init__()
-        self.narrow = narrow
-        self.forward = Operator("mindone_linear", lambda x, weight, _: (x[0], weight[0]))
-        self.of_input = Operator("mindone_linear_input_gradient", lambda weight, dy: (dy[0], weight[1]))
-        self.of_weight = Operator("mindone_linear_weight_gradient", lambda x, dy: ((dy[1], x[1]), (dy[1],)), _pair)
-
-    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return self.forward(x, weight, bias)
-
-    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
-        dx = self.of_input(weight, dout)
-        return dx, *(_weight_gradients(x, dout) if self.narrow else self.of_weight(x, dout))
+    def __init__(self):
+        super().__init__(
+            Operator("mindone_linear", lambda x, weight, _: (x[0], weight[0])),
+            (Operator("mindone_linear_input_gradient", lambda weight, dy: (dy[0], weight[1])), (1, 3)),
+            (Operator("mindone_linear_weight_gradient", lambda x, dy: ((dy[1], x[1]), dy[1:]), _first_twice), (0, 3)),
+        )
 
 
 class SmallLinear(nn.Cell):
@@ -97,50 +113,42 @@ class SmallLinear(nn.Cell):
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return ops.BiasAdd()(ops.MatMul(transpose_b=True)(x, weight), bias)
 
-    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
-        return ops.MatMul()(dout, weight), *_weight_gradients(x, dout)
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dy: Tensor):
+        ones = _full((1, x.shape[0]), 1.0)
+        return ops.MatMul()(dy, weight), ops.MatMul(transpose_a=True)(dy, x), ops.MatMul()(ones, dy).reshape(-1)
 
 
-def _weight_gradients(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-    return ops.MatMul(transpose_a=True)(dy, x), ops.MatMul()(_full((1, x.shape[0]), 1.0), dy).reshape(-1)
-
-
-_large_linear, _narrow_linear, _small_linear = Linear(), Linear(narrow=True), SmallLinear()
-_times_transposed = ops.MatMul(transpose_b=True)
+_large_linear, _small_linear, _times_transposed = Linear(), SmallLinear(), ops.MatMul(transpose_b=True)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if x.dtype != ms.float32:
         return plain.linear(x, weight, bias)
-    rows, width = x.reshape(-1, x.shape[-1]), min(weight.shape)
-    if width >= LARGE_WEIGHT or (rows.shape[0] >= MANY_ROWS and width >= WIDE_ROWS):
-        product = _large_linear if width >= LARGE_WEIGHT else _narrow_linear
-        y = product(rows, weight, _full(weight.shape[:1], 0.0) if bias is None else bias)
+    rows = x.reshape(-1, x.shape[-1])
+    if min(weight.shape) >= LARGE_WEIGHT:
+        y = _large_linear(rows, weight, _full(weight.shape[:1], 0.0) if bias is None else bias)
     else:
         y = _times_transposed(rows, weight) if bias is None else _small_linear(rows, weight, bias)
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
-class Convolution(nn.Cell):
+class Convolution(Kernel):
     """(B, C, T, H, W), (O, C / groups, kt, kh, kw), (O,) → (B, O, T', H', W')."""
 
     def __init__(self, stride: Triple, padding: Padding, groups: int, replicate: bool):
-        super().__init__()
-        numbers = (*stride, *(before for before, _ in padding), groups, int(replicate))
-        self.settings = Tensor(np.array(numbers, np.int32))
-
         def result(x: Shape, weight: Shape, *_: Shape) -> Shape:
             return (x[0], weight[0], *result_size(x[2:], weight[2:], stride, padding))
 
-        self.forward = Operator("mindone_conv", result, kind=f"{stride} {padding}")
-        self.of_input = Operator("mindone_conv_input_gradient")
-        self.of_weight = Operator("mindone_conv_weight_gradient", lambda x, weight, *_: (weight, weight[:1]), _pair)
+        def of_weight(x: Shape, weight: Shape, *_: Shape) -> tuple[Shape, Shape]:
+            return weight, weight[:1]
 
-    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return self.forward(x, weight, bias, self.settings)
-
-    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dy: Tensor):
-        return self.of_input(x, weight, dy, self.settings), *self.of_weight(x, weight, dy, self.settings)
+        numbers = (*stride, *(before for before, _ in padding), groups, int(replicate))
+        super().__init__(
+            Operator("mindone_conv", result, kind=f"{stride} {padding}"),
+            (Operator("mindone_conv_input_gradient"), (0, 1, 3)),
+            (Operator("mindone_conv_weight_gradient", of_weight, _first_twice), (0, 1, 3)),
+            settings=(Tensor(np.array(numbers, np.int32)),),
+        )
 
 
 # One cell for all of a kind: it has no parameters, and the compiler reads its source only once.
@@ -159,90 +167,60 @@ def convolution(
 
 
 class Attention(nn.Cell):
-    """``softmax(scale q k^T + bias) v`` of (B, h, N, D), (B, h, M, D), (B, h, M, E); also the logarithm of each sum.
+    """``softmax(scale q k^T + bias) v`` of (B, N, h, D), (B, M, h, D), (B, M, h, E); also the logarithm of each sum.
 
     Bias and mask (bool) have four axes, each as long as that of the scores (B, h, N, M) or 1; a single value stands for
-    none. A bias gets no gradient: `BiasedAttention`.
+    none. Only frozen networks have a bias: where one is differentiated, the plain form's gradients are taken.
     """
 
-    def __init__(self, tokens_first: bool):
+    def __init__(self, scale: float, biased: bool):
         super().__init__()
-        self.tokens_first = tokens_first
-
-        def result(q: Shape, k: Shape, v: Shape, *_: Shape) -> tuple[Shape, Shape]:
-            return (*q[:3], v[3]), ((q[0], q[2], q[1]) if tokens_first else q[:3])
-
-        def gradients(q, k, v, *_):
-            return q, k, v
-
-        self.forward = Operator("mindone_attention", result, _pair, f"{tokens_first=}")
-        self.backward = Operator("mindone_attention_gradient", gradients, gradients)
+        self.scale, self.biased, self.settings = scale, biased, Tensor(scale, ms.float32)
+        shapes = lambda q, k, v, *_: ((*q[:3], v[3]), (q[0], q[2], q[1]))  # noqa: E731
+        self.forward = Operator("mindone_attention", shapes, _first_twice)
+        self.backward = Operator("mindone_attention_gradient", _first_three, _first_three)
+        self.plain, self.gradients = PlainAttention(scale), ops.GradOperation(get_all=True, sens_param=True)
         self.zeros = ops.ZerosLike()
 
-    def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor, scale: float):
-        return self.forward(q, k, v, bias, mask, Tensor([scale, float(self.tokens_first)], ms.float32))
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor):
+        return self.forward(q, k, v, bias, mask, self.settings)
 
-    def bprop(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor, scale: float, out, dout):
-        settings = Tensor([scale, float(self.tokens_first)], ms.float32)
-        gradients = self.backward(q, k, v, bias, mask, settings, out[0], out[1], dout[0])
-        return *gradients, self.zeros(bias), self.zeros(mask), scale
+    def bprop(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor, out, dout):
+        if self.biased:
+            # Of copies: in PyNative mode the tensors themselves belong to the gradient that is being computed.
+            q, k, v, bias = q * 1.0, k * 1.0, v * 1.0, bias * 1.0
+            return *self.gradients(self.plain)(q, k, v, bias, mask, dout[0])[:4], self.zeros(mask)
+        gradients = self.backward(q, k, v, bias, mask, self.settings, *out, dout[0])
+        return *gradients, self.zeros(bias), self.zeros(mask)
 
 
-class BiasedAttention(nn.Cell):
-    """`Attention` whose bias gets a gradient as well, from MindSpore's operators: only frozen networks have a bias."""
+class PlainAttention(nn.Cell):
+    """The plain form with the inputs of `Attention`."""
 
-    def __init__(self, tokens_first: bool):
+    def __init__(self, scale: float):
         super().__init__()
-        self.tokens_first, self.attend = tokens_first, Attention(tokens_first)
-        self.times_transposed, self.softmax = ops.BatchMatMul(transpose_b=True), ops.Softmax(-1)
-        self.sum, self.cast, self.turn = ops.ReduceSum(keep_dims=True), ops.Cast(), ops.Transpose()
+        self.scale = scale
 
-    def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor, scale: float):
-        return self.attend(q, k, v, bias, mask, scale)
-
-    def bprop(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor, scale: float, out, dout):
-        settings = Tensor([scale, float(self.tokens_first)], ms.float32)
-        dq, dk, dv = self.attend.backward(q, k, v, bias, mask, settings, out[0], out[1], dout[0])
-        q, k, v, y, dy = self._heads(q), self._heads(k), self._heads(v), self._heads(out[0]), self._heads(dout[0])
-        kept = self.cast(mask, ms.float32)
-        weights = self.softmax(self.times_transposed(q, k) * scale + bias + (kept - 1.0) * 1e30) * kept
-        d_bias = weights * (self.times_transposed(dy, v) - self.sum(dy * y, -1))
-        for axis in range(4):
-            d_bias = self.sum(d_bias, axis) if bias.shape[axis] == 1 else d_bias
-        return dq, dk, dv, d_bias, self.attend.zeros(mask), scale
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return self.turn(x, (0, 2, 1, 3)) if self.tokens_first else x
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+        return plain.attention(q, k, v, mask, self.scale, bias)
 
 
-_attention, _token_attention = Attention(False), Attention(True)
-_biased_attention, _biased_token_attention = BiasedAttention(False), BiasedAttention(True)
+_attention = functools.cache(Attention)
 
 
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    scale: float,
-    bias: Tensor | None,
-    tokens_first: bool = False,
-) -> Tensor:
-    if bias is None:
-        attend, bias = _token_attention if tokens_first else _attention, _NO_BIAS
-    else:
-        attend, bias = _biased_token_attention if tokens_first else _biased_attention, cast(bias, ms.float32)
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, bias: Tensor | None) -> Tensor:
+    cell = _attention(scale, bias is not None)
+    bias = _NO_BIAS if bias is None else cast(bias, ms.float32)
     mask = _NO_MASK if mask is None else mask
-    out = attend(cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32), bias, mask, scale)[0]
-    return cast(out, q.dtype)
+    return cast(cell(cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32), bias, mask)[0], q.dtype)
 
 
 class Rotation(nn.Cell):
-    """(B, h, N, d), or with ``tokens_first`` (B, N, h, d), and angles (N, d / 2) or (B, N, d / 2) without gradients."""
+    """(B, N, h, d) and angles (N, d / 2) or (B, N, d / 2), which get no gradients."""
 
-    def __init__(self, halves: bool, tokens_first: bool):
+    def __init__(self, halves: bool):
         super().__init__()
-        self.forwards, self.backwards = (Tensor(np.array([halves, sign, tokens_first], np.int32)) for sign in (1, -1))
+        self.forwards, self.backwards = (Tensor(np.array([halves, sign], np.int32)) for sign in (1, -1))
         self.rotate, self.zeros = Operator("mindone_rotate"), ops.ZerosLike()
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -256,113 +234,65 @@ _rotation = functools.cache(Rotation)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
-    return cast(_rotation(halves, False)(cast(x, ms.float32), cos, sin), x.dtype)
-
-
-def rotary_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
-    turn = _rotation(halves, True)
-    q, k = turn(cast(q, ms.float32), cos, sin), turn(cast(k, ms.float32), cos, sin)
-    return cast(attention(q, k, v, None, q.shape[-1] ** -0.5, None, True), v.dtype)
+    return cast(_rotation(halves)(cast(x, ms.float32), cos, sin), x.dtype)
 
 
 # --- norms -----------------------------------------------------------------------------------------------------------
 
 
-class RmsNorm(nn.Cell):
-    """Of rows (R, D) with (D,); also statistics (R, 2)."""
+class Norm(Kernel):
+    """Of a tensor, a gain and a shift; what is kept are the mean (zero if there is none) and the factor of each norm.
 
-    def __init__(self):
-        super().__init__()
-        self.forward = Operator("mindone_rms_norm", lambda x, *_: (x, (x[0], 2)), _pair)
-        self.backward = Operator("mindone_rms_norm_gradient", lambda x, *_: (x, (2, x[1])), _pair)
+    Args:
+        name: ``row_norm`` of rows (G, R, D) with (G, 1, D), settings eps and whether the mean is subtracted;
+            ``channel_norm`` of the channels of (B, C, N) with (C,), whose mean is not; ``group_norm`` of (B, C, ...)
+            with (C,).
+        groups: number of groups of channels for ``group_norm``.
+    """
 
-    def construct(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        return self.forward(x, weight, Tensor(eps, ms.float32))
-
-    def bprop(self, x: Tensor, weight: Tensor, eps: float, out, dout):
-        dx, sums = self.backward(x, weight, out[1], dout[0])
-        return dx, sums[0], eps
-
-
-class ChannelRmsNorm(nn.Cell):
-    """Of channels (B, C, N) with (C,) and (C,); also the factors (B, N)."""
-
-    def __init__(self):
-        super().__init__()
-        self.forward = Operator("mindone_channel_norm", lambda x, *_: (x, (x[0], x[2])), _pair)
-        self.backward = Operator("mindone_channel_norm_gradient", lambda x, *_: (x, (2, x[1])), _pair)
-
-    def construct(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        return self.forward(x, weight, bias, Tensor(eps, ms.float32))
-
-    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, out, dout):
-        dx, sums = self.backward(x, weight, out[1], dout[0])
-        return dx, sums[0], sums[1], eps
-
-
-class LayerNorm(nn.Cell):
-    """Of rows (G, R, D) with gain and shift (G, 1, D); also statistics (G, R, 2)."""
-
-    def __init__(self):
-        super().__init__()
-        self.forward = Operator("mindone_layer_norm", lambda x, *_: (x, (*x[:2], 2)), _pair)
-        self.backward = Operator("mindone_layer_norm_gradient", lambda x, *_: (x, (x[0], 2, x[2])), _pair)
-
-    def construct(self, x: Tensor, gain: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        return self.forward(x, gain, shift, Tensor(eps, ms.float32))
-
-    def bprop(self, x: Tensor, gain: Tensor, shift: Tensor, eps: float, out, dout):
-        dx, sums = self.backward(x, gain, out[1], dout[0])
-        return dx, sums[:, :1], sums[:, 1:], eps
-
-
-class GroupNorm(nn.Cell):
-    """Of (B, C, ...) with (C,) and (C,); also statistics (B, groups, 2)."""
-
-    def __init__(self, num_groups: int, eps: float):
-        super().__init__()
-        self.settings = Tensor(np.float32(eps)), Tensor(np.int32(num_groups))
-        shapes = lambda x, *_: (x, (x[0], num_groups, 2))  # noqa: E731
-        self.forward = Operator("mindone_group_norm", shapes, _pair, f"{num_groups} groups")
-        self.backward = Operator(
-            "mindone_group_norm_gradient", lambda x, weight, *_: (x, weight, weight), lambda x, *_: (x, x, x)
+    def __init__(self, name: str, *settings: float, groups: int = 0):
+        shapes = {
+            "row_norm": lambda x, *_: (x, (*x[:2], 2)),
+            "channel_norm": lambda x, *_: (x, (x[0], x[2])),
+            "group_norm": lambda x, *_: (x, (x[0], groups, 2)),
+        }
+        super().__init__(
+            Operator(f"mindone_{name}", shapes[name], _first_twice, f"{groups} groups"),
+            (
+                Operator(f"mindone_{name}_gradient", lambda x, gain, *_: (x, gain, gain), lambda x, *_: (x, x, x)),
+                (0, 1, 3, 5),
+            ),
+            settings=(Tensor(np.array(settings, np.float32)),),
         )
 
-    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        return self.forward(x, weight, bias, *self.settings)
 
-    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out, dout):
-        return self.backward(x, weight, out[1], dout[0])
-
-
-_rms_norm, _channel_rms_norm, _layer_norm = RmsNorm(), ChannelRmsNorm(), LayerNorm()
-_group_norm = functools.cache(GroupNorm)
+_norm = functools.cache(Norm)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    rows = cast(x, ms.float32).reshape(-1, x.shape[-1])
-    return cast(_rms_norm(rows, weight, eps)[0].reshape(x.shape), x.dtype)
+    gain = weight.reshape(1, 1, -1)
+    return _norm_of_rows(x, gain, _full(gain.shape, 0.0), _norm("row_norm", eps, 0.0))
 
 
 def channel_rms_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     rows = cast(x, ms.float32).reshape(*x.shape[:2], -1)
-    return cast(_channel_rms_norm(rows, weight, bias, eps)[0].reshape(x.shape), x.dtype)
+    return cast(_norm("channel_norm", eps)(rows, weight, bias)[0].reshape(x.shape), x.dtype)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     shape = (1, 1, x.shape[-1])
     gain = _full(shape, 1.0) if weight is None else weight.reshape(shape)
     shift = _full(shape, 0.0) if bias is None else bias.reshape(shape)
-    return _norm_of_groups(x, gain, shift, eps)
+    return _norm_of_rows(x, gain, shift, _norm("row_norm", eps, 1.0))
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    return _norm_of_groups(x, _rows_of_groups(scale) + 1.0, _rows_of_groups(shift), eps)
+    return _norm_of_rows(x, _rows_of_groups(scale) + 1.0, _rows_of_groups(shift), _norm("row_norm", eps, 1.0))
 
 
-def _norm_of_groups(x: Tensor, gain: Tensor, shift: Tensor, eps: float) -> Tensor:
+def _norm_of_rows(x: Tensor, gain: Tensor, shift: Tensor, norm: Norm) -> Tensor:
     groups = cast(x, ms.float32).reshape(gain.shape[0], -1, x.shape[-1])
-    return cast(_layer_norm(groups, gain, shift, eps)[0].reshape(x.shape), x.dtype)
+    return cast(norm(groups, gain, shift)[0].reshape(x.shape), x.dtype)
 
 
 def _rows_of_groups(vectors: Tensor) -> Tensor:
@@ -371,25 +301,10 @@ def _rows_of_groups(vectors: Tensor) -> Tensor:
 
 
 def group_norm(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float) -> Tensor:
-    return cast(_group_norm(num_groups, eps)(cast(x, ms.float32), weight, bias)[0], x.dtype)
+    return cast(_norm("group_norm", eps, groups=num_groups)(cast(x, ms.float32), weight, bias)[0], x.dtype)
 
 
 # --- gates and activations -------------------------------------------------------------------------------------------
-
-
-class GatedSum(nn.Cell):
-    """(G, R, D), (G, 1, D), (G, R, D) → (G, R, D)."""
-
-    def __init__(self):
-        super().__init__()
-        self.forward = Operator("mindone_gated_sum")
-        self.backward = Operator("mindone_gated_sum_gradient", lambda gate, y, _: (gate, y), _pair)
-
-    def construct(self, x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
-        return self.forward(x, gate, y)
-
-    def bprop(self, x: Tensor, gate: Tensor, y: Tensor, out: Tensor, dout: Tensor):
-        return dout, *self.backward(gate, y, dout)
 
 
 class Activation(nn.Cell):
@@ -406,7 +321,12 @@ class Activation(nn.Cell):
         return (self.backward(x, dout),)
 
 
-_gated_sum = GatedSum()
+# (G, R, D), (G, 1, D), (G, R, D) → (G, R, D); the gradient of the first one is that of the result.
+_gated_sum = Kernel(
+    Operator("mindone_gated_sum"),
+    (_first, (3,)),
+    (Operator("mindone_gated_sum_gradient", lambda gate, y, _: (gate, y), _first_twice), (1, 2, 3)),
+)
 _silu, _gelu_tanh, _quick_gelu = map(Activation, ("mindone_silu", "mindone_gelu", "mindone_quick_gelu"))
 
 
@@ -438,7 +358,7 @@ class InPlace(Operator):
     """Writes to some of its inputs; its result has no meaning."""
 
     def __init__(self, name: str):
-        super().__init__(name, _one)
+        super().__init__(name, _number)
         self.add_prim_attr("side_effect_mem", True)
 
 
@@ -456,7 +376,7 @@ class MoveTowards(InPlace):
 
 
 _adamw, _move_towards = AdamW("mindone_adamw"), MoveTowards("mindone_move_towards")
-_square_sum = Operator("mindone_square_sum", _one)
+_square_sum = Operator("mindone_square_sum", _number)
 
 
 def square_sum(x):

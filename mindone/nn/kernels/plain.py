@@ -1,6 +1,7 @@
-"""The operators from those that MindSpore has on every device, with its gradients: what each of them computes.
+"""The operators from those that MindSpore has on every device, with its gradients.
 
-They compute in float32 whatever the input, except products, and return the dtype of the input.
+`mindone.nn.functional` says what those compute that stand there. All compute in float32 whatever the input, except
+products, and return the dtype of the input.
 
 Legend: `B` batch, `h` heads, `Nq`/`Nk` queries/keys, `d` head size, `D` width; of a convolution `C`/`O` channels
 in/out, `G` groups, `K` values that a window sees in a group, `P` positions, `T`/`H`/`W` size, `(kt, kh, kw)` kernel.
@@ -38,33 +39,17 @@ def cast(x: Tensor, dtype) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x W^T + b`` on the last axis: (..., in), (out, in), (out,) → (..., out)."""
     return ops.dense(x, weight, bias)
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
 
 
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    scale: float,
-    bias: Tensor | None,
-    tokens_first: bool = False,
-) -> Tensor:
-    """``softmax(scale * q k^T + bias) v`` of (B, h, Nq, d), (B, h, Nk, d), (B, h, Nk, e) → (B, h, Nq, e).
-
-    Args:
-        mask: bool, four axes, broadcastable to (B, 1, Nq, Nk); a query without any key gives zeros.
-        bias: four axes, broadcastable to (B, h, Nq, Nk).
-        tokens_first: of (B, Nq, h, d) and so on.
-    """
-    if tokens_first:
-        q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    dtype, queries = q.dtype, q.shape[2]
-    q, k, v = cast(q, ms.float32) * scale, cast(k, ms.float32).swapaxes(-1, -2), cast(v, ms.float32)
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, bias: Tensor | None) -> Tensor:
+    """The scores of some queries at a time."""
+    dtype, queries = q.dtype, q.shape[1]
+    q, k, v = cast(q, ms.float32) * scale, cast(k, ms.float32), cast(v, ms.float32)
+    q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
     dropped = None if mask is None else (1.0 - cast(mask, ms.float32)) * _MASKED
     rows, outs = max(1, MAX_SCORES // (q.shape[0] * q.shape[1] * k.shape[3])), ()
     for first in range(0, queries, rows):
@@ -76,7 +61,7 @@ def attention(
         outs += (ops.matmul(ops.softmax(scores, -1), v),)
     out = outs[0] if len(outs) == 1 else ops.concat(outs, 2)
     out = out if mask is None else out * cast(mask.any(-1, keep_dims=True), ms.float32)
-    return cast(out.transpose(0, 2, 1, 3) if tokens_first else out, dtype)
+    return cast(out.transpose(0, 2, 1, 3), dtype)
 
 
 def _part(x: Tensor, first: int, rows: int) -> Tensor:
@@ -85,30 +70,20 @@ def _part(x: Tensor, first: int, rows: int) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
-    """Rotates pairs of channels: ``(a, b) → (a cos - b sin, b cos + a sin)``.
+    """`apply_rope_half` if ``halves``, else `apply_rope_interleaved`; no gradient of the angles.
 
     ``x cos + x' sin`` with ``x'`` the other channel of each pair, signed; a product is faster than slicing.
-
-    Args:
-        x: (B, h, N, d).
-        cos, sin: (N, d / 2) float32, one angle per pair, or (B, N, d / 2) for every sample by itself; no gradient.
-        halves: channel ``j`` with ``j + d / 2``, else neighbours.
     """
     wide, size = cast(x, ms.float32), x.shape[-1]
-    if halves:
-        cos, sin = ops.concat((cos, cos), -1), ops.concat((sin, sin), -1)
-    else:
-        cos, sin = ops.repeat_interleave(cos, 2, -1), ops.repeat_interleave(sin, 2, -1)
-    table = (-1, 1, *cos.shape[-2:])
+    table = (-1, x.shape[1], 1, size)
+    cos, sin = for_channels(cos, halves).reshape(table), for_channels(sin, halves).reshape(table)
     others = ops.matmul(wide.reshape(-1, size), _partners(size, halves)).reshape(x.shape)
-    return cast(wide * cos.reshape(table) + others * sin.reshape(table), x.dtype)
+    return cast(wide * cos + others * sin, x.dtype)
 
 
-def rotary_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
-    """`attention` of (B, Nq, h, d) and so on, whose queries and keys `rotate` turns before."""
-    q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    q, k = rotate(q, cos, sin, halves), rotate(k, cos, sin, halves)
-    return attention(q, k, v, None, q.shape[-1] ** -0.5, None).transpose(0, 2, 1, 3)
+def for_channels(pairs: Tensor, halves: bool) -> Tensor:
+    """A value for each channel from one for each pair: (..., d / 2) → (..., d)."""
+    return ops.concat((pairs, pairs), -1) if halves else ops.repeat_interleave(pairs, 2, -1)
 
 
 @constexpr
@@ -125,32 +100,23 @@ def _partners(size: int, halves: bool) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """``x / sqrt(mean(x^2) + eps) * weight`` over the last axis."""
     wide = cast(x, ms.float32)
     return cast(wide * ops.rsqrt(_mean(ops.square(wide), -1) + eps) * weight, x.dtype)
 
 
 def channel_rms_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """``x / sqrt(mean(x^2) + eps) * weight + bias`` over the channels of (B, C, ...)."""
     wide, per_channel = cast(x, ms.float32).reshape(*x.shape[:2], -1), (1, -1, 1)
     y = wide * ops.rsqrt(_mean(ops.square(wide), 1) + eps) * weight.reshape(per_channel)
     return cast((y + bias.reshape(per_channel)).reshape(x.shape), x.dtype)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """``(x - mean) / sqrt(var + eps) * weight + bias`` over the last axis."""
     y = _normalised(cast(x, ms.float32), eps)
     y = y if weight is None else y * weight
     return cast(y if bias is None else y + bias, x.dtype)
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """``layer_norm(x) * (1 + scale) + shift`` without affine parameters.
-
-    Args:
-        x: (B, T, S, D), or (B, N, D).
-        shift, scale: (B, 1, 1, D), or (B, T, 1, D); (B, 1, D) for three axes.
-    """
     y = _normalised(cast(x, ms.float32), eps)
     return cast(y * (1.0 + cast(scale, ms.float32)) + cast(shift, ms.float32), x.dtype)
 
@@ -174,12 +140,10 @@ def _mean(x: Tensor, axis: int) -> Tensor:
 
 
 def gated_sum(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
-    """``x + gate * y``; x and y are as in `modulated_norm`, the gate as its ``shift``."""
     return x + cast(gate, x.dtype) * y
 
 
 def silu(x: Tensor) -> Tensor:
-    """``x sigmoid(x)``."""
     wide = cast(x, ms.float32)
     return cast(wide * ops.sigmoid(wide), x.dtype)
 
@@ -191,7 +155,6 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """``x sigmoid(1.702 x)``."""
     wide = cast(x, ms.float32)
     return cast(wide * ops.sigmoid(wide * 1.702), x.dtype)
 

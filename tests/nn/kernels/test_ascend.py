@@ -16,7 +16,7 @@ class FusedKernels(nn.Cell):
 
 
 def test_ascend_graphs_use_the_fused_kernels():
-    q = Tensor(np.zeros((2, 3, 48, 12)), ms.bfloat16)
+    q = Tensor(np.zeros((2, 48, 3, 12)), ms.bfloat16)
     tables = [Tensor(np.zeros((48, 6)), ms.float32)] * 2
     with runtime.use_kernels("Ascend"):
         operators = runtime.compile_front_end(
@@ -30,9 +30,9 @@ class Rotated(nn.Cell):
         return F.apply_rope_half(x, cos, sin) + F.apply_rope_interleaved(x, cos, sin)
 
 
-@pytest.mark.parametrize("shape", [(2, 16, 3, 8), (1000, 1, 200, 8), (1, 2, 4, 896)])
+@pytest.mark.parametrize("shape", [(2, 3, 16, 8), (1000, 200, 1, 8), (1, 4, 2, 896)])
 def test_ascend_graphs_hold_nothing_compiled_for_a_cpu_where_the_fused_rotary_operator_refuses_a_shape(shape):
-    tables = [Tensor(np.zeros((shape[2], shape[3] // 2)), ms.float32)] * 2
+    tables = [Tensor(np.zeros((shape[1], shape[3] // 2)), ms.float32)] * 2
     with runtime.use_kernels("Ascend"):
         operators = runtime.compile_front_end(Rotated(), Tensor(np.zeros(shape), ms.bfloat16), *tables)
     assert not {"Custom", "RotaryPositionEmbedding"} & set(operators)

@@ -118,12 +118,11 @@ def test_a_convolution_is_the_same_in_every_run():
         np.testing.assert_array_equal(cell(x).asnumpy(), first)
 
 
-@pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("rows,width,outs", [(1, 1, 1), (5, 7, 3), (100, 300, 45), (130, 900, 160), (9, 16, 48)])
-def test_products_of_any_size_and_their_gradients_follow_the_definition(rows, width, outs, narrow):
+def test_products_of_any_size_and_their_gradients_follow_the_definition(rows, width, outs):
     golden.use_mode("pynative")
     x, weight, bias, dy = draw(rows, width), draw(outs, width), draw(outs), draw(rows, outs)
-    cell = compiled.Linear(narrow)
+    cell = compiled.Linear()
     y = cell(*map(Tensor, (x, weight, bias)))
     gradients = cell.bprop(*map(Tensor, (x, weight, bias)), y, Tensor(dy))
     wide = x.astype(np.float64)
@@ -133,27 +132,20 @@ def test_products_of_any_size_and_their_gradients_follow_the_definition(rows, wi
         np.testing.assert_allclose(got.asnumpy(), wanted, atol=1e-6 * np.sqrt(width * rows) * 5)
 
 
-def test_large_weights_and_many_wide_rows_are_multiplied_by_our_own_product(monkeypatch):
+def test_large_weights_are_multiplied_by_our_own_product(monkeypatch):
     used = []
 
     class Watched(compiled.Linear):
         def construct(self, x, weight, bias):
-            used.append((self.narrow, x.shape[0], weight.shape))
+            used.append((x.shape[0], weight.shape))
             return x @ weight.T
 
     golden.use_mode("pynative")
     monkeypatch.setattr(compiled, "_large_linear", Watched())
-    monkeypatch.setattr(compiled, "_narrow_linear", Watched(narrow=True))
-    large, rows, wide = compiled.LARGE_WEIGHT, compiled.MANY_ROWS, compiled.WIDE_ROWS
-    for m, n, k in (
-        (2, large, large),
-        (2, large - 1, large),
-        (rows, wide, wide + 1),
-        (rows - 1, wide, wide),
-        (rows, wide, wide - 1),
-    ):
-        compiled.linear(Tensor(draw(m, k)), Tensor(draw(n, k)), None)
-    assert used == [(False, 2, (large, large)), (True, rows, (wide, wide + 1))]
+    large = compiled.LARGE_WEIGHT
+    for n in (large, large - 1):
+        compiled.linear(Tensor(draw(2, large)), Tensor(draw(n, large)), None)
+    assert used == [(2, (large, large))]
 
 
 def attended(q, k, v, bias, mask, scale, d):
@@ -167,7 +159,6 @@ def attended(q, k, v, bias, mask, scale, d):
     return weights @ v, dq, dk, dv, slopes
 
 
-@pytest.mark.parametrize("tokens_first", [False, True])
 @pytest.mark.parametrize(
     "queries,keys,size,values,bias_shape,mask_shape",
     [
@@ -180,25 +171,21 @@ def attended(q, k, v, bias, mask, scale, d):
     ],
 )
 def test_attention_of_many_blocks_and_its_gradients_follow_the_definition(
-    queries, keys, size, values, bias_shape, mask_shape, tokens_first
+    queries, keys, size, values, bias_shape, mask_shape
 ):
     golden.use_mode("pynative")
     q, k, v, dy = (draw(2, 3, *shape) for shape in ((queries, size), (keys, size), (keys, values), (queries, values)))
     bias, mask, scale = draw(*bias_shape), RNG.random(mask_shape) < 0.7, size**-0.5
     if mask.size == 1:
         mask[:] = True
-    cell, biased = compiled.Attention(tokens_first), compiled.BiasedAttention(tokens_first)
-
-    def turned(x):
-        return x.swapaxes(1, 2) if tokens_first else x
-
-    inputs = [Tensor(np.ascontiguousarray(x)) for x in (turned(q), turned(k), turned(v), bias, mask)]
-    out, d_out = cell(*inputs, scale), (Tensor(np.ascontiguousarray(turned(dy))), None)
-    gradients = cell.bprop(*inputs, scale, out, d_out)[:3]
-    *of_biased, d_bias = biased.bprop(*inputs, scale, biased(*inputs, scale), d_out)[:4]
+    cell, biased = compiled.Attention(scale, False), compiled.Attention(scale, True)
+    inputs = [Tensor(np.ascontiguousarray(x)) for x in (*(x.swapaxes(1, 2) for x in (q, k, v)), bias, mask)]
+    out, d_out = cell(*inputs), (Tensor(np.ascontiguousarray(dy.swapaxes(1, 2))), None)
+    gradients = cell.bprop(*inputs, out, d_out)[:3]
+    *of_biased, d_bias = biased.bprop(*inputs, biased(*inputs), d_out)[:4]
     *expected, slopes = attended(*(x.astype(np.float64) for x in (q, k, v, bias)), mask, scale, dy.astype(np.float64))
     for got, wanted in zip((out[0], *gradients, *of_biased), (*expected, *expected[1:])):
-        np.testing.assert_allclose(turned(got.asnumpy()), wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
+        np.testing.assert_allclose(got.asnumpy().swapaxes(1, 2), wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
     if bias.size > 1:
         wanted = slopes.sum(tuple(axis for axis in range(4) if bias.shape[axis] == 1), keepdims=True)
         np.testing.assert_allclose(d_bias.asnumpy(), wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
@@ -206,13 +193,13 @@ def test_attention_of_many_blocks_and_its_gradients_follow_the_definition(
 
 def test_a_query_without_any_key_gets_zeros_and_gives_no_gradient():
     golden.use_mode("pynative")
-    q, k, v, dy = (Tensor(draw(1, 1, 64, 16)) for _ in range(4))
+    q, k, v, dy = (Tensor(draw(1, 64, 1, 16)) for _ in range(4))
     mask = np.ones((1, 1, 64, 64), np.bool_)
     mask[:, :, 5] = False
     inputs = (q, k, v, Tensor(draw(1, 1, 64, 64)), Tensor(mask))
-    cell = compiled.BiasedAttention(False)
-    out = cell(*inputs, 0.25)
-    gradients = cell.bprop(*inputs, 0.25, out, (dy, None))[:4]
-    assert not out[0].asnumpy()[0, 0, 5].any()
-    assert not gradients[0].asnumpy()[0, 0, 5].any() and not gradients[3].asnumpy()[0, 0, 5].any()
-    assert all(np.isfinite(x.asnumpy()).all() for x in (out[0], *gradients))
+    cell, biased = compiled.Attention(0.25, False), compiled.Attention(0.25, True)
+    out = cell(*inputs)
+    gradients, of_biased = cell.bprop(*inputs, out, (dy, None))[:3], biased.bprop(*inputs, out, (dy, None))[:4]
+    assert not out[0].asnumpy()[0, 5].any() and not of_biased[3].asnumpy()[0, 0, 5].any()
+    assert not gradients[0].asnumpy()[0, 5].any() and not of_biased[0].asnumpy()[0, 5].any()
+    assert all(np.isfinite(x.asnumpy()).all() for x in (out[0], *gradients, *of_biased))

@@ -20,6 +20,7 @@ from opensora.conditions.strategies import (
     REFERENCES_OF_TASK,
     TASKS,
     Given,
+    aligned_start,
     apply_strategy,
     going_on,
     parse_strategy,
@@ -68,6 +69,12 @@ class Length:
         """Latents of one chunk."""
         return None if self.chunk is None else self.latents_of(self.chunk)
 
+    def first_frame(self, latent: int) -> int:
+        """The first frame that a latent frame stands for; with chunks, of latents that begin one."""
+        if self.chunk is not None:
+            return latent // self.align * self.chunk
+        return self.frames_of(latent) if latent else 0
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -87,12 +94,20 @@ class Conditioning(ABC):
     """One way of giving frames to a video."""
 
     @abstractmethod
+    def references_of(self, task: str) -> int:
+        """How many references a task takes."""
+
+    @abstractmethod
     def understand(self, asked: Asked, length: Length) -> Conditions:
         """What a user wants.
 
         Raises:
             UserError: a task or strategy that this way does not have, or that lacks something.
         """
+
+    @abstractmethod
+    def places(self, conditions: Conditions, length: Length) -> list[range]:
+        """Per reference of a task, the frames of the video in which it stands."""
 
     @abstractmethod
     def put(
@@ -108,6 +123,9 @@ class Conditioning(ABC):
 class GivenFrames(Conditioning):
     """Given latents stand in the noise, and a mask says how freely they may change."""
 
+    def references_of(self, task: str) -> int:
+        return REFERENCES_OF_TASK.get(task, 1)
+
     def understand(self, asked: Asked, length: Length) -> Conditions:
         if asked.task is None:
             if asked.paths and not asked.strategy:
@@ -120,7 +138,7 @@ class GivenFrames(Conditioning):
             raise UserError(
                 f"task={asked.task} and mask_strategy={asked.strategy} say the same thing; give one of them"
             )
-        _require_references(asked.task, asked.paths, REFERENCES_OF_TASK.get(asked.task, 1))
+        _require_references(asked.task, asked.paths, self.references_of(asked.task))
         clip = length.clip_frames
         whole = asked.task in ("v2v", "edit")
         taken = {
@@ -134,8 +152,20 @@ class GivenFrames(Conditioning):
         latents = length.latents if whole else length.latents_of(clip)
         if asked.task in ("connect", "extend", "extend_before"):
             _require_room(asked.task, length, latents * len(taken))
+        if asked.task == "interpolate" and length.chunk and length.frames <= length.chunk:
+            raise UserError(
+                f"task=interpolate has its second picture at the beginning of the last {length.chunk} frames, and "
+                f"{length.frames} frames have no other beginning; use {2 * length.chunk} frames"
+            )
         strategy = strategy_of_task(asked.task, latents, asked.edit_ratio)
         return Conditions(references, tuple(parse_strategy(strategy)), align=length.align)
+
+    def places(self, conditions: Conditions, length: Length) -> list[range]:
+        places = []
+        for group, reference in zip(conditions.groups, conditions.references):
+            first = length.first_frame(aligned_start(group.start, length.latents, conditions.align))
+            places.append(range(first, first + abs(reference.frames)))
+        return places
 
     def put(
         self, noise: np.ndarray, conditions: Sequence[Conditions], references: References, loop: int = 0
@@ -160,6 +190,9 @@ class GivenToNetwork(Conditioning):
     kinds = {"i2v": "i2v_head", "interpolate": "i2v_loop", "extend": "v2v_head", "extend_before": "v2v_tail"}
     """task → kind; a task takes the other end of a clip than the kind: what goes on from it"""
 
+    def references_of(self, task: str) -> int:
+        return {"t2v": 0, "i2v_loop": 2}.get(self.kinds.get(task, task), 1)
+
     def understand(self, asked: Asked, length: Length) -> Conditions:
         known = (*self.kinds, *KINDS)
         if asked.strategy:
@@ -169,7 +202,7 @@ class GivenToNetwork(Conditioning):
         if asked.task is not None and asked.task not in known:
             raise UserError(f"task={asked.task} is not one of version 2.0; use one of {', '.join(known)}")
         kind = self.kinds.get(asked.task, asked.task) or "t2v"
-        _require_references(kind, asked.paths, {"t2v": 0, "i2v_loop": 2}.get(kind, 1))
+        _require_references(kind, asked.paths, self.references_of(kind))
         if kind == "t2v":
             return Conditions()
         causal = length.frames_of(3) - length.frames_of(2) == length.frames_of(2) - length.frames_of(1)
@@ -181,6 +214,12 @@ class GivenToNetwork(Conditioning):
             taken = (clip,) if ("head" in kind) != (asked.task in self.kinds) else (-clip,)
         references = tuple(Reference(path, frames) for path, frames in zip(asked.paths, taken))
         return Conditions(references, kind=kind, causal=causal)
+
+    def places(self, conditions: Conditions, length: Length) -> list[range]:
+        counts = [abs(reference.frames) for reference in conditions.references]
+        at_end = [number > 0 or "tail" in conditions.kind for number in range(len(counts))]
+        starts = [length.frames - count if end else 0 for count, end in zip(counts, at_end)]
+        return [range(start, start + count) for start, count in zip(starts, counts)]
 
     def put(
         self, noise: np.ndarray, conditions: Sequence[Conditions], references: References, loop: int = 0

@@ -111,9 +111,8 @@ def apply_strategy(
             raise UserError(f"mask_strategy={group} wants reference {group.reference}, but {len(references)} are given")
         source = references[group.reference]
         begin = _start(group.reference_start, source.shape[1], f"the reference of mask_strategy={group}")
-        start = _start(group.start, frames, f"the video, with mask_strategy={group},")
-        if align is not None:
-            begin, start = nearest_point(begin, align, source.shape[1]), nearest_point(start, align, frames)
+        start = aligned_start(group.start, frames, align, f"the video, with mask_strategy={group},")
+        begin = begin if align is None else nearest_point(begin, align, source.shape[1])
         length = min(group.length, frames - start, source.shape[1] - begin)
         latents[:, start : start + length] = source[:, begin : begin + length]
         mask[start : start + length] = group.edit_ratio
@@ -125,6 +124,16 @@ def _start(start: int, frames: int, what: str) -> int:
     if not 0 <= position < frames:
         raise UserError(f"{what} has {frames} latent frames, so none can start at {start}")
     return position
+
+
+def aligned_start(start: int, frames: int, align: int | None = None, what: str = "the video") -> int:
+    """Where a group's latents begin in a video of ``frames`` latent frames; see `apply_strategy`.
+
+    Raises:
+        UserError: beyond the end of ``what``.
+    """
+    position = _start(start, frames, what)
+    return position if align is None else nearest_point(position, align, frames)
 
 
 def going_on(groups: Sequence[Given], reference: int, loop: int, length: int, edit_ratio: float = 0.0) -> list[Given]:

@@ -2,9 +2,11 @@
 
 from opensora.config.convert import ConvertConfig, ConvertFluxConfig, ConvertImageVaeConfig, ConvertVideoVaeConfig
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
+from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
+from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
 from opensora.config.plan import PlanDataConfig
-from opensora.config.toy import ScoreConfig, TinyT5Config, ToyDataConfig
+from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
 from opensora.config.vae import EvaluateVaeConfig, TrainVaeConfig
@@ -13,16 +15,20 @@ __all__ = [
     "ConvertConfig",
     "ConvertFluxConfig",
     "ConvertImageVaeConfig",
+    "ConvertLoraConfig",
     "ConvertVideoVaeConfig",
     "DecodeConfig",
     "EmbedTextConfig",
     "EmbedTextV2Config",
     "EmbedVideoConfig",
     "EvaluateVaeConfig",
+    "GalleryConfig",
     "GenerateConfig",
     "InferenceV2Config",
+    "MergeLoraConfig",
     "PlanDataConfig",
     "ScoreConfig",
+    "TinyClipConfig",
     "TinyT5Config",
     "ToyDataConfig",
     "TrainConfig",

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mindone.config import FilePath, SettingError, leaves, require_at_least
+from mindone.config import FilePath, SettingError, about, leaves, require, require_at_least
 from mindone.errors import UserError
+from mindone.train.intervals import parse_span
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 ModelVersion = Literal["v1", "v1.1", "v1.2", "v2.0"]
@@ -29,7 +30,7 @@ class Device:
     debug: bool = False
     """PyNative, for finding mistakes"""
     use_parallel: bool = False
-    """join the processes that msrun started"""
+    """join the processes that opensora launch (or msrun) started"""
     max_device_memory: str | None = None
     """limit of device memory, such as 59GB; Ascend only"""
     jit_level: Literal["O0", "O1", "O2"] | None = None
@@ -112,6 +113,18 @@ class Shape:
             raise UserError(f"image_size={self.image_size} has to be one positive number or two: height width")
         if bool(self.resolution) != bool(self.aspect_ratio):
             raise UserError("resolution and aspect_ratio belong together; give both, or image_size instead")
+
+
+def require_span_at_least(group: Any, **minima: int) -> None:
+    """As `require_at_least`, of settings that are lengths of time in updates, epochs or percent.
+
+    Raises:
+        UserError: one is no length of time, or too short.
+    """
+    for name, minimum in minima.items():
+        with about(name):
+            value = parse_span(getattr(group, name), name).value
+        require(group, name, value > 0 or value >= minimum, f"at least {minimum}")
 
 
 Refusals = Mapping[str, tuple[Callable[[Any], bool], str]]

@@ -77,6 +77,10 @@ class Denoiser:
     """folder or file of the denoiser's weights; a run's checkpoint has EMA weights if it trained with use_ema"""
     dtype: Dtype = "fp32"
     """precision of the denoiser; bf16 runs in float32 on a CPU"""
+    lora: list[FilePath] | None = None
+    """adapters that the denoiser gets: files, folders, or runs that trained them"""
+    lora_scale: list[float] = field(default_factory=lambda: [1.0])
+    """strength of the adapters, one for all or one per adapter; 0 leaves an adapter out"""
     space_scale: float | None = None
     """positions within a frame are divided by it (1.0: 0.5 for 256 pixels, 1 for 512); the model's own if not given"""
     time_scale: float | None = None
@@ -87,8 +91,29 @@ class Denoiser:
     """share one video between ranks by tokens"""
     dsp: bool = False
     """share one video between ranks by frames and tokens in turn"""
-    pre_patchify: bool = False
-    """patches of several sizes in one sequence (FiT, 1.1)"""
+
+    def check(self) -> None:
+        strengths(self.lora, self.lora_scale)
+
+    @property
+    def loras(self) -> list[tuple[str, float]]:
+        """Adapters and their strengths."""
+        return strengths(self.lora, self.lora_scale)
+
+
+def strengths(lora: list[str] | None, lora_scale: list[float]) -> list[tuple[str, float]]:
+    """Every adapter with its strength.
+
+    Raises:
+        SettingError: neither one strength for all of them, nor one for each.
+    """
+    count = len(lora or ())
+    if len(lora_scale) not in (1, count):
+        raise SettingError(
+            f"lora_scale has {len(lora_scale)} numbers for {count} adapters; give one for all, or one per adapter",
+            "lora_scale",
+        )
+    return list(zip(lora or (), lora_scale if len(lora_scale) == count else lora_scale * count))
 
 
 @dataclass
@@ -126,6 +151,10 @@ class Sampler:
     """shift of the timesteps (2.0); by the size of the video if not given"""
     ddim_eta: float = 0.0
     """how much of DDPM's noise DDIM adds, 0 to 1"""
+    pre_patchify: bool = False
+    """the network sees videos of any size as rows of patches of one length, with one graph for all (FiT, 1.1)"""
+    max_image_size: int | None = None
+    """with pre_patchify, the side in pixels of the square frame that such a row has room for; 512 if not given"""
     num_samples: int = 1
     """videos per prompt, each with its own seed"""
     batch_size: int = 4
@@ -137,6 +166,7 @@ class Sampler:
 
     def check(self) -> None:
         require_at_least(self, sampling_steps=1, num_samples=1, batch_size=1, fps=1, frame_interval=1, guidance_scale=0)
+        require_at_least(self, max_image_size=8)
 
 
 @dataclass
@@ -216,7 +246,10 @@ class GenerateConfig(Settings):
         "cond_type": "task",
         "ref": "reference_path",
     }
-    accepted_but_unused: ClassVar[dict[str, str]] = UNUSED_EVERYWHERE
+    accepted_but_unused: ClassVar[dict[str, str]] = {
+        **{name: reason for name, reason in UNUSED_EVERYWHERE.items() if name != "max_image_size"},
+        "max_num_frames": "rows of patches have as many frames as the video",
+    }
 
     def check(self) -> None:
         if not self.output.use_vae_decode and not self.output.save_latent:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from mindone.config import FilePath, Settings, require_at_least
+from mindone.config import FilePath, SettingError, Settings, require, require_at_least
 from mindone.errors import UserError
-from opensora.config.generate import GenerateConfig
+from opensora.conditions.strategies import TASKS
+from opensora.conditions.visual import KINDS
+from opensora.config.generate import Conditions, GenerateConfig
+
+LOOP_TASK = "loop"
 
 
 def _require_output(output: str) -> None:
@@ -23,8 +27,8 @@ class ToyDataConfig(Settings):
     """folder to write into"""
     num_clips: int = 3000
     """how many clips"""
-    split: Literal["train", "unseen", "all"] = "train"
-    """which combinations: train leaves out the twelve that only a test may show"""
+    split: Literal["train", "unseen", "all", "azure"] = "train"
+    """which combinations: train leaves out the twelve that only a test may show; azure is a new colour"""
     seed: int = 0
     """the same seed gives the same clips"""
     num_frames: int = 17
@@ -45,8 +49,8 @@ class ToyDataConfig(Settings):
 
 
 @dataclass
-class TinyT5Config(Settings):
-    """The tiny T5 encoder of the toy world: random weights, config and tokenizer in the hub's layout."""
+class TinyTextEncoderConfig(Settings):
+    """A text encoder of the toy world: random weights, config and tokenizer in the hub's layout."""
 
     output: FilePath = ""
     """folder to write into"""
@@ -58,6 +62,16 @@ class TinyT5Config(Settings):
 
     def check(self) -> None:
         _require_output(self.output)
+
+
+@dataclass
+class TinyT5Config(TinyTextEncoderConfig):
+    """The tiny T5 encoder of the toy world."""
+
+
+@dataclass
+class TinyClipConfig(TinyTextEncoderConfig):
+    """The tiny CLIP text encoder of the toy world."""
 
 
 @dataclass
@@ -74,27 +88,59 @@ class Scoring:
     """generated prompts of combinations that the training set has"""
     num_unseen: int = 24
     """generated prompts of combinations that it does not have"""
+    num_cases: int = 40
+    """cases of a task"""
+    task_frames: int | None = None
+    """frames of a task's videos, clips of loop included; num_frames if not given, or two chunks of the autoencoder
+    where one leaves no room for the task (1.2: 34)"""
+    needed: float = 0.85
+    """share of a task's cases that a criterion needs to be met"""
+    num_new: int = 0
+    """generated prompts of every new colour (azure), which an adapter has learnt"""
     json: FilePath | None = None
     """file for the scores and all verdicts"""
 
     def check(self) -> None:
-        require_at_least(self, num_seen=0, num_unseen=0)
+        require_at_least(self, num_seen=0, num_unseen=0, num_new=0, num_cases=1, task_frames=2)
+        require(self, "needed", 0 <= self.needed <= 1, "between 0 and 1")
         if (self.csv or self.shuffle_captions) and not self.videos:
             raise UserError("csv and shuffle_captions belong to existing clips; give their folder as --videos DIR")
 
 
 @dataclass
+class ScoredConditions(Conditions):
+    """The task that is scored. Its cases bring their own pictures and clips."""
+
+    task: Literal[(*TASKS, *KINDS, LOOP_TASK)] | None = None
+    """score conditioned videos, which are given frames of a real clip (i2v, interpolate, extend...; a version does not
+    know all, and names those it knows), or long ones (loop: three clips, or as many as loop says)"""
+
+    def check(self) -> None:
+        super().check()
+        if self.task and (self.reference_path or self.mask_strategy):
+            raise SettingError("the cases of a task bring their own references; leave yours out", "reference_path")
+
+
+@dataclass
 class ScoreConfig(GenerateConfig):
-    """Scores clips of the toy world: existing ones, or what a model makes of seen and unseen prompts.
+    """Scores clips of the toy world: existing ones, or what a model makes of seen and unseen prompts, or of a task.
 
     All settings of inference.py apply to generated ones.
     """
 
+    conditions: ScoredConditions = field(default_factory=ScoredConditions)
     score: Scoring = field(default_factory=Scoring)
+
+    aliases: ClassVar[dict[str, str]] = {**GenerateConfig.aliases, "output": "output_path"}
 
     def check(self) -> None:
         if self.score.videos:
+            if self.conditions.task:
+                raise SettingError("existing clips have no task; give videos or task", "task")
             return
+        prompts = self.prompts
+        if self.conditions.task and (prompts.captions or prompts.prompt_path or prompts.text_embed_folder):
+            raise SettingError("the cases of a task bring their own prompts; leave yours out", "task")
         output = self.output
         if self.runtime.use_parallel or not output.use_vae_decode or output.save_format != "mp4":
             raise UserError(

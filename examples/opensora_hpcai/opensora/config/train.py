@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from mindone.config import FilePath, SettingError, Settings, require_at_least
+from mindone.config import FilePath, SettingError, Settings, require, require_at_least
 from mindone.errors import UserError
 from opensora.conditions.visual import KINDS as CONDITION_KINDS
 from opensora.config.common import (
@@ -18,13 +18,21 @@ from opensora.config.common import (
     Shape,
     Text,
     VideoBackend,
+    require_span_at_least,
 )
 
 logger = logging.getLogger(__name__)
 
-Optimizer = Literal["adam", "adamw", "adamw_re", "adamw_bf16", "adamw_mint", "sgd", "momentum", "came"]
+AdamWName = Literal["adamw", "adamw_re", "adamw_exp", "adamw_bf16", "adamw_mint"]
+Optimizer = Literal[AdamWName, "adam", "sgd", "momentum", "came", "lion"]
 Scheduler = Literal[
-    "constant", "cosine_decay", "polynomial_decay", "multi_step_decay", "cosine_annealing_warm_restarts_lr"
+    "constant",
+    "cosine_decay",
+    "polynomial_decay",
+    "multi_step_decay",
+    "cosine_annealing_warm_restarts_lr",
+    "linear_warmup",
+    "linear_warmup_v1_3",
 ]
 
 
@@ -121,6 +129,34 @@ class Denoiser:
 
 
 @dataclass
+class Lora:
+    """A low-rank adapter, which is trained instead of the denoiser."""
+
+    lora_rank: int = 0
+    """rank of the adapter; 0: the denoiser itself is trained"""
+    lora_alpha: float | None = None
+    """the adapter's part is multiplied by alpha / rank; the rank if not given"""
+    lora_target: list[str] = field(default_factory=lambda: ["*blocks.*"])
+    """which linears: ends of their paths (proj, img_attn.q_proj) or patterns of whole paths (*blocks.*)"""
+    lora_dropout: float = 0.0
+    """share of the adapter's input that is left out at random"""
+    use_rslora: bool = False
+    """multiply by alpha / sqrt(rank) instead"""
+    lora_checkpoint: FilePath | None = None
+    """an earlier adapter to start from, of the same rank, alpha and targets"""
+
+    def check(self) -> None:
+        require_at_least(self, lora_rank=0)
+        require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "at least 0 and less than 1")
+        if self.lora_checkpoint and not self.lora_rank:
+            raise SettingError(
+                "lora_checkpoint is an adapter to start from; give its --lora_rank too", "lora_checkpoint"
+            )
+        for target in self.lora_target:
+            require(self, "lora_target", bool(target), "ends of paths or patterns, none of them empty")
+
+
+@dataclass
 class Flow:
     """Noise, timesteps and masks of training."""
 
@@ -154,20 +190,28 @@ class Optim:
     optim: Optimizer = "adamw"
     """optimizer; the adamw names all mean the same AdamW"""
     betas: tuple[float, float] = (0.9, 0.999)
-    """decay of the first and second moment"""
+    """decay of the first and second moment; momentum has the first one, and lion is published with 0.9 0.99"""
     optim_eps: float = 1e-8
-    """added to the root of the second moment"""
+    """added to the root of the second moment (adam, adamw)"""
     weight_decay: float = 1e-6
-    """decoupled weight decay"""
+    """decoupled weight decay; of adam, sgd and momentum it is added to the gradient"""
     group_strategy: Literal["norm_and_bias", "unclip", "not_grouping"] | None = None
-    """which parameters have no weight decay"""
+    """which parameters have no weight decay: norms and biases, or (unclip) all vectors; none if not given"""
+    nesterov: bool = False
+    """momentum looks one step ahead"""
+    instability_beta: float = 0.9999
+    """decay of what came distrusts its updates for"""
+    clip_threshold: float = 1.0
+    """largest root mean square of an update of came"""
     start_learning_rate: float = 1e-5
     """learning rate after the warm-up"""
     end_learning_rate: float = 1e-7
     """learning rate after the decay"""
-    warmup_steps: int = 1000
-    """updates of linear warm-up"""
-    decay_steps: int = 0
+    initial_learning_rate: float = 0.0
+    """learning rate that the warm-up of linear_warmup begins at (2.0: 1e-6)"""
+    warmup_steps: int | str = 1000
+    """updates of linear warm-up; this and other intervals may also be epochs (2 epochs) or a part of the run (10%)"""
+    decay_steps: int | str = 0
     """updates of decay; 0: all after the warm-up"""
     scheduler: Scheduler = "cosine_decay"
     """course of the learning rate after the warm-up"""
@@ -195,13 +239,15 @@ class Optim:
     """stop when the gradients of so many updates in a row are not finite; 0: never"""
 
     def check(self) -> None:
-        require_at_least(self, weight_decay=0, warmup_steps=0, decay_steps=0, gradient_accumulation_steps=1)
+        require_at_least(self, weight_decay=0, gradient_accumulation_steps=1, initial_learning_rate=0)
+        require_span_at_least(self, warmup_steps=0, decay_steps=0)
         require_at_least(self, max_skipped_updates=0)
         require_at_least(self, start_learning_rate=0, end_learning_rate=0, optim_eps=0, scale_window=1)
-        for name in ("max_grad_norm", "init_loss_scale", "loss_scale_factor"):
+        for name in ("max_grad_norm", "init_loss_scale", "loss_scale_factor", "clip_threshold"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name}={getattr(self, name)} has to be larger than 0")
-        for name, value in (("ema_decay", self.ema_decay), *(("betas", beta) for beta in self.betas)):
+        decays = {"ema_decay": self.ema_decay, "instability_beta": self.instability_beta}
+        for name, value in (*decays.items(), *(("betas", beta) for beta in self.betas)):
             if not 0 <= value < 1:
                 raise UserError(f"{name}={value} has to be at least 0 and less than 1")
 
@@ -218,13 +264,13 @@ class Loop:
     """updates; more than 0 replaces epochs"""
     ckpt_save_interval: int = 1
     """epochs between checkpoints, if ckpt_save_steps is not given"""
-    ckpt_save_steps: int = -1
+    ckpt_save_steps: int | str = -1
     """updates between checkpoints; more than 0 replaces ckpt_save_interval"""
     ckpt_max_keep: int = 10
     """how many checkpoints are kept"""
-    ckpt_keep_every: int = 0
+    ckpt_keep_every: int | str = 0
     """checkpoints of updates that are a multiple of this are kept as well; 0: none"""
-    log_interval: int = 1
+    log_interval: int | str = 1
     """updates between log lines"""
     resume: bool | FilePath = False
     """True: go on with the newest run under output_path; auto: the same, or begin one if there is none; or the folder
@@ -239,8 +285,8 @@ class Loop:
     """begin anew in a folder that has a run already"""
 
     def check(self) -> None:
-        require_at_least(self, batch_size=1, epochs=1, ckpt_save_interval=1, ckpt_max_keep=1, log_interval=1)
-        require_at_least(self, ckpt_keep_every=0)
+        require_at_least(self, batch_size=1, epochs=1, ckpt_save_interval=1, ckpt_max_keep=1)
+        require_span_at_least(self, ckpt_keep_every=0, log_interval=1, ckpt_save_steps=-1)
         if self.resume and self.overwrite:
             raise UserError("resume goes on with a run and overwrite begins anew; set one of them")
 
@@ -249,13 +295,13 @@ class Loop:
 class Samples:
     """Videos that are sampled during training."""
 
-    sample_every: int = 0
+    sample_every: int | str = 0
     """updates between samplings; 0: never"""
     sample_prompts: list[str] | None = None
     """what is sampled; captions of the training data if not given"""
 
     def check(self) -> None:
-        require_at_least(self, sample_every=0)
+        require_span_at_least(self, sample_every=0)
 
 
 @dataclass
@@ -333,6 +379,7 @@ class TrainConfig(Settings):
     data: Data = field(default_factory=Data)
     shape: TrainShape = field(default_factory=TrainShape)
     model: Denoiser = field(default_factory=Denoiser)
+    lora: Lora = field(default_factory=Lora)
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
     text: Text = field(default_factory=Text)
     flow: Flow = field(default_factory=Flow)
@@ -351,6 +398,10 @@ class TrainConfig(Settings):
             raise UserError("csv_path is not set; give the table of the training videos as --csv_path FILE.csv")
         if not self.data.video_folder and not self.data.vae_latent_folder:
             raise UserError("video_folder is not set; give --video_folder, or --vae_latent_folder with cached latents")
+        if self.lora.lora_rank and not self.model.pretrained_model_path:
+            raise SettingError(
+                "lora_rank adapts weights that are there; give them as --pretrained_model_path", "lora_rank"
+            )
         if not self.shape.is_fixed and not self.shape.bucket_config:
             raise UserError(
                 "the videos have no size; give image_size (height width), or resolution and aspect_ratio, or "

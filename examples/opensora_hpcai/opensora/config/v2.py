@@ -126,7 +126,7 @@ class Weights:
 
     def sizes(self) -> dict[str, Any]:
         """The settings of the network that are given, by their published names."""
-        own = {item.name for item in fields(Weights)} | {"type"}
+        own = {item.name for item in fields(Weights)} | {"type", "pretrained_lora_path", "lora_scale"}
         return {name: value for name, value in asdict(self).items() if name not in own and value is not None}
 
 
@@ -134,6 +134,10 @@ class Weights:
 class Mmdit(Weights):
     """A denoiser; sizes that are not given are those of its config.json, or published."""
 
+    pretrained_lora_path: FilePath | None = None
+    """an adapter that it gets"""
+    lora_scale: float = 1.0
+    """strength of the adapter"""
     in_channels: int | None = None
     """channels of a token"""
     vec_in_dim: int | None = None

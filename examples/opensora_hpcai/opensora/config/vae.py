@@ -68,13 +68,13 @@ class VaeModel:
     """The autoencoder and what it starts from."""
 
     model_type: VaeType = "OpenSora-VAE-v1.2"
-    """which autoencoder it is; OpenSoraVAE_V1_2 is the same as OpenSora-VAE-v1.2"""
+    """which autoencoder it is; OpenSoraVAE_V1_2 is the same as OpenSora-VAE-v1.2, which has a 2D and a temporal part"""
     vae: dict[str, Any] = field(default_factory=dict)
     """settings of the network that replace the published ones"""
     pretrained_model_path: FilePath | None = None
     """folder or file of the weights to start from; random ones if not given"""
     vae2d_checkpoint: FilePath | None = None
-    """folder or file of the weights that the 2D part starts from"""
+    """folder or file of an image autoencoder that the 2D part, or every frame of Hunyuan-VAE, starts from"""
     freeze_vae_2d: bool = True
     """train the temporal part only"""
     vae_2d_only: bool = False
@@ -128,7 +128,7 @@ class VaeOptim(Optim):
     optim: Optimizer = "adamw_re"
     """optimizer; the adamw names all mean the same AdamW"""
     weight_decay: float = 0.0
-    """decoupled weight decay"""
+    """decoupled weight decay; of adam, sgd and momentum it is added to the gradient"""
     scale_lr: bool = False
     """multiply the learning rate by the number of samples per update"""
 

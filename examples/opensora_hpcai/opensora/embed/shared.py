@@ -6,7 +6,6 @@ be repeated), shares the rest among the ranks, and counts what it did.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,15 +19,11 @@ from mindone import runtime
 from mindone.config import save_config
 from mindone.data.errors import BadSample
 from mindone.errors import UserError
+from mindone.parallel.heartbeat import beat
 from opensora.config.embed import Cache
 from opensora.data import cache
 
 logger = logging.getLogger(__name__)
-
-# Of a large weights file a digest takes blocks that are spread evenly: other weights differ everywhere.
-DIGEST_BLOCK = 1 << 16
-DIGEST_BLOCKS = 128
-DIGEST_SUFFIXES = (".json", ".model", ".txt", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 Item = TypeVar("Item")
 
@@ -93,36 +88,6 @@ def _record_if_complete(path: Path, keys: Sequence[str]) -> dict[str, Any] | Non
         return None
 
 
-def weights_digest(path: str | Path) -> str:
-    """A digest of a model: of the config, tokenizer and weights in its folder, or of a file and the config beside it.
-
-    It takes little time for files of any size, and their names do not matter.
-
-    Raises:
-        UserError: a file cannot be read.
-    """
-    path = Path(path)
-    files = [path, path.parent / "config.json"] if path.is_file() else list(path.iterdir())
-    wanted = [file for file in files if file == path or file.suffix in DIGEST_SUFFIXES]
-    try:
-        parts = sorted(_file_digest(file) for file in wanted if file.is_file() and not file.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
-
-
-def _file_digest(path: Path) -> bytes:
-    size = path.stat().st_size
-    whole = size <= DIGEST_BLOCK * DIGEST_BLOCKS
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with open(path, "rb") as file:
-        for block in range(DIGEST_BLOCKS):
-            if not whole:
-                file.seek((size - DIGEST_BLOCK) * block // (DIGEST_BLOCKS - 1))
-            digest.update(file.read(DIGEST_BLOCK))
-    return digest.digest()
-
-
 class Progress:
     """A bar of the files written, and a warning after the first of them if the disk will not hold the rest.
 
@@ -134,6 +99,7 @@ class Progress:
         self.bar = tqdm(total=total, desc=what, disable=not runtime.current().is_main)
 
     def __enter__(self) -> Progress:
+        beat(f"file 1 of {self.total}")
         return self
 
     def __exit__(self, *_) -> None:
@@ -143,6 +109,7 @@ class Progress:
         """Counts a file that is complete."""
         self.counts.written += 1
         self.bar.update(1)
+        beat(f"file {self.counts.written + 1} of {self.total}")
         if self.counts.written == 1:
             rest, free = (self.total - 1) * path.stat().st_size, shutil.disk_usage(path.parent).free
             if rest > free:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mindone.checkpoint.digest import weights_digest
 from mindone.data.table import VideoRow, read_video_table, shard
 from mindone.errors import UserError
 from opensora.data import cache
-from opensora.embed.shared import Counts, Progress, finish, in_batches, left_to_do, save_settings, weights_digest
+from opensora.embed.shared import Counts, Progress, finish, in_batches, left_to_do, save_settings
 from opensora.failures import within_memory
 from opensora.families import Family, settle
 from opensora.families.base import PromptRules

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mindone.checkpoint.digest import weights_digest
 from mindone.data.loader import Loader
 from mindone.data.plan import FixedPlan
 from mindone.data.table import VideoRow, read_video_table, shard
@@ -18,7 +19,7 @@ from opensora import networks
 from opensora.data import cache
 from opensora.data.aspect import parse_num_frames
 from opensora.data.dataset import WholeVideoDataset
-from opensora.embed.shared import Counts, Progress, finish, left_to_do, rank_suffix, save_settings, weights_digest
+from opensora.embed.shared import Counts, Progress, finish, left_to_do, rank_suffix, save_settings
 from opensora.failures import within_memory
 from opensora.families import Family, settle
 from opensora.model_folder import require_path

@@ -49,13 +49,14 @@ REFUSED: Refusals = {
     "sequence_parallel_shards": (lambda value: value > 1, "use 1"),
     "zero_stage": (is_on, "use 0"),
     "parallel_mode": (lambda value: value != "data", "use data"),
-    "pre_patchify": (is_on, "leave it out"),
     "resize_by_max_value": (is_on, "leave it out"),
     "validate": (is_on, "leave it out"),
     "profile": (is_on, "leave it out"),
-    "optim": (lambda value: not value.startswith("adamw"), "use adamw"),
-    "group_strategy": (lambda value: value not in (None, "not_grouping"), "leave it out"),
 }
+
+
+# Rows of patches, for versions that do not sample with them.
+NO_PATCHES: Refusals = {"pre_patchify": (is_on, "leave it out; version 1.1 can sample with it")}
 
 
 @dataclass(frozen=True)

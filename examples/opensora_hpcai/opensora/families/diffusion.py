@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import mindspore as ms
 import numpy as np
@@ -17,16 +18,23 @@ from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
 from mindone.diffusion.iddpm_loss import noisy, training_losses
 from mindone.errors import UserError
 from mindone.train.loop import Place
+from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
-from opensora.families.base import LatentBatch, Objective, SampleRequest
+from opensora.config.train import Flow
+from opensora.families.base import Arrays, LatentBatch, Objective, SampleRequest
+from opensora.families.packed import PackedDenoiser, Packing
 from opensora.families.stdit import (
     Denoise,
     GuidedPrediction,
+    STDiTFamily,
     all_conditions,
     condition_tensors,
     dropped_captions,
     inputs_of_text,
 )
+
+# The guidance of published 1.0 and 1.1 leaves one of the four latent channels alone.
+GUIDED_CHANNELS = 3
 
 
 class DiffusionLoss(nn.Cell):
@@ -110,12 +118,15 @@ class DiffusionObjective(Objective):
 class DiffusionSampler:
     """Ancestral (DDPM), DDIM or DPM-Solver++ steps with an STDiT, which runs compiled, once per batch shape."""
 
-    def __init__(self, denoiser: nn.Cell, settings: SamplerSettings, learn_sigma: bool):
+    def __init__(self, denoiser: nn.Cell, settings: SamplerSettings, learn_sigma: bool, packing: Packing | None = None):
         """
         Args:
             settings: ``sampling`` is ddpm, ddim or dpm-solver; ``guidance_channels`` None guides all latent channels.
             learn_sigma: the network predicts a variance, too.
+            packing: the network sees rows of patches of one length, whatever the size of the video.
         """
+        self.packing = packing
+        denoiser = denoiser if packing is None else PackedDenoiser(denoiser)
         self.scale, self.num_steps = settings.guidance_scale, settings.sampling_steps
         self.sampling, self.eta = settings.sampling, settings.ddim_eta
         self._names = denoiser.condition_names
@@ -126,6 +137,9 @@ class DiffusionSampler:
     def steps(self, request: SampleRequest) -> Iterator[np.ndarray]:
         frames, height, width = request.size
         told = all_conditions(request.fps, frames, height, width, len(request.noise))
+        packing, size = self.packing, request.noise.shape
+        if packing is not None:
+            told |= packing.conditions(size, height, width, len(request.noise))
         conditions = condition_tensors(self._names, told)
         text = inputs_of_text(request.text)
         negative = (None, None) if request.negative is None else inputs_of_text(request.negative)
@@ -133,7 +147,9 @@ class DiffusionSampler:
 
         def predict(z: np.ndarray, t: np.ndarray, frames_mask: np.ndarray | None = None) -> np.ndarray:
             mask = None if frames_mask is None else Tensor(frames_mask)
-            return self._predict(Tensor(z), Tensor(t), *text, *negative, mask, scale, *conditions).asnumpy()
+            seen = Tensor(z if packing is None else packing.pack(z))
+            output = self._predict(seen, Tensor(t), *text, *negative, mask, scale, *conditions).asnumpy()
+            return output if packing is None else packing.unpack(output, size)
 
         if self.sampling == "dpm-solver":
             if request.edit_mask is not None:
@@ -148,3 +164,37 @@ class DiffusionSampler:
             request.edit_noise,
             self.eta if self.sampling == "ddim" else None,
         )
+
+
+class DiffusionFamily(STDiTFamily):
+    """A version whose STDiT learned noise, of pictures' latents frame by frame."""
+
+    condition_names: ClassVar[tuple[str, ...]]
+    """the conditions that its network is told"""
+
+    refused: ClassVar[Refusals] = {
+        "vae_type": (lambda value: value != "VideoAutoencoderKL", "use VideoAutoencoderKL"),
+        "noise_scheduler": (lambda value: value != "ddpm", "use ddpm"),
+        "sampling": (lambda value: value == "rflow", "use ddpm, ddim or dpm-solver"),
+        "aesthetic_score": (lambda value: value is not None, "use version 1.2"),
+        "motion_score": (lambda value: value is not None, "use version 1.2"),
+        "camera_motion": (lambda value: value is not None, "use version 1.2"),
+    }
+
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "vae_type": "VideoAutoencoderKL",
+            "noise_scheduler": "ddpm",
+            "sampling": "ddpm",
+            "sampling_steps": 100,
+            "guidance_scale": 7.0,
+            "guidance_channels": GUIDED_CHANNELS,
+            "use_timestep_transform": False,
+        }
+
+    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> DiffusionObjective:
+        diffusion = Diffusion(DiffusionConfig(learn_sigma=denoiser_config.pred_sigma))
+        return DiffusionObjective(diffusion, self.condition_names, denoiser_config.class_dropout_prob)
+
+    def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> DiffusionSampler:
+        return DiffusionSampler(denoiser, settings, denoiser.config.pred_sigma)

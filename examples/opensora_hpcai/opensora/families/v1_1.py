@@ -7,21 +7,20 @@ from typing import Any, ClassVar
 
 from mindspore import nn
 
-from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
+from mindone.config import SettingError
 from opensora.conditions.given import GivenFrames
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
-from opensora.config.train import Flow
+from opensora.config.train import TrainConfig
 from opensora.data.buckets import BucketConfig, BucketRules, rules_1
-from opensora.families.base import Arrays, is_on
-from opensora.families.diffusion import DiffusionObjective, DiffusionSampler
-from opensora.families.stdit import STDiTFamily
-from opensora.families.v1_0 import GUIDED_CHANNELS, OpenSora10
+from opensora.families.base import is_on
+from opensora.families.diffusion import DiffusionFamily, DiffusionSampler
+from opensora.families.packed import Packing
 from opensora.models.stdit2 import STDiT2
 
 
 @dataclass(frozen=True)
-class OpenSora11(STDiTFamily):
+class OpenSora11(DiffusionFamily):
     """Open-Sora 1.1."""
 
     name: str = "v1.1"
@@ -29,36 +28,33 @@ class OpenSora11(STDiTFamily):
     num_frames: int = 16
     denoiser_preset: str = "STDiT2-XL/2"
     autoencoder_preset: str = "SD-VAE"
+    condition_names = STDiT2.condition_names
 
-    refused: ClassVar[Refusals] = {
-        name: OpenSora10.refused[name]
-        for name in ("vae_type", "noise_scheduler", "sampling", "aesthetic_score", "motion_score", "camera_motion")
-    } | {"condition_config": (is_on, "use mask_ratios"), "fps_max": (is_on, "use frame_stride")}
+    refused: ClassVar[Refusals] = DiffusionFamily.refused | {
+        "condition_config": (is_on, "use mask_ratios"),
+        "fps_max": (is_on, "use frame_stride"),
+    }
 
     conditioning = GivenFrames()
 
     def defaults(self) -> dict[str, Any]:
-        return {
-            "vae_type": "VideoAutoencoderKL",
-            "noise_scheduler": "ddpm",
-            "sampling": "ddpm",
-            "sampling_steps": 100,
-            "guidance_scale": 7.0,
-            "guidance_channels": GUIDED_CHANNELS,
-            "use_timestep_transform": False,
-            "fps": 24,
-            "condition_frame_length": 4,
-        }
+        return super().defaults() | {"fps": 24, "condition_frame_length": 4, "max_image_size": 512}
 
     def bucket_rules(self, config: BucketConfig, compression: int = 8) -> BucketRules:
         return rules_1(config)
 
-    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> DiffusionObjective:
-        diffusion = Diffusion(DiffusionConfig(learn_sigma=denoiser_config.pred_sigma))
-        return DiffusionObjective(diffusion, STDiT2.condition_names, denoiser_config.class_dropout_prob)
+    def check(self, config: Any) -> None:
+        super().check(config)
+        if isinstance(config, TrainConfig) and config.model.pre_patchify:
+            raise SettingError(
+                f"pre_patchify=True is not supported by model_version {self.name}; leave it out", "pre_patchify"
+            )
 
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> DiffusionSampler:
-        return DiffusionSampler(denoiser, settings, denoiser.config.pred_sigma)
+        sizes, packing = denoiser.config, None
+        if settings.pre_patchify:
+            packing = Packing(sizes.patch_size, sizes.hidden_size, sizes.input_sq_size, settings.max_image_size)
+        return DiffusionSampler(denoiser, settings, sizes.pred_sigma, packing)
 
 
 FAMILY = OpenSora11()

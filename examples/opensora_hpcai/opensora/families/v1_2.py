@@ -13,7 +13,7 @@ from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
 from opensora.data.buckets import BucketConfig, BucketRules, rules_1
-from opensora.families.base import Arrays, is_on
+from opensora.families.base import NO_PATCHES, Arrays, is_on
 from opensora.families.stdit import FlowObjective, FlowSampler, STDiTFamily
 from opensora.models.stdit3 import STDiT3
 from opensora.timestep_shift import size_ratio
@@ -30,6 +30,7 @@ class OpenSora12(STDiTFamily):
     autoencoder_preset: str = "OpenSora-VAE-v1.2"
 
     refused: ClassVar[Refusals] = {
+        **NO_PATCHES,
         "vae_type": (lambda value: value not in ("OpenSora-VAE-v1.2", "OpenSoraVAE_V1_2"), "use OpenSora-VAE-v1.2"),
         "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
         "condition_config": (is_on, "use mask_ratios"),

@@ -15,7 +15,7 @@ from opensora.config.common import Refusals, Shape, Text
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
 from opensora.data.buckets import BucketConfig, BucketRules, rules_2_0, sampling_intervals
-from opensora.families.base import Arrays, Family, PromptRules, is_on
+from opensora.families.base import NO_PATCHES, Arrays, Family, PromptRules, is_on
 from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler
 from opensora.sizes import VideoSize, video_size_2_0
 from opensora.text.conditioner import T5ClipConditioner
@@ -25,6 +25,17 @@ GRID = 16
 # Of videos, of pictures (the first of t2i2v), and of videos at high compression.
 AUTOENCODERS = ("Hunyuan-VAE", "Flux-AE", "Video-DC-AE")
 FPS_SUFFIX = re.compile(r"\d+ FPS\.$")
+FLOW_SETTINGS = {
+    "num_steps": "sampling_steps",
+    "guidance": "guidance_scale",
+    "guidance_img": "guidance_img",
+    "shift": "use_timestep_transform",
+    "flow_shift": "flow_shift",
+    "text_osci": "text_osci",
+    "image_osci": "image_osci",
+    "scale_temporal_osci": "scale_temporal_osci",
+}
+"""The settings of the flow by their published names, those of `ShiftedFlowConfig`, and what all versions call them."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,7 @@ class OpenSora20(Family):
     autoencoder_preset: str = "Hunyuan-VAE"
 
     refused: ClassVar[Refusals] = {
+        **NO_PATCHES,
         "vae_type": (lambda value: value not in AUTOENCODERS, f"use {', '.join(AUTOENCODERS)}"),
         "sampling": (lambda value: value != "rflow", "use rflow"),
         "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
@@ -91,16 +103,7 @@ class OpenSora20(Family):
         return FlowMatchingObjective(denoiser_config.patch_size, null_text, denoiser_config.cond_embed)
 
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> GuidedSampler:
-        flow = ShiftedFlowConfig(
-            num_steps=settings.sampling_steps,
-            guidance=settings.guidance_scale,
-            guidance_img=settings.guidance_img,
-            shift=settings.use_timestep_transform,
-            flow_shift=settings.flow_shift,
-            text_osci=settings.text_osci,
-            image_osci=settings.image_osci,
-            scale_temporal_osci=settings.scale_temporal_osci,
-        )
+        flow = ShiftedFlowConfig(**{name: getattr(settings, common) for name, common in FLOW_SETTINGS.items()})
         return GuidedSampler(denoiser, ShiftedFlow(flow), denoiser.config.guidance_embed)
 
 

@@ -50,6 +50,7 @@ def denoise(clips: Clips, results: dict[Job, Result]) -> None:
             plan.denoiser_config,
             config.denoiser.dtype,
             allow_random=config.denoiser.allow_random_weights,
+            loras=config.denoiser.loras,
         )
     sampler = plan.family.sampler(denoiser, config.sampler)
     groups = batches(plan, clips.texts)

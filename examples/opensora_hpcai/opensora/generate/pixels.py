@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from mindone import runtime
 from mindone.data.write import to_uint8, write_contact_sheet
+from mindone.parallel.heartbeat import beat
 from opensora import networks, outputs
 from opensora.failures import require_finite, within_memory
 from opensora.generate.loops import Film
@@ -46,6 +47,7 @@ def decode(plan: Plan, texts: Texts, results: Sequence[Result], films: dict[Job,
     last, ends = loop == plan.loops - 1, {}
     for result in tqdm(results, desc="decode", disable=not runtime.current().is_main):
         started = time.perf_counter()
+        beat(f"decoding {result.job.stem}")
         video = _decoded(plan, autoencoder, result)
         film = films.setdefault(result.job, Film(plan.clip_frames))
         film.add(to_uint8(video))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mindone import runtime
+from mindone.checkpoint.digest import weights_digest
 from mindone.checkpoint.find import find_model
 from mindone.config import naming_sources
 from mindone.errors import UserError
@@ -18,7 +19,6 @@ from mindone.parallel.collectives import from_first_rank
 from mindone.parallel.mesh import make_mesh
 from opensora import networks
 from opensora.config import GenerateConfig
-from opensora.embed.shared import weights_digest
 from opensora.families import Family
 from opensora.generate.references import require_references
 from opensora.generate.requests import Request, make_requests
@@ -101,7 +101,7 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
             family.autoencoder_preset, config.autoencoder.vae_checkpoint, **autoencoder_changes(config)
         )
     _require_same_latents(denoiser_config, autoencoder)
-    config, chunk = _whole_chunks(config, autoencoder)
+    config, chunk = whole_chunks(config, autoencoder)
     requests = make_requests(config, family, autoencoder, chunk)
     _require_encoders(config, family, denoiser_config, requests)
     _require_loops(config, requests)
@@ -174,6 +174,8 @@ def _require_models(config: GenerateConfig) -> None:
     """Refuses missing model files before anything is loaded."""
     if not config.denoiser.allow_random_weights:
         require_path(config.denoiser.ckpt_path, "the denoiser's weights", "ckpt_path")
+        for path, _ in config.denoiser.loras:
+            require_path(path, "an adapter's weights", "lora")
         if config.output.use_vae_decode:
             require_path(config.autoencoder.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
     if not config.prompts.text_embed_folder:
@@ -197,12 +199,13 @@ def _require_encoders(
 def _digests(config: GenerateConfig, family: Family) -> dict[str, str]:
     """Of the models that are given: weights may change while their names stay."""
     paths = {"ckpt_path": config.denoiser.ckpt_path, "vae_checkpoint": config.autoencoder.vae_checkpoint}
+    paths |= {f"lora {number}": path for number, (path, _) in enumerate(config.denoiser.loras)}
     if not config.prompts.text_embed_folder:
         paths |= {option: getattr(config.text, option) for option in family.text_encoders}
     return {option: weights_digest(find_model(path)) for option, path in paths.items() if path and Path(path).exists()}
 
 
-def _whole_chunks(config: GenerateConfig, autoencoder: Any) -> tuple[GenerateConfig, int | None]:
+def whole_chunks(config: GenerateConfig, autoencoder: Any) -> tuple[GenerateConfig, int | None]:
     """The config with a condition_frame_length of whole chunks of the autoencoder, and the frames of one chunk."""
     chunk = getattr(autoencoder.config, "micro_frame_size", None)
     if chunk is None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from mindone.parallel.heartbeat import beat
+
 
 class Steps:
     """Use it as a context manager; `begin` before each batch, `tick` after each of its steps.
@@ -33,6 +35,7 @@ class Steps:
     def begin(self) -> None:
         """The next step is the first of a batch."""
         self._first, self._last = True, self.clock()
+        beat(f"denoising step {self.done + 1}")
 
     def tick(self) -> None:
         now = self.clock()
@@ -41,6 +44,7 @@ class Steps:
             self._count += 1
         self._first, self._last = False, now
         self.done += 1
+        beat(f"denoising step {self.done + 1}")
         self._bar.set_postfix_str(f"{self.said()}", refresh=False)
         self._bar.update(1)
 

@@ -117,20 +117,25 @@ def _request(config: GenerateConfig, family: Family, line: Line, autoencoder: An
     check_loops(line.text, config.conditions.loop)
     paths = tuple(path.strip() for path in (line.reference_path or "").split(";") if path.strip())
     asked = Asked(paths, line.mask_strategy or None, line.task, config.conditions.edit_ratio)
-    length = Length(
-        size[0],
-        latent_shape[1],
-        config.conditions.condition_frame_length or 1,
-        lambda frames: autoencoder.latent_size((frames, *size[1:]))[0],
-        frames_decoded(autoencoder),
-        chunk,
-    )
+    length = length_of(config, size, autoencoder, chunk)
     conditions = Conditions()
     if paths or asked.strategy or asked.task:
         if family.conditioning is None:
             raise UserError(f"model_version {family.name} takes no references; use version 1.1 or later")
         conditions = family.conditioning.understand(asked, length)
     return Request(line.text, "", size, latent_shape, line.seed, line.negative, asked, conditions)
+
+
+def length_of(config: GenerateConfig, size: VideoSize, autoencoder: Any, chunk: int | None) -> Length:
+    """What tasks have to know of a video of this size; see `make_requests`."""
+    return Length(
+        size[0],
+        autoencoder.latent_size(size)[0],
+        config.conditions.condition_frame_length or 1,
+        lambda frames: autoencoder.latent_size((frames, *size[1:]))[0],
+        frames_decoded(autoencoder),
+        chunk,
+    )
 
 
 def _per_prompt(values: Sequence[str] | None, count: int, name: str) -> list[str | None]:

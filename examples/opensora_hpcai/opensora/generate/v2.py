@@ -17,6 +17,7 @@ from opensora import networks
 from opensora.config.common import Runtime, Shape, Text
 from opensora.config.generate import Conditions, Denoiser, GenerateAutoencoder, GenerateConfig, Output, Prompts, Sampler
 from opensora.data.aspect import closest_ratio_2_0
+from opensora.families.v2_0 import FLOW_SETTINGS
 from opensora.generate.first_image import with_first_images
 from opensora.generate.run import generate
 from opensora.model_folder import require_path
@@ -92,10 +93,6 @@ def video_settings(config: InferenceV2Config) -> GenerateConfig:
     settings.denoiser.model_name = denoiser
     settings.shape = _shape(option, 1 if option.cond_type == "t2i" else option.num_frames)
     settings.prompts.motion_score = option.motion_score
-    settings.sampler.guidance_img = option.guidance_img
-    settings.sampler.text_osci = option.text_osci
-    settings.sampler.image_osci = option.image_osci
-    settings.sampler.scale_temporal_osci = option.scale_temporal_osci
     if option.ref:
         settings.conditions = Conditions(reference_path=option.ref, task=TASKS.get(option.cond_type, option.cond_type))
     return settings
@@ -119,19 +116,23 @@ def _settings(
     config: InferenceV2Config, model: Mmdit, autoencoder: Weights, vae_type: str, option: FirstPicture
 ) -> GenerateConfig:
     """What videos and pictures have in common."""
-    video = config.sampling_option
+    video, known = config.sampling_option, fields(option)
     return GenerateConfig(
         prompts=_prompts(config),
-        denoiser=Denoiser("v2.0", ckpt_path=model.from_pretrained, dtype=model.dtype, denoiser_config=model.sizes()),
+        denoiser=Denoiser(
+            "v2.0",
+            ckpt_path=model.from_pretrained,
+            dtype=model.dtype,
+            lora=[model.pretrained_lora_path] if model.pretrained_lora_path else None,
+            lora_scale=[model.lora_scale],
+            denoiser_config=model.sizes(),
+        ),
         autoencoder=GenerateAutoencoder(
             autoencoder.from_pretrained, vae_type, autoencoder.dtype, vae_config=autoencoder.sizes()
         ),
         text=Text(config.t5.from_pretrained, config.clip.from_pretrained, config.t5.dtype, config.t5.max_length),
         sampler=Sampler(
-            sampling_steps=option.num_steps,
-            guidance_scale=option.guidance,
-            use_timestep_transform=option.shift,
-            flow_shift=option.flow_shift,
+            **{FLOW_SETTINGS[item.name]: getattr(option, item.name) for item in known if item.name in FLOW_SETTINGS},
             num_samples=video.num_samples,
             batch_size=video.batch_size,
             fps=config.saving_option.fps,

@@ -8,6 +8,7 @@ latents (B, C, T', h, w), float32.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import mindspore as ms
@@ -96,6 +97,19 @@ class Autoencoder(nn.Cell):
 
     def load_statistics(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Takes from an autoencoder's weights what normalises latents, if that is among them, and nothing else."""
+
+    def set_statistics(self, mean: np.ndarray, std: np.ndarray) -> None:
+        """Normalises latents of these means and standard deviations (C,) by one factor, and one shift if there is one.
+
+        The config says both afterwards; DC-AE calls the inverse of its factor ``scaling_factor``.
+        """
+        mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+        names = {field.name for field in dataclasses.fields(self.config)}
+        shift = float(mean.mean()) if "shift_factor" in names else 0.0
+        spread = float(np.sqrt((std**2 + (mean - shift) ** 2).mean()))
+        changes = {"shift_factor": shift, "scale_factor": 1 / spread, "scaling_factor": spread}
+        self.config = dataclasses.replace(self.config, **{name: changes[name] for name in changes if name in names})
+        self.scale_factor, self.shift_factor = 1 / spread, shift
 
     def latent_size(self, size: Size) -> Size:
         """Frames, height and width of the latents of a (T, H, W) video."""

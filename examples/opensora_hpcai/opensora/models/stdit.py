@@ -161,14 +161,16 @@ class STDiTBlock(nn.Cell):
         modulation: Tensor,
         over_time: Tensor,
         positions: Tensor | tuple[Tensor, Tensor] | None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """x (B, T, S, D), text (B, L, D), text_mask (B, 1, 1, L), modulation (B, 1 or T, 6, D) → (B, T, S, D).
 
         ``over_time`` is the modulation that `attend_over_time` uses, ``positions`` those of frames in its form.
+        ``places`` (B, S) bool says which tokens of a frame are attended to; None: all.
         """
         vectors = self.parallel.frames(modulation, "space") + self.scale_shift_table
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = ops.split(vectors, 1, 2)
-        x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale)))
+        x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale), None, places))
         x = self.parallel.to_temporal(x)
         x = self.attend_over_time(x, over_time, positions)
         x = self.parallel.to_spatial(x)

@@ -99,6 +99,8 @@ class STDiT2(STDiTBase):
         ar: Tensor,
         fps: Tensor,
         force_drop_ids: Tensor | None = None,
+        spatial_pos: Tensor | None = None,
+        spatial_mask: Tensor | None = None,
     ) -> Tensor:
         """Predicts the noise.
 
@@ -115,6 +117,8 @@ class STDiT2(STDiTBase):
             ar: (B,) height / width.
             fps: (B,) frames per second, 120 for images.
             force_drop_ids: (B,), 1 = use the null caption.
+            spatial_pos: (B, S, D) positions of a frame's tokens; None: those of a frame of this size.
+            spatial_mask: (B, S), 0 = no token of the frame, not attended to; None: all are.
         Returns:
             (B, out_channels, T, H, W) float32.
         """
@@ -131,11 +135,15 @@ class STDiT2(STDiTBase):
         over_time = self.modulation(self.t_block_temp, t + length, length_t0, x_mask)
 
         x = self.x_embedder(x)
-        x = x + F.cast(self.scaled_positions(grid, height, width, (rows, columns)), x.dtype)
+        if spatial_pos is None:
+            x = x + F.cast(self.scaled_positions(grid, height, width, (rows, columns)), x.dtype)
+        else:
+            x = x + F.cast(spatial_pos[:, None], x.dtype)
+        places = None if spatial_mask is None else spatial_mask != 0
         x = self.parallel.split(x)
         rope = self.rope(grid[0])
         for i in range(self.config.depth):
-            x = self.blocks[i](x, text, text_mask, modulation, over_time, rope)
+            x = self.blocks[i](x, text, text_mask, modulation, over_time, rope, places)
         x = self.parallel.gather(x)
         # The original gives its last layer the shape for given frames only, and its weights were trained so.
         return self.latents(x, t, x_mask, shape_t0, grid, (frames, rows, columns))

@@ -6,7 +6,7 @@ Videos are (B, 3, T, H, W) in [-1, 1], latents (B, 4, T', H/8, W/8), float32.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import mindspore as ms
 import numpy as np
@@ -122,6 +122,12 @@ class VideoAutoencoder(Autoencoder):
         for name, parameter in (("shift", self.shift), ("scale", self.scale)):
             if name in tensors:
                 parameter.set_data(Tensor(np.asarray(tensors[name], np.float32).reshape(parameter.shape)))
+
+    def set_statistics(self, mean: np.ndarray, std: np.ndarray) -> None:
+        """Normalises every channel by its own mean and standard deviation (C,)."""
+        for parameter, values in ((self.shift, mean), (self.scale, std)):
+            parameter.set_data(Tensor(np.asarray(values, np.float32).reshape(parameter.shape)))
+        self.config = replace(self.config, shift=tuple(map(float, mean)), scale=tuple(map(float, std)))
 
     def latent_size(self, size: Size) -> Size:
         """Frames, height and width of the latents of a (T, H, W) video: 17 frames → 5, 34 → 10, 1 → 1."""

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from mindone.errors import UserError
-from opensora.toy.world import COLOURS, DIRECTIONS, SHAPES
+from opensora.toy.world import ALL_COLOURS, DIRECTIONS, SHAPES
 
 MIN_CONTRAST = 40.0
 """Smallest RGB distance (of 0..255 steps) between foreground and background that counts as a shape."""
@@ -99,7 +99,7 @@ def _colour(rgb: np.ndarray) -> str | None:
     hue, saturation, _ = cv2.cvtColor((rgb / 255).astype(np.float32)[None, None], cv2.COLOR_RGB2HSV)[0, 0]
     if saturation < MIN_SATURATION:
         return None
-    return min(COLOURS, key=lambda name: abs((hue - COLOURS[name] + 180) % 360 - 180))
+    return min(ALL_COLOURS, key=lambda name: abs((hue - ALL_COLOURS[name] + 180) % 360 - 180))
 
 
 def _shape(outlines: Sequence[np.ndarray]) -> str | None:
@@ -146,7 +146,7 @@ def _direction(path: np.ndarray) -> str | None:
 # --- captions --------------------------------------------------------------------------------------------------------
 
 _WORDS = {
-    "colour": {name: name for name in COLOURS},
+    "colour": {name: name for name in ALL_COLOURS},
     "shape": {name: name for name in SHAPES},
     "direction": {
         "left": r"left(wards)?",

@@ -1,7 +1,7 @@
 """The end-to-end test of a model of the toy world: do its videos show what the prompts say?
 
-Two ways: judge existing clips of a table, or generate videos from prompts of the training combinations and of the
-twelve unseen ones and judge what was written to disk.
+Two ways: judge existing clips of a table, or generate videos from prompts of the training combinations, of the
+twelve unseen ones and of new colours, and judge what was written to disk. Videos of a task are `opensora.toy.tasks`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mindone.data.video import read_video
 from mindone.errors import UserError
 from opensora.config.toy import ScoreConfig, Scoring
 from opensora.toy.judge import HEADER, Score, Verdict, expected, judge, score, wrong_labels
-from opensora.toy.world import captions, scenes
+from opensora.toy.world import NEW_COLOURS, captions, scenes
 
 Judged = list[tuple[str, Verdict]]
 
@@ -27,12 +27,19 @@ Judged = list[tuple[str, Verdict]]
 def score_videos(config: ScoreConfig) -> None:
     """Judges existing clips, or generates and judges; prints the scores, and writes them if ``score.json`` is given."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parts = judge_table(config.score) if config.score.videos else judge_generated(config)
-    scores = {name: score(judged) for name, judged in parts.items()}
-    print(table(scores, parts))
+    if config.conditions.task:
+        from opensora.toy import tasks
+
+        found = (config.conditions.task, config.score.needed, *tasks.outcomes_of(config))
+        text, all_of_it = tasks.report(*found), tasks.record(*found)
+    else:
+        parts = judge_table(config.score) if config.score.videos else judge_generated(config)
+        scores = {name: score(judged) for name, judged in parts.items()}
+        text, all_of_it = table(scores, parts), record(scores, parts)
+    print(text)
     if config.score.json:
         with atomic_write(Path(config.score.json)) as file:
-            file.write(json.dumps(record(scores, parts), indent=2).encode() + b"\n")
+            file.write(json.dumps(all_of_it, indent=2).encode() + b"\n")
 
 
 # --- what is judged --------------------------------------------------------------------------------------------------
@@ -58,6 +65,7 @@ def judge_generated(config: ScoreConfig) -> dict[str, Judged]:
         parts = {"prompts": None}
     else:
         wanted = {"seen": ("train", config.score.num_seen), "unseen": ("unseen", config.score.num_unseen)}
+        wanted |= {colour: (colour, config.score.num_new) for colour in NEW_COLOURS}
         parts = {name: prompts(split, count) for name, (split, count) in wanted.items() if count}
         config.prompts.captions = [text for texts in parts.values() for text in texts]
     if config.prompts.captions and not any(label for text in config.prompts.captions for label in expected(text)):

@@ -24,10 +24,16 @@ from opensora.config.toy import ToyDataConfig
 
 COLOURS = {"red": 0, "yellow": 54, "green": 120, "cyan": 180, "blue": 228, "purple": 285}
 """Hue of each colour in degrees."""
+NEW_COLOURS = {"azure": 207}
+"""Colours that the bundled models have never seen and whose names their tokenizer spells, for adapters to learn.
+
+The bundled autoencoder shows this one; it takes most hues between those of `COLOURS` for the nearest of them.
+"""
+ALL_COLOURS = {**COLOURS, **NEW_COLOURS}
 SHAPES = ("circle", "square", "triangle")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 """Unit vector (x, y) of each direction; y grows downwards."""
-SPLITS = ("train", "unseen", "all")
+SPLITS = ("train", "unseen", "all", *NEW_COLOURS)
 
 
 class Scene(NamedTuple):
@@ -82,10 +88,13 @@ NOISE = 3.0
 
 
 def scenes(split: str) -> list[Scene]:
-    """The combinations of a split: ``train`` (78), ``unseen`` (12) or ``all`` (90)."""
+    """The combinations of a split: ``train`` (78), ``unseen`` (12), ``all`` (90), or those of a new colour (15)."""
     if split not in SPLITS:
         raise UserError(f"split={split} is not known; use one of {', '.join(SPLITS)}")
-    every = [Scene(*labels) for labels in itertools.product(COLOURS, SHAPES, DIRECTIONS)]
+    colours = [split] if split in NEW_COLOURS else COLOURS
+    every = [Scene(*labels) for labels in itertools.product(colours, SHAPES, DIRECTIONS)]
+    if split in NEW_COLOURS:
+        return every
     return [scene for scene in every if split == "all" or (scene in UNSEEN) == (split == "unseen")]
 
 
@@ -93,7 +102,12 @@ def captions(scene: Scene) -> list[str]:
     """Every way of saying a scene."""
     templates = _STILL if scene.direction == "still" else _MOVING
     return [
-        template.format(a=article, colour=scene.colour, shape=scene.shape, way=way)
+        template.format(
+            a="an" if article == "a" and scene.colour[0] in "aeiou" else article,
+            colour=scene.colour,
+            shape=scene.shape,
+            way=way,
+        )
         for article, template, way in itertools.product(("a", "the"), templates, _WAYS[scene.direction])
     ]
 
@@ -140,7 +154,7 @@ def render(scene: Scene, rng: np.random.Generator, num_frames: int = 17, image_s
 
 def _shade(colour: str, rng: np.random.Generator) -> np.ndarray:
     """A shade of a colour, (3,) in 0..255, whose hue is closer to its name than to any other."""
-    hue = COLOURS[colour] + rng.uniform(-7, 7)
+    hue = ALL_COLOURS[colour] + rng.uniform(-7, 7)
     return 255 * np.array(colorsys.hsv_to_rgb(hue / 360 % 1, rng.uniform(0.8, 1), rng.uniform(0.8, 1)))
 
 

@@ -1,34 +1,34 @@
-"""Trains the autoencoder of Open-Sora 1.2: reconstruction and KL, the 2D part, the temporal part, or both."""
+"""Trains an autoencoder by reconstruction and KL divergence; that of 1.2 whole, its 2D part, or its temporal part."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
 from mindone import runtime
-from mindone.checkpoint import load_into, read_tensors
+from mindone.checkpoint import load_into
 from mindone.data.errors import BadSample
 from mindone.data.loader import Batch
 from mindone.data.plan import FixedPlan
 from mindone.data.table import VideoRow, read_table, read_video_table
 from mindone.errors import UserError
-from mindone.nn import set_compute_dtype
 from mindone.parallel.mesh import make_mesh
 from mindone.train.loop import Place
 from opensora.config.common import Refusals, refuse
 from opensora.config.vae import TrainVaeConfig, VaeData, VaeModel
 from opensora.data.dataset import Memory, VideoTextDataset
 from opensora.families.base import REFUSED, is_on
-from opensora.model_folder import read_config, require_path
-from opensora.models.vae_loss import FrameLoss, LossWeights, TimeLoss, VideoLoss
-from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
+from opensora.model_folder import require_path
+from opensora.models.autoencoder import Autoencoder
+from opensora.models.inflate import inflate
+from opensora.models.vae_loss import FrameLoss, LossWeights, PixelLoss, TimeLoss, VideoLoss
+from opensora.models.vae_v1_2 import VideoAutoencoder
+from opensora.networks import autoencoder_config, build_autoencoder, load_autoencoder_weights, own_tensors
 from opensora.start import start
 from opensora.training.contents import Contents
 from opensora.training.run import (
@@ -46,13 +46,16 @@ from opensora.training.run import (
 logger = logging.getLogger(__name__)
 
 PARTS = ("l1", "mse", "kl")
+# Names of the autoencoder that is an image autoencoder and a temporal one.
+TWO_PARTS = ("OpenSora-VAE-v1.2", "OpenSoraVAE_V1_2")
+# Names of autoencoders in recipes → those of `opensora.networks.AUTOENCODERS`, where they differ.
+NETWORK_NAMES = {"OpenSoraVAE_V1_2": "OpenSora-VAE-v1.2", "VideoAutoencoderKL": "SD-VAE"}
 # Clips that the result is judged on.
 JUDGED = 16
 
 
 CANNOT: Refusals = {
     **REFUSED,
-    "model_type": (lambda value: value == "VideoAutoencoderKL", "use OpenSora-VAE-v1.2"),
     "random_crop": (is_on, "leave it out; clips are cropped at the centre"),
     "use_discriminator": (is_on, "leave it out"),
     "scale_lr": (is_on, "give the learning rate you want as start_learning_rate"),
@@ -117,11 +120,19 @@ def check(config: TrainVaeConfig) -> None:
             f"perceptual_loss_weight={config.loss.perceptual_loss_weight} is not supported by train_vae.py; "
             "use --perceptual_loss_weight 0"
         )
+    if config.model.model_type not in TWO_PARTS:
+        for group, name in (("model", "vae_2d_only"), ("loss", "use_z_rec_loss")):
+            if getattr(getattr(config, group), name):
+                raise UserError(f"{name} is for the two parts of {TWO_PARTS[0]}; {config.model.model_type} has one")
+        if config.model.vae2d_checkpoint and config.model.model_type != "Hunyuan-VAE":
+            raise UserError(f"vae2d_checkpoint is for {TWO_PARTS[0]} and Hunyuan-VAE; use pretrained_model_path")
+        if config.loss.use_image_identity_loss:
+            raise UserError(f"use_image_identity_loss compares the two parts of {TWO_PARTS[0]}; leave it out")
     if config.model.vae_2d_only and not config.loss.use_real_rec_loss:
         raise UserError("vae_2d_only reconstructs pixels; set use_real_rec_loss, not use_z_rec_loss")
 
 
-def _check_size(data: VaeData, autoencoder: VideoAutoencoder) -> None:
+def _check_size(data: VaeData, autoencoder: Autoencoder) -> None:
     compression = autoencoder.spatial_compression
     if data.image_size % compression:
         raise UserError(f"image_size={data.image_size} is not divisible by the autoencoder's {compression}")
@@ -130,7 +141,7 @@ def _check_size(data: VaeData, autoencoder: VideoAutoencoder) -> None:
 # --- network ---------------------------------------------------------------------------------------------------------
 
 
-def build(model: VaeModel) -> VideoAutoencoder:
+def build(model: VaeModel) -> Autoencoder:
     """The autoencoder: published sizes, replaced by those of the weights' folder, then by ``vae``.
 
     Its weights are fresh, or those of ``pretrained_model_path``; the 2D part may come from ``vae2d_checkpoint``.
@@ -138,25 +149,47 @@ def build(model: VaeModel) -> VideoAutoencoder:
     source = model.pretrained_model_path
     if source:
         require_path(source, "the autoencoder's weights", "pretrained_model_path")
-    sizes = {"micro_batch_size": model.micro_batch_size, "micro_frame_size": model.micro_frame_size}
-    autoencoder = VideoAutoencoder(VideoAutoencoderConfig.from_dict({**read_config(source), **model.vae, **sizes}))
+    name = NETWORK_NAMES.get(model.model_type, model.model_type)
+    sizes = {"micro_batch_size": model.micro_batch_size}
+    if model.model_type in TWO_PARTS:
+        sizes["micro_frame_size"] = model.micro_frame_size
+    autoencoder = build_autoencoder(autoencoder_config(name, source, model.vae, **sizes), model.dtype)
     if source:
-        load_into(autoencoder, read_tensors(source))
+        load_autoencoder_weights(autoencoder, source)
     if model.vae2d_checkpoint:
-        path = require_path(model.vae2d_checkpoint, "the weights of the 2D part", "vae2d_checkpoint")
-        load_into(autoencoder.spatial_vae.module, read_tensors(path))
-    set_compute_dtype(autoencoder, runtime.compute_dtype(model.dtype))
+        _start_from_images(autoencoder, model.vae2d_checkpoint)
     if model.use_recompute:
-        for half in (autoencoder.spatial_vae.module, autoencoder.temporal_vae):
-            half.encoder.recompute()
-            half.decoder.recompute()
+        for half in _halves(autoencoder):
+            half.recompute()
     return autoencoder
 
 
-def make_loss(config: TrainVaeConfig, autoencoder: VideoAutoencoder) -> nn.Cell:
+def _start_from_images(autoencoder: Autoencoder, path: str) -> None:
+    """Fills the 2D part, or the kernels of a causal 3D autoencoder, from an image autoencoder."""
+    weights = own_tensors(require_path(path, "the weights of an image autoencoder", "vae2d_checkpoint"))
+    if isinstance(autoencoder, VideoAutoencoder):
+        load_into(autoencoder.spatial_vae.module, weights)
+        return
+    image = {name: np.asarray(weights[name]) for name in weights}
+    fresh = {name: parameter.asnumpy() for name, parameter in autoencoder.parameters_and_names()}
+    load_into(autoencoder, inflate(image, fresh))
+
+
+def _halves(autoencoder: Autoencoder) -> list[nn.Cell]:
+    """Encoders and decoders."""
+    if isinstance(autoencoder, VideoAutoencoder):
+        parts = [autoencoder.spatial_vae.module, autoencoder.temporal_vae]
+    else:
+        parts = [getattr(autoencoder, "module", autoencoder)]
+    return [half for part in parts for half in (part.encoder, part.decoder)]
+
+
+def make_loss(config: TrainVaeConfig, autoencoder: Autoencoder) -> nn.Cell:
     """The loss cell; only the part of the autoencoder that it holds is trained."""
     loss = config.loss
     weights = LossWeights(loss.mse_loss_weight, loss.kl_loss_weight, loss.use_image_identity_loss)
+    if config.model.model_type not in TWO_PARTS:
+        return PixelLoss(autoencoder, weights)
     if config.model.vae_2d_only:
         return FrameLoss(autoencoder, weights)
     if config.model.freeze_vae_2d:
@@ -169,7 +202,7 @@ def make_loss(config: TrainVaeConfig, autoencoder: VideoAutoencoder) -> nn.Cell:
 
 def _on_latents(config: TrainVaeConfig) -> bool:
     """Whether pixels are not needed in the graph: the 2D part is frozen, and its latents are what is reconstructed."""
-    return config.model.freeze_vae_2d and not config.loss.use_real_rec_loss
+    return config.model.model_type in TWO_PARTS and config.model.freeze_vae_2d and not config.loss.use_real_rec_loss
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -213,7 +246,7 @@ class AutoencoderInputs:
     Clips that come again, as those of a small data set do, are encoded once.
     """
 
-    def __init__(self, config: TrainVaeConfig, autoencoder: VideoAutoencoder):
+    def __init__(self, config: TrainVaeConfig, autoencoder: Autoencoder):
         self.config, self.autoencoder = config, autoencoder
         self._latents = Memory(CACHE_BYTES)
 
@@ -259,9 +292,9 @@ def first_clips(dataset: VideoTextDataset, count: int, batch_size: int, seed: in
 
 
 def set_latent_statistics(
-    autoencoder: VideoAutoencoder, dataset: VideoTextDataset, count: int, batch_size: int, seed: int
+    autoencoder: Autoencoder, dataset: VideoTextDataset, count: int, batch_size: int, seed: int
 ) -> None:
-    """Sets shift and scale to mean and standard deviation of every latent channel over ``count`` training clips.
+    """Normalises latents by their mean and standard deviation over ``count`` training clips.
 
     The latents are samples of the posterior, so their variance is that of the means plus the mean of the variances.
     """
@@ -271,15 +304,11 @@ def set_latent_statistics(
     latents, spread = (np.concatenate([part.asnumpy() for part in parts]) for parts in zip(*posteriors))
     shift = latents.mean((0, 2, 3, 4))
     scale = np.sqrt(latents.var((0, 2, 3, 4)) + np.square(spread).mean((0, 2, 3, 4)))
-    for parameter, values in ((autoencoder.shift, shift), (autoencoder.scale, scale)):
-        parameter.set_data(Tensor(values.reshape(parameter.shape), ms.float32))
-    autoencoder.config = dataclasses.replace(
-        autoencoder.config, shift=tuple(map(float, shift)), scale=tuple(map(float, scale))
-    )
+    autoencoder.set_statistics(shift, scale)
     logger.info("latents of %d clips: shift %s, scale %s", len(latents), shift.round(3), scale.round(3))
 
 
-def judge(config: TrainVaeConfig, autoencoder: VideoAutoencoder, rows: Sequence[VideoRow]) -> dict[str, float]:
+def judge(config: TrainVaeConfig, autoencoder: Autoencoder, rows: Sequence[VideoRow]) -> dict[str, float]:
     """Logs and returns mean absolute error and PSNR of clips: of the held-out ones, or of training clips without."""
     held_out = config.data.held_out
     dataset = make_dataset(config.data, (rows[len(rows) - held_out :] if held_out else rows)[:JUDGED])

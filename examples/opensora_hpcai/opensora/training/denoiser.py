@@ -38,6 +38,7 @@ from opensora.networks import (
 )
 from opensora.sizes import VideoSize
 from opensora.start import start
+from opensora.training.adapter import Trained, adapt
 from opensora.training.contents import Contents
 from opensora.training.inputs import Captions, DenoiserInputs
 from opensora.training.planning import Buckets, make_buckets, plan_of_buckets, require_shares
@@ -49,6 +50,7 @@ from opensora.training.run import (
     make_step,
     make_training,
     open_run,
+    run_length,
     run_training,
 )
 from opensora.training.samples import Samples, frame_rate
@@ -78,7 +80,7 @@ class Setting:
 
 
 def train(config: TrainConfig) -> Path:
-    """Trains a denoiser and returns its model folder.
+    """Trains a denoiser, or an adapter of one, and returns its model folder.
 
     Raises:
         UserError: what in the configuration cannot work; found before training where possible.
@@ -93,27 +95,32 @@ def train(config: TrainConfig) -> Path:
         dataset = make_dataset(setting, plan.epoch(0).usual_size())
         loader = make_loader(dataset, config.data, plan, run)
         denoiser = make_denoiser(setting, run.seed)
+        trained = make_trained(setting, denoiser, run.seed)
         captions = make_captions(setting)
         null_text = make_null_text(setting, captions)
         objective = setting.family.objective(setting.config.flow, setting.denoiser_config, null_text)
         masks = MaskGenerator(config.flow.mask_ratios) if config.flow.mask_ratios else None
-        step = make_step(config.optimizer, config.model.dtype, denoiser, objective.loss_cell(denoiser), mesh)
+        loss = trained.loss(objective.loss_cell(denoiser))
+        step = make_step(config.optimizer, config.model.dtype, denoiser, loss, mesh)
+        inputs = DenoiserInputs(objective, setting.autoencoder, captions, masks, config.flow.condition_config)
         training = make_training(
             config,
             run,
-            denoiser,
-            dataclasses.asdict(setting.denoiser_config),
+            trained.saved,
+            trained.config,
             step,
             loader,
-            DenoiserInputs(objective, setting.autoencoder, captions, masks, config.flow.condition_config),
+            trained.inputs(inputs),
             contents,
             objective.part_names,
+            trained.layout,
+            trained.digest,
         )
         if config.samples.sample_every:
             training.hooks = [make_samples(setting, run, training, denoiser, captions)]
         run_training(run, training)
         folder = training.checkpoints.export()
-        logger.info("the denoiser is in %s", folder)
+        logger.info("the %s is in %s", trained.name, folder)
     return folder
 
 
@@ -224,11 +231,16 @@ def make_denoiser(setting: Setting, seed: int) -> nn.Cell:
     model, path = setting.config.model, setting.config.model.pretrained_model_path
     recompute = (model.num_recompute_blocks or True) if model.use_recompute else False
     source = require_path(path, "the denoiser's weights", "pretrained_model_path") if path else None
+    adapted = bool(setting.config.lora.lora_rank)
     starts_from_images = isinstance(setting.denoiser_config, STDiTBaseConfig)
     image_model = find_image_model(read_tensors(source)) if source and starts_from_images else None
     if source and not image_model:
         option = "pretrained_model_path"
-        return load_denoiser(source, setting.denoiser_config, model.dtype, recompute, option=option, trained=True)
+        return load_denoiser(
+            source, setting.denoiser_config, model.dtype, recompute, option=option, trained=not adapted
+        )
+    if adapted:
+        raise UserError(f"lora_rank adapts a denoiser, but {source} is an image model ({image_model.name})")
     denoiser = build_denoiser(setting.denoiser_config, model.dtype, recompute)
     denoiser.initialize_weights(seed)
     if image_model:
@@ -256,6 +268,13 @@ def make_plan(setting: Setting, seed: int, ranks: int, contents: str, planned_ra
     plan = plan_of_buckets(setting.buckets, seed, planned_ranks or ranks, contents)
     require_shares(plan, ranks)
     return plan
+
+
+def make_trained(setting: Setting, denoiser: nn.Cell, seed: int) -> Trained:
+    """The denoiser itself, or an adapter of it."""
+    if setting.config.lora.lora_rank:
+        return adapt(denoiser, setting.config.lora, setting.config.model.pretrained_model_path, seed)
+    return Trained(denoiser, dataclasses.asdict(setting.denoiser_config))
 
 
 def make_dataset(setting: Setting, usual_size: VideoSize | None = None) -> LatentTextDataset | VideoTextDataset:
@@ -326,4 +345,5 @@ def make_samples(setting: Setting, run: Run, training: Training, denoiser: nn.Ce
         training.trackers,
         run.mesh,
     )
-    return Every(config.samples.sample_every, samples)
+    every = run_length(config, len(training.loader)).of(config.samples, "sample_every")
+    return Every(every, samples)

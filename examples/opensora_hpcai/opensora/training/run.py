@@ -22,6 +22,7 @@ import numpy as np
 from mindspore import nn
 
 from mindone import runtime
+from mindone.checkpoint import MODEL_LAYOUT, Layout
 from mindone.config import save_config
 from mindone.data.loader import Dataset, Loader
 from mindone.data.plan import PLANNED_RANKS, Plan
@@ -30,12 +31,13 @@ from mindone.errors import UserError
 from mindone.parallel.collectives import Mean, broadcast_parameters, from_first_rank
 from mindone.parallel.mesh import Mesh
 from mindone.signals import exit_code
-from mindone.train.checkpoints import STATE, TrainingCheckpoints, TrainState, read_state
+from mindone.train.checkpoints import STATE, Saved, TrainingCheckpoints, TrainState, read_state
 from mindone.train.ema import Ema
+from mindone.train.intervals import updates_of
 from mindone.train.loop import Inputs, Training, fit
-from mindone.train.optim import AdamW
+from mindone.train.optim import make_optimizer
 from mindone.train.run_folder import RESULT, Found, check_changes, find_run, open_folder
-from mindone.train.schedule import make_schedule
+from mindone.train.schedule import WITHOUT_DECAY, Schedule, make_schedule
 from mindone.train.skipped import SkippedUpdates
 from mindone.train.step import LossScale, TrainStep
 from mindone.train.tracker import Trackers, make_trackers
@@ -175,9 +177,20 @@ def make_step(optim: Optim, dtype: str, network: nn.Cell, loss: nn.Cell, mesh: M
     if dtype == "fp16":
         dynamic = optim.loss_scaler_type == "dynamic"
         scale = LossScale(optim.init_loss_scale, dynamic, optim.loss_scale_factor, optim.scale_window)
+    optimizer = make_optimizer(
+        optim.optim,
+        parameters,
+        optim.betas,
+        optim.optim_eps,
+        optim.weight_decay,
+        optim.group_strategy,
+        optim.nesterov,
+        optim.instability_beta,
+        optim.clip_threshold,
+    )
     return TrainStep(
         loss,
-        AdamW(parameters, optim.betas, optim.optim_eps, optim.weight_decay),
+        optimizer,
         Ema(parameters, optim.ema_decay) if optim.use_ema else None,
         optim.max_grad_norm if optim.clip_grad else None,
         optim.gradient_accumulation_steps,
@@ -189,10 +202,15 @@ def make_step(optim: Optim, dtype: str, network: nn.Cell, loss: nn.Cell, mesh: M
 
 @dataclass(frozen=True)
 class Length:
-    """Updates of a run, and between its checkpoints."""
+    """Updates of a run, of an epoch (batches that are left over are a part of one), and between checkpoints."""
 
     total: int
+    per_epoch: float
     save: int
+
+    def of(self, group: Any, name: str) -> int:
+        """The updates that a setting says, in updates, epochs or percent."""
+        return updates_of(getattr(group, name), name, self.per_epoch, self.total)
 
 
 def run_length(config: TrainConfig | TrainVaeConfig, batches_per_epoch: int) -> Length:
@@ -208,20 +226,24 @@ def run_length(config: TrainConfig | TrainVaeConfig, batches_per_epoch: int) -> 
             f"{loop.epochs} epochs of {batches_per_epoch} batches are less than one update of "
             f"gradient_accumulation_steps={per_update}; use more epochs, or a smaller batch or accumulation"
         )
+    per_epoch = batches_per_epoch / per_update
+    save_steps = updates_of(loop.ckpt_save_steps, "ckpt_save_steps", per_epoch, total)
     every_epochs = max(1, loop.ckpt_save_interval * batches_per_epoch // per_update)
-    return Length(total, loop.ckpt_save_steps if loop.ckpt_save_steps > 0 else every_epochs)
+    return Length(total, per_epoch, save_steps if save_steps > 0 else every_epochs)
 
 
 def make_training(
     config: TrainConfig | TrainVaeConfig,
     run: Run,
-    network: nn.Cell,
+    network: Saved,
     network_config: Mapping[str, Any],
     step: TrainStep,
     loader: Loader,
     inputs: Inputs,
     contents: Contents,
     part_names: Sequence[str] = (),
+    layout: Layout = MODEL_LAYOUT,
+    weights: str = "",
 ) -> Training:
     """All that the loop needs, from the first update or from the checkpoint on.
 
@@ -229,14 +251,23 @@ def make_training(
         network: is saved, with ``network_config``; the step trains parameters of it.
         contents: what it trains on.
         part_names: of what the loss cell returns beside the loss.
+        layout: how the files of the saved network are called.
+        weights: tells those that the run depends on and does not save, see `opensora.training.adapter`.
     Raises:
         UserError: the run to resume is complete, or had other settings or data.
     """
     loop, optim, length = config.train, config.optimizer, run_length(config, len(loader))
     checkpoints = TrainingCheckpoints(
-        run.folder, step, network, network_config, run.mesh, loop.ckpt_max_keep, loop.ckpt_keep_every
+        run.folder,
+        step,
+        network,
+        network_config,
+        run.mesh,
+        loop.ckpt_max_keep,
+        length.of(loop, "ckpt_keep_every"),
+        layout,
     )
-    now = fingerprint(config, loader.plan, contents.digest, length.total)
+    now = fingerprint(config, loader.plan, contents.digest + weights, length)
     state = TrainState(seed=run.seed)
     if run.found:
         _check_resumed(config, run.found, now, length.total, contents)
@@ -247,22 +278,16 @@ def make_training(
     suffix = "" if run.mesh.is_main else f"_{run.mesh.rank}"
     skipped = SkippedUpdates(run.folder / f"skipped_updates{suffix}.csv", run.seed, optim.max_skipped_updates)
     trackers = (
-        make_trackers(run.folder, length.total, loop.log_interval, state.step) if run.mesh.is_main else Trackers()
-    )
-    schedule = make_schedule(
-        optim.scheduler,
-        optim.start_learning_rate,
-        optim.end_learning_rate,
-        optim.warmup_steps,
-        optim.decay_steps,
-        length.total,
+        make_trackers(run.folder, length.total, length.of(loop, "log_interval"), state.step)
+        if run.mesh.is_main
+        else Trackers()
     )
     _introduce(network, step, loader, optim.gradient_accumulation_steps, length)
     return Training(
         step,
         loader,
         inputs,
-        schedule,
+        _schedule(optim, length),
         length.total,
         checkpoints,
         state,
@@ -271,6 +296,18 @@ def make_training(
         trackers,
         length.save,
         part_names,
+    )
+
+
+def _schedule(optim: Optim, length: Length) -> Schedule:
+    return make_schedule(
+        optim.scheduler,
+        optim.start_learning_rate,
+        optim.end_learning_rate,
+        length.of(optim, "warmup_steps"),
+        length.of(optim, "decay_steps"),
+        length.total,
+        initial_lr=optim.initial_learning_rate,
     )
 
 
@@ -301,7 +338,7 @@ def _check_resumed(
     check_changes(before, now, config.train.allow_changes)
 
 
-def _introduce(network: nn.Cell, step: TrainStep, loader: Loader, micro_batches: int, length: Length) -> None:
+def _introduce(network: Saved, step: TrainStep, loader: Loader, micro_batches: int, length: Length) -> None:
     count = sum(int(np.prod(parameter.shape)) for parameter in network.get_parameters())
     trained = sum(int(np.prod(parameter.shape)) for parameter in step.parameters)
     logger.info("parameters: %s, of which %s are trained", f"{count:,}", f"{trained:,}")
@@ -355,17 +392,17 @@ def _report_bad_samples(run: Run, loader: Loader) -> None:
     logger.warning("%d samples could not be used: they are listed in %s", len(bad), path)
 
 
-def fingerprint(config: TrainConfig | TrainVaeConfig, plan: Plan, contents: str, total_steps: int) -> dict[str, Any]:
+def fingerprint(config: TrainConfig | TrainVaeConfig, plan: Plan, contents: str, length: Length) -> dict[str, Any]:
     """What changes the numbers of a training, by name.
 
     Ranks do not: a batch may be shared out otherwise. Nor does a run's length, unless the learning rate depends on it.
     """
     optim = config.optimizer
-    decay = optim.decay_steps or total_steps - optim.warmup_steps
+    decay = length.of(optim, "decay_steps") or length.total - length.of(optim, "warmup_steps")
     return {
         **_leaves(config),
         **plan.identity(),
-        "updates of decay": None if optim.scheduler == "constant" else decay,
+        "updates of decay": None if optim.scheduler in WITHOUT_DECAY else decay,
         "data": contents,
     }
 

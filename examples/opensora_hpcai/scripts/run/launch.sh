@@ -3,17 +3,18 @@ EXAMPLE="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 MODELS="${MODELS:-$EXAMPLE/models}"
 NODES="${NODES:-1}"
 
-# launch SCRIPT.py ARGUMENTS...: with python on one device, with msrun on more. DRY_RUN=1 only prints the command.
+# launch SCRIPT.py ARGUMENTS...: with python on one device, with opensora launch on more. DRY_RUN=1 only prints the
+# command.
 launch() {
-    local script="$EXAMPLE/scripts/$1" workers=$((NPUS * NODES)) command
+    local script="$EXAMPLE/scripts/$1" command
     shift
-    if [ "$workers" -eq 1 ]; then
+    if [ $((NPUS * NODES)) -eq 1 ]; then
         command=(python "$script" "$@")
     else
-        command=(msrun --bind_core=True --worker_num="$workers" --local_worker_num="$NPUS" --join=True
-                 --log_dir="${LOGS:-$OUTPUT/msrun}")
+        command=(opensora launch --nproc "$NPUS" --bind_core True --log_dir "${LOGS:-$OUTPUT/launch}")
         if [ "$NODES" -gt 1 ]; then
-            command+=(--master_addr="$MASTER_ADDR" --master_port="${MASTER_PORT:-8118}" --node_rank="$NODE_RANK")
+            command+=(--nodes "$NODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR")
+            command+=(--master_port "${MASTER_PORT:-8118}")
         fi
         command+=("$script" "$@" --use_parallel True)
     fi

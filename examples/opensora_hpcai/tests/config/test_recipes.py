@@ -95,7 +95,6 @@ def test_every_recipe_printed_and_read_again_is_the_same(path, tmp_path):
 
 PATCHES = r"pre_patchify=True is not supported by model_version v1\.1; leave it out"
 REFUSED = {
-    "opensora-v1-1/inference/t2v_fit.yaml": PATCHES,
     "opensora-v1-1/train/train_stage1_fit.yaml": PATCHES,
 }
 """What cannot be done yet, and what says so."""

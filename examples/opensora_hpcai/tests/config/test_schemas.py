@@ -6,12 +6,15 @@ import sys
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import opensora.config
 from mindone.config import leaves, load, parse
 from mindone.errors import UserError
+from mindone.train.optim import OPTIMIZER_NAMES
+from mindone.train.schedule import SCHEDULERS
 from opensora.cli import DOORS
 from opensora.config import (
     ConvertConfig,
@@ -23,6 +26,7 @@ from opensora.config import (
     TrainConfig,
     TrainVaeConfig,
 )
+from opensora.config.train import Optimizer, Scheduler
 from opensora.config.v2 import ImageAutoencoder, Mmdit, VideoAutoencoder
 from opensora.families import MODULES, get_family, settle
 from opensora.families.base import REFUSED
@@ -245,9 +249,7 @@ SEQUENCE = "leave it out; --use_parallel True shares the work by samples"
         (TrainConfig, [*TRAIN, "--dsp", "True"], "dsp=True", SEQUENCE),
         (TrainConfig, [*TRAIN, "--zero_stage", "2"], "zero_stage=2", "use 0"),
         (TrainConfig, [*TRAIN, "--validate", "True"], "validate=True", "leave it out"),
-        (TrainConfig, [*TRAIN, "--optim", "came"], "optim=came", "use adamw"),
         (TrainConfig, [*TRAIN, "--pre_patchify", "True"], "pre_patchify=True", "leave it out"),
-        (GenerateConfig, [*GENERATE, "--pre_patchify", "True"], "pre_patchify=True", "leave it out"),
     ],
 )
 def test_what_no_version_can_do_is_refused_in_one_sentence_that_says_what_to_use(version, schema, argv, name, instead):
@@ -299,3 +301,23 @@ def test_what_one_version_cannot_do_is_refused_by_it(version, schema, argv, mess
 )
 def test_what_can_work_is_accepted(schema, argv):
     parse(schema, argv)
+
+
+@pytest.mark.parametrize("choice", [Optimizer, Scheduler])
+def test_the_choices_of_a_setting_are_those_of_the_library(choice):
+    assert get_args(choice) == {Optimizer: OPTIMIZER_NAMES, Scheduler: SCHEDULERS}[choice]
+
+
+@pytest.mark.parametrize("value", ["often", "0", "1.5"])
+def test_an_interval_that_is_none_is_refused_with_its_setting(value):
+    with pytest.raises(UserError, match=f"log_interval={value}"):
+        parse(TrainConfig, [*TRAIN, "--log_interval", value])
+
+
+def test_intervals_are_updates_epochs_or_percent():
+    config = parse(TrainConfig, [*TRAIN, "--ckpt_save_steps", "2 epochs", "--warmup_steps", "5%"])
+    assert (config.train.ckpt_save_steps, config.optimizer.warmup_steps, config.train.log_interval) == (
+        "2 epochs",
+        "5%",
+        1,
+    )

@@ -10,7 +10,6 @@ from opensora import networks as loading
 from opensora.cli import enter
 from opensora.data.cache import read_latent, read_text, write_text
 from opensora.embed import decode, videos
-from opensora.embed.shared import weights_digest
 from opensora.text.encoder import TextEmbeddings, TextEncoder
 
 
@@ -340,23 +339,6 @@ def test_latents_stay_good_when_their_videos_are_gone(networks, folder, tmp_path
     enter("embed-video", flags)
     (tmp_path / "v/a.mp4").unlink()
     assert enter("embed-video", flags).skipped == 1
-
-
-def test_a_digest_knows_weights_by_content_alone(tmp_path):
-    def model(name: str, file: str, content: bytes) -> str:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text("{}")
-        (tmp_path / name / file).write_bytes(content)
-        (tmp_path / name / "README.md").write_text(name)
-        return weights_digest(tmp_path / name)
-
-    large = bytearray(np.random.default_rng(0).bytes(9 << 20))
-    digest = model("a", "model.safetensors", bytes(large))
-    assert digest == model("b", "pytorch_model.bin", bytes(large)) == weights_digest(tmp_path / "a/model.safetensors")
-    large[-1] ^= 1
-    assert digest != model("c", "model.safetensors", bytes(large))
-    (tmp_path / "a/config.json").write_text('{"depth": 2}')
-    assert digest != weights_digest(tmp_path / "a") == weights_digest(tmp_path / "a/model.safetensors")
 
 
 # --- one file per row ------------------------------------------------------------------------------------------------

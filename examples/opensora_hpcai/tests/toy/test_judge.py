@@ -24,6 +24,12 @@ def test_real_clips_are_all_right_and_shuffled_captions_about_chance(clips):
     assert chance.all < 0.06 and chance.colour < 0.30 and chance.shape < 0.45 and chance.direction < 0.35
 
 
+def test_a_new_colour_is_told_from_the_others(clips):
+    verdicts = [judge(clip(11, index, "azure").frames) for index in range(30)]
+    assert {verdict.colour for verdict in verdicts} == {"azure"}
+    assert "azure" not in {judge(item.frames).colour for item in clips}
+
+
 def test_a_soft_picture_is_still_judged(clips):
     verdicts = [judge(blurred(item.frames, 1.2)) for item in clips[:90]]
     assert score((item.caption, verdict) for item, verdict in zip(clips, verdicts)).all >= 0.99

@@ -28,7 +28,7 @@ def test_make_toy_dataset_leaves_a_full_folder_alone(tmp_path, capsys, tool):
     assert (tmp_path / "video_caption.csv").is_file()
 
 
-@pytest.mark.parametrize("name", ["make_toy_dataset", "make_tiny_t5"])
+@pytest.mark.parametrize("name", ["make_toy_dataset", "make_tiny_t5", "make_tiny_clip"])
 def test_a_folder_has_to_be_named(name, capsys, tool):
     with pytest.raises(SystemExit) as left:
         tool(name)()

@@ -47,3 +47,9 @@ def test_impossible_clips_are_refused():
         clip(0, 0, num_frames=1)
     with pytest.raises(UserError, match="split=test"):
         clip(0, 0, split="test")
+
+
+def test_a_new_colour_is_a_split_of_its_own_that_no_other_split_has():
+    azure = {clip(0, index, "azure").scene for index in range(15)}
+    assert azure == set(scenes("azure")) and {scene.colour for scene in azure} == {"azure"}
+    assert not azure & set(scenes("all"))

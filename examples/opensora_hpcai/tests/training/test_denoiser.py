@@ -10,7 +10,8 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindone.checkpoint import read_tensors, save_model, save_safetensors
+from mindone.adapters import read_lora
+from mindone.checkpoint import network_tensors, read_tensors, save_model, save_safetensors
 from mindone.config import load, parse
 from mindone.data.loader import Batch
 from mindone.data.write import write_video
@@ -26,6 +27,7 @@ from opensora.data.cache import LatentEntry, write_latent, write_text
 from opensora.data.masks import MaskGenerator
 from opensora.models.vae_temporal import TemporalAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
+from opensora.networks import denoiser_config, load_denoiser, shapes
 from opensora.toy.tiny_t5 import write_tiny_t5
 from opensora.training import denoiser as training
 from opensora.training.inputs import DenoiserInputs
@@ -136,6 +138,23 @@ def assert_same_result(folder, other):
     for name in ("model", "ckpt/step-00000004/model", "ckpt/step-00000004/ema"):
         a, b = read_tensors(folder / name), read_tensors(other / name)
         assert all(np.array_equal(np.asarray(a[key]), np.asarray(b[key])) for key in a)
+
+
+def test_a_resumed_run_of_another_optimizer_has_the_same_numbers_with_intervals_in_epochs_and_percent(data, tmp_path):
+    """Six samples in batches of two are three updates: CAME's state is a row and a column per matrix."""
+    golden.use_mode("graph")
+    recipe = ["--train_steps", "4", "--ckpt_save_steps", "50%", "--warmup_steps", "1 epoch", "--optim", "came"]
+    recipe += ["--group_strategy", "norm_and_bias", "--weight_decay", "0.1", "--log_interval", "25%"]
+    run(data, tmp_path / "whole", *recipe)
+    shutil.copytree(tmp_path / "whole", tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "ckpt" / "step-00000004")
+    shutil.rmtree(tmp_path / "half" / "model")
+    run(data, tmp_path / "half", *recipe, "--resume", "True")
+    rates = [float(line[2]) for line in result_rows(tmp_path / "whole")[1:]]
+    whole, half = (tmp_path / name / "ckpt" / "step-00000004" for name in ("whole", "half"))
+    for file in ("model/model.safetensors", "optimizer.safetensors"):
+        assert (whole / file).read_bytes() == (half / file).read_bytes()
+    assert rates == pytest.approx([0.01 / 3, 0.02 / 3, 0.01, 0.01], rel=1e-3)
 
 
 def test_a_run_leaves_its_settings_its_numbers_samples_and_a_model(whole):
@@ -382,3 +401,71 @@ def test_every_recipe_trains_at_toy_size(data, tmp_path, recipe):
     (row,) = result_rows(tmp_path)[1:]
     assert np.isfinite(float(row[1]))
     assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+# --- adapters ---
+
+LORA = ["--lora_rank", "2", "--lora_alpha", "3", "--lora_dropout", "0.2", *LENGTH]
+
+
+@pytest.fixture(scope="module")
+def adapter(data, whole, tmp_path_factory):
+    """A run of four updates that adapted the denoiser of the other run."""
+    folder = tmp_path_factory.mktemp("adapter")
+    run(data, folder, *LORA, "--pretrained_model_path", str(whole / "model"))
+    return folder
+
+
+def test_an_adapters_checkpoints_hold_nothing_else_and_its_resumed_run_has_the_same_numbers(data, whole, adapter):
+    half = shutil.copytree(adapter, adapter.parent / "half_adapter")
+    shutil.rmtree(half / "ckpt" / "step-00000004")
+    shutil.rmtree(half / "model")
+    run(data, half, *LORA, "--pretrained_model_path", str(whole / "model"), "--resume", "True")
+    assert_same_result(half, adapter)
+    for name in ("model", "ckpt/step-00000004/model", "ckpt/step-00000004/ema"):
+        assert {file.name for file in (adapter / name).iterdir()} == {
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        }
+        tensors = read_tensors(adapter / name)
+        assert tensors and all(".lora_" in key and key.startswith("base_model.model.") for key in tensors)
+        assert any(np.asarray(tensors[key]).any() for key in tensors if ".lora_B." in key)
+    moments = read_tensors(adapter / "ckpt/step-00000004/optimizer.safetensors", "all")
+    assert all(".lora_" in key or key == "step" for key in moments)
+
+
+def test_an_adapter_goes_on_with_the_weights_it_was_trained_on(data, whole, adapter, tmp_path, capsys):
+    other = tmp_path / "other"
+    save_model(other, load_denoiser(whole / "ckpt/step-00000002", denoiser_config("STDiT3-XL/2", whole)), {})
+    shutil.copyfile(whole / "model" / "config.json", other / "config.json")
+    more = [*LORA, "--train_steps", "6", "--resume", str(adapter), "--pretrained_model_path", str(other)]
+    assert "adapting weights" in refused(capsys, data, tmp_path / "new", *more)
+    error = refused(capsys, data, tmp_path / "none", *LORA)
+    assert "lora_rank adapts weights that are there; give them as --pretrained_model_path" in error
+
+
+def test_an_adapted_denoiser_is_the_same_folded_and_merged_and_untouched_at_strength_zero(whole, adapter, tmp_path):
+    config = denoiser_config("STDiT3-XL/2", whole)
+
+    def weights(path, *loras):
+        return network_tensors(load_denoiser(path, config, loras=loras))
+
+    base, zero, one = weights(whole), weights(whole, (adapter, 0.0)), weights(whole, (adapter, 1.0))
+    target = tmp_path / "merged"
+    enter("merge-lora", ["--ckpt_path", str(whole), "--lora", str(adapter), "--target", str(target)])
+    merged = weights(target)
+    assert all(np.array_equal(base[name], zero[name]) for name in base)
+    assert all(np.array_equal(merged[name], one[name]) for name in base)
+    changed = {name for name in base if not np.array_equal(base[name], one[name])}
+    assert changed == {f"{path}.weight" for path in read_lora(adapter, shapes(load_denoiser(whole, config))).modules}
+
+
+def test_an_adapter_becomes_that_of_another_tool_and_comes_back(whole, adapter, tmp_path):
+    known = shapes(load_denoiser(whole, denoiser_config("STDiT3-XL/2", whole)))
+    target = tmp_path / "adapter.safetensors"
+    model = ["--ckpt_path", str(whole), "--target", str(target)]
+    enter("convert-lora", ["--src", str(adapter), "--format", "kohya", *model])
+    before, after = read_lora(adapter, known).modules, read_lora(target, known).modules
+    assert before.keys() == after.keys()
+    for path, module in before.items():
+        np.testing.assert_allclose(module.delta(), after[path].delta(), rtol=1e-6)

@@ -14,7 +14,9 @@ from mindone.data.write import write_video
 from mindone.errors import UserError
 from mindone.testing import golden
 from mindone.train.loop import Place
+from opensora import networks
 from opensora.config import TrainVaeConfig
+from opensora.model_folder import read_config
 from opensora.models.vae_loss import FrameLoss, LossWeights, TimeLoss, VideoLoss
 from opensora.models.vae_v1_2 import gaussian_kl
 from opensora.training import autoencoder as training
@@ -106,6 +108,35 @@ def test_a_run_trains_the_temporal_part_and_leaves_a_model_with_its_own_statisti
     np.testing.assert_allclose(stored["shift"], np.asarray(after["shift"]).ravel(), rtol=1e-6)
     assert "2 held-out clips: l1" in caplog.text
     assert len((tmp_path / "output" / "result.log").read_text().splitlines()) == 3
+
+
+HUNYUAN = {"block_out_channels": [4, 4, 4, 4], "layers_per_block": 1, "norm_num_groups": 2, "latent_channels": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [("Hunyuan-VAE", HUNYUAN), ("VideoAutoencoderKL", {"autoencoder_kl": NETWORK["autoencoder_kl"]})],
+)
+def test_autoencoders_of_one_part_are_trained_on_pixels_and_leave_normal_latents(settings, tmp_path, name, network):
+    more = {"use_z_rec_loss": False, "use_real_rec_loss": True, "perceptual_loss_weight": 0, "latent_statistics": 4}
+    config = settings(model_type=name, vae=json.dumps(network), **more)
+    golden.use_mode("graph")
+    folder = training.train(config)
+    autoencoder = networks.load_autoencoder(folder)
+    (clips,) = training.first_clips(training.make_dataset(config.data, training.read_rows(config.data)), 4, 4, 0)
+    mean, std = (part.asnumpy() for part in autoencoder.posterior(clips))
+    assert read_config(folder)["scale_factor"] == pytest.approx(autoencoder.scale_factor)
+    shifted = (mean - autoencoder.shift_factor) * autoencoder.scale_factor
+    spread = np.square(shifted).mean() + np.square(std * autoencoder.scale_factor).mean()
+    np.testing.assert_allclose(spread, 1, rtol=0.01)
+
+
+def test_an_autoencoder_of_one_part_has_no_parts_to_freeze_or_compare(settings):
+    for name, value in (("vae_2d_only", True), ("use_image_identity_loss", True), ("use_z_rec_loss", True)):
+        changes = {"use_z_rec_loss": False, "use_real_rec_loss": True, "perceptual_loss_weight": 0, name: value}
+        config = settings(model_type="Hunyuan-VAE", freeze_vae_2d=False, vae=json.dumps(HUNYUAN), **changes)
+        with pytest.raises(UserError, match=name):
+            training.train(config)
 
 
 def test_latents_that_are_trained_on_have_the_statistics_they_are_normalised_with(settings):

@@ -2,9 +2,7 @@
 //
 // The forward pass keeps the logarithm of each softmax's sum, with which the backward pass computes the weights again
 // (https://arxiv.org/abs/2205.14135). Keys and values are packed once, and shared by all threads. A query that may
-// attend to no key gets zeros. The bias gets no gradient.
-//
-// Heads come before tokens, (B, h, N, D), or after them, (B, N, h, D).
+// attend to no key gets zeros. The bias gets no gradient. Tokens come before heads, (B, N, h, D).
 //
 // Legend: B batch, h heads, N queries, M keys, D size of queries and keys, E size of values.
 
@@ -35,9 +33,8 @@ struct Spread {
   }
 };
 
-// A call with q, k, v, bias, mask, settings (2): the scale, and whether tokens come before heads.
+// A call with q, k, v, bias, mask, scale.
 struct Call {
-  bool tokens_first;
   float scale;
   Index batch, heads, queries, keys, size, value_size;
   Spread bias_spread, mask_spread;
@@ -45,28 +42,25 @@ struct Call {
   const uint8_t* mask;  // 0 leaves a key out; none if it leaves out none
 
   explicit Call(const Tensors& t)
-      : tokens_first(t.in(5)[1] != 0.0f),
-        scale(t.in(5)[0]),
+      : scale(t.number(5)),
         batch(t.size(0, 0)),
-        heads(t.size(0, tokens_first ? 2 : 1)),
-        queries(t.size(0, tokens_first ? 1 : 2)),
-        keys(t.size(2, tokens_first ? 1 : 2)),
+        heads(t.size(0, 2)),
+        queries(t.size(0, 1)),
+        keys(t.size(2, 1)),
         size(t.size(0, 3)),
         value_size(t.size(2, 3)),
         bias_spread(t.shapes[3], {batch, heads, queries, keys}),
         mask_spread(t.shapes[4], {batch, heads, queries, keys}),
         bias(bias_spread.values == 1 ? nullptr : t.in(3)),
         mask(static_cast<const uint8_t*>(t.data[4])) {
-    require(t.size(2, tokens_first ? 2 : 1) == heads, "mindone_attention", "keys have to have the heads of queries");
     if (mask_spread.values == 1 && *mask) mask = nullptr;
   }
 
   // Where a token of a pair of sample and head begins, and how far from one token to the next.
   Index start(Index pair, Index token, Index tokens, Index width) const {
-    if (!tokens_first) return (pair * tokens + token) * width;
     return ((pair / heads * tokens + token) * heads + pair % heads) * width;
   }
-  Index step(Index width) const { return tokens_first ? heads * width : width; }
+  Index step(Index width) const { return heads * width; }
 
   Index pairs() const { return batch * heads; }
   Index panels() const { return ceil_div(keys, kTileColumns); }
@@ -308,18 +302,16 @@ struct Backward {
 
 }  // namespace
 
-// q, k, v, bias, mask, settings → out, logarithms of sums (B, h, N)
-MINDONE_OPERATOR(mindone_attention, "fBabD fBcdD fBcdE f???? b???? f2 fBabE fB??") {
+// q, k, v, bias, mask, scale → out, logarithms of sums
+MINDONE_OPERATOR(mindone_attention, "fBNhD fBMhD fBMhE f???? b???? f fBNhE fBhN") {
   const Call call(tensors);
-  require(tensors.values(7) == call.pairs() * call.queries, "mindone_attention", "there is a sum for each query");
   attend(call, tensors.in(0), tensors.in(1), tensors.in(2), tensors.out(6), tensors.out(7));
 }
 
-// q, k, v, bias, mask, settings, out, logarithms of sums, d_out → dq, dk, dv
+// q, k, v, bias, mask, scale, out, logarithms of sums, d_out → dq, dk, dv
 MINDONE_OPERATOR(mindone_attention_gradient,
-                 "fBabD fBcdD fBcdE f???? b???? f2 fBabE fB?? fBabE fBabD fBcdD fBcdE") {
+                 "fBNhD fBMhD fBMhE f???? b???? f fBNhE fBhN fBNhE fBNhD fBMhD fBMhE") {
   const Call call(tensors);
-  require(tensors.values(7) == call.pairs() * call.queries, "mindone_attention", "there is a sum for each query");
   Backward{call, tensors.in(0), tensors.in(1), tensors.in(2), tensors.in(6), tensors.in(7), tensors.in(8),
            tensors.out(9)}
       .run(tensors.out(10), tensors.out(11));

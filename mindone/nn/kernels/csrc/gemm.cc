@@ -121,7 +121,7 @@ MINDONE_OPERATOR(mindone_linear_weight_gradient, "fMK fMN fNK fN") {
   const Index m = tensors.size(0, 0), k = tensors.size(0, 1), n = tensors.size(1, 1);
   const float* dy = tensors.in(1);
   Product{n, k, m, {dy, 1, n}, {tensors.in(0), k, 1}, nullptr, tensors.out(2)}.run();
-  sum_over_rows(1, m, n, tensors.out(3), [&](Index first, Index last, float* part) {
+  sum_over_rows(1, m, n, {tensors.out(3)}, [&](Index first, Index last, float* part) {
     for (Index row = first; row < last; ++row)
 #pragma omp simd
       for (Index i = 0; i < n; ++i) part[i] += dy[row * n + i];

@@ -23,13 +23,15 @@ MINDONE_INLINE Statistics statistics(const float* x, Index width, float eps) {
   return {mean, 1.0f / std::sqrt(squares(x, width, mean) / width + eps)};
 }
 
-// y = (x - mean) * factor * gain, + shift if centred: x (G, R, D), gain and shift (G, D); stats (G * R, 2).
+// x, gain, shift, settings → y = (x - mean) * factor * gain, + shift if centred; statistics
 template <bool centred>
-void norm_rows(Index groups, Index rows, Index width, const float* x, const float* gain, const float* shift, float eps,
-               float* y, float* stats) {
-  parallel_pieces(groups * rows, rows_together(width), [&](Index first, Index last) {
+void norm_rows(const Tensors& t) {
+  const Index rows = t.size(0, 1), width = t.size(0, 2);
+  const float eps = t.number(3);
+  float *y = t.out(4), *stats = t.out(5);
+  parallel_pieces(t.size(0, 0) * rows, rows_together(width), [&](Index first, Index last) {
     for (Index r = first; r < last; ++r) {
-      const float *from = x + r * width, *scale = gain + r / rows * width, *add = shift + r / rows * width;
+      const float *from = t.in(0) + r * width, *scale = t.in(1) + r / rows * width, *add = t.in(2) + r / rows * width;
       float* to = y + r * width;
       const auto [mean, factor] = statistics<centred>(from, width, eps);
       stats[2 * r] = mean;
@@ -43,11 +45,13 @@ void norm_rows(Index groups, Index rows, Index width, const float* x, const floa
   });
 }
 
-// Gradients of norm_rows; sums (G, 2 D): those of gain and shift.
+// x, gain, dy, statistics, settings → dx, d_gain, d_shift
 template <bool centred>
-void norm_rows_gradient(Index groups, Index rows, Index width, const float* x, const float* gain, const float* stats,
-                        const float* dy, float* dx, float* sums) {
-  sum_over_rows(groups, rows, 2 * width, sums, [&](Index first, Index last, float* part) {
+void norm_rows_gradient(const Tensors& t) {
+  const Index rows = t.size(0, 1), width = t.size(0, 2);
+  const float *x = t.in(0), *gain = t.in(1), *dy = t.in(2), *stats = t.in(3);
+  float* dx = t.out(5);
+  sum_over_rows(t.size(0, 0), rows, width, {t.out(6), t.out(7)}, [&](Index first, Index last, float* part) {
     float *d_gain = part, *d_shift = part + width;
     for (Index r = first; r < last; ++r) {
       const float *from = x + r * width, *slope = dy + r * width, *scale = gain + r / rows * width;
@@ -84,27 +88,17 @@ Statistics statistics_of_many(const float* x, Index n, float eps) {
 }
 
 struct Groups {
-  Index samples, channels, length, groups;
-  Index each() const { return channels / groups; }
-};
+  Index samples, channels, length, groups, each;
 
-void group_norm(const Groups& g, const float* x, const float* weight, const float* bias, float eps, float* y,
-                float* stats) {
-  parallel_for(g.samples * g.groups, [&](Index item) {
-    const float* group = x + item * g.each() * g.length;
-    const auto [mean, factor] = statistics_of_many(group, g.each() * g.length, eps);
-    stats[2 * item] = mean;
-    stats[2 * item + 1] = factor;
-    for (Index c = 0; c < g.each(); ++c) {
-      const Index channel = item % g.groups * g.each() + c;
-      const float gain = factor * weight[channel], shift = bias[channel], centre = mean;
-      const float* from = group + c * g.length;
-      float* to = y + (item * g.each() + c) * g.length;
-#pragma omp simd
-      for (Index i = 0; i < g.length; ++i) to[i] = (from[i] - centre) * gain + shift;
-    }
-  });
-}
+  Groups(const Tensors& t, const char* name, int statistics)
+      : samples(t.size(0, 0)),
+        channels(t.size(0, 1)),
+        length(t.values(0, 2)),
+        groups(t.size(statistics, 1)),
+        each(channels / groups) {
+    require(channels % groups == 0, name, "the number of groups has to divide that of channels");
+  }
+};
 
 // The sums of n values of dy, and of dy * (x - mean).
 MINDONE_INLINE void slope_sums(const float* x, const float* dy, Index n, float mean, double* plain, double* along) {
@@ -121,14 +115,47 @@ MINDONE_INLINE void slope_sums(const float* x, const float* dy, Index n, float m
   });
 }
 
-void group_norm_gradient(const Groups& g, const float* x, const float* weight, const float* stats, const float* dy,
-                         float* dx, float* d_weight, float* d_bias) {
+}  // namespace
+
+// Of rows, with gain and shift of each group; settings: eps, and whether the mean is subtracted.
+MINDONE_OPERATOR(mindone_row_norm, "fGRD fG1D fG1D f2 f= fGR2") {
+  tensors.in(3)[1] ? norm_rows<true>(tensors) : norm_rows<false>(tensors);
+}
+
+MINDONE_OPERATOR(mindone_row_norm_gradient, "fGRD fG1D f= fGR2 f2 f= fG1D fG1D") {
+  tensors.in(4)[1] ? norm_rows_gradient<true>(tensors) : norm_rows_gradient<false>(tensors);
+}
+
+// Of the positions of groups of channels: x, weight, bias, eps → y, statistics
+MINDONE_OPERATOR(mindone_group_norm, "fNC. fC fC f f= fNG2") {
+  const Groups g(tensors, "mindone_group_norm", 5);
+  const float *weight = tensors.in(1), *bias = tensors.in(2), eps = tensors.number(3);
+  parallel_for(g.samples * g.groups, [&](Index item) {
+    const Index start = item * g.each * g.length;
+    const auto [mean, factor] = statistics_of_many(tensors.in(0) + start, g.each * g.length, eps);
+    tensors.out(5)[2 * item] = mean;
+    tensors.out(5)[2 * item + 1] = factor;
+    for (Index c = 0; c < g.each; ++c) {
+      const Index channel = item % g.groups * g.each + c;
+      const float gain = factor * weight[channel], shift = bias[channel], centre = mean;
+      const float* from = tensors.in(0) + start + c * g.length;
+      float* to = tensors.out(4) + start + c * g.length;
+#pragma omp simd
+      for (Index i = 0; i < g.length; ++i) to[i] = (from[i] - centre) * gain + shift;
+    }
+  });
+}
+
+// x, weight, dy, statistics, eps → dx, d_weight, d_bias
+MINDONE_OPERATOR(mindone_group_norm_gradient, "fNC. fC f= fNG2 f f= fC fC") {
+  const Groups g(tensors, "mindone_group_norm_gradient", 3);
+  const float *x = tensors.in(0), *weight = tensors.in(1), *dy = tensors.in(2), *stats = tensors.in(3);
   thread_local Scratch scratch;
   float* sums = scratch.get(2 * g.samples * g.channels);  // of each sample's channels: dy, and dy * normalised x
   parallel_for(g.samples * g.groups, [&](Index item) {
     const float mean = stats[2 * item], factor = stats[2 * item + 1];
     double plain = 0.0, along = 0.0;
-    for (Index row = item * g.each(); row < (item + 1) * g.each(); ++row) {
+    for (Index row = item * g.each; row < (item + 1) * g.each; ++row) {
       double row_plain = 0.0, row_along = 0.0;
       slope_sums(x + row * g.length, dy + row * g.length, g.length, mean, &row_plain, &row_along);
       row_along *= factor;
@@ -137,11 +164,11 @@ void group_norm_gradient(const Groups& g, const float* x, const float* weight, c
       plain += weight[row % g.channels] * row_plain;
       along += weight[row % g.channels] * row_along;
     }
-    const Index n = g.each() * g.length;
+    const Index n = g.each * g.length;
     const float average = static_cast<float>(plain / n), pull = factor * static_cast<float>(along / n);
-    for (Index row = item * g.each(); row < (item + 1) * g.each(); ++row) {
+    for (Index row = item * g.each; row < (item + 1) * g.each; ++row) {
       const float *from = x + row * g.length, *slope = dy + row * g.length, gain = weight[row % g.channels];
-      float* to = dx + row * g.length;
+      float* to = tensors.out(5) + row * g.length;
 #pragma omp simd
       for (Index i = 0; i < g.length; ++i) to[i] = (slope[i] * gain - average - (from[i] - mean) * pull) * factor;
     }
@@ -152,55 +179,12 @@ void group_norm_gradient(const Groups& g, const float* x, const float* weight, c
       plain += sums[2 * row];
       along += sums[2 * row + 1];
     }
-    d_bias[c] = static_cast<float>(plain);
-    d_weight[c] = static_cast<float>(along);
+    tensors.out(7)[c] = static_cast<float>(plain);
+    tensors.out(6)[c] = static_cast<float>(along);
   }
 }
 
-}  // namespace
-
-// x, gain, shift, eps → y, statistics
-MINDONE_OPERATOR(mindone_layer_norm, "fGRD fG1D fG1D f f= fGR2") {
-  norm_rows<true>(tensors.size(0, 0), tensors.size(0, 1), tensors.size(0, 2), tensors.in(0), tensors.in(1),
-                  tensors.in(2), tensors.number(3), tensors.out(4), tensors.out(5));
-}
-
-// x, gain, statistics, dy → dx, gradients of gain and shift
-MINDONE_OPERATOR(mindone_layer_norm_gradient, "fGRD fG1D fGR2 f= f= fG2D") {
-  norm_rows_gradient<true>(tensors.size(0, 0), tensors.size(0, 1), tensors.size(0, 2), tensors.in(0), tensors.in(1),
-                           tensors.in(2), tensors.in(3), tensors.out(4), tensors.out(5));
-}
-
-// x, weight, eps → y, statistics
-MINDONE_OPERATOR(mindone_rms_norm, "fRD fD f f= fR2") {
-  norm_rows<false>(1, tensors.size(0, 0), tensors.size(0, 1), tensors.in(0), tensors.in(1), tensors.in(1),
-                   tensors.number(2), tensors.out(3), tensors.out(4));
-}
-
-// x, weight, statistics, dy → dx, the gradient of the weight and zeros
-MINDONE_OPERATOR(mindone_rms_norm_gradient, "fRD fD fR2 f= f= f2D") {
-  norm_rows_gradient<false>(1, tensors.size(0, 0), tensors.size(0, 1), tensors.in(0), tensors.in(1), tensors.in(2),
-                            tensors.in(3), tensors.out(4), tensors.out(5));
-}
-
-// x, weight, bias, eps, number of groups → y, statistics
-MINDONE_OPERATOR(mindone_group_norm, "fNC. fC fC f i f= fNG2") {
-  const Groups groups{tensors.size(0, 0), tensors.size(0, 1), tensors.values(0, 2), tensors.integers(4)[0]};
-  require(groups.groups == tensors.size(6, 1) && groups.channels % groups.groups == 0, "mindone_group_norm",
-          "the number of groups has to divide that of channels");
-  group_norm(groups, tensors.in(0), tensors.in(1), tensors.in(2), tensors.number(3), tensors.out(5), tensors.out(6));
-}
-
-// x, weight, statistics, dy → dx, d_weight, d_bias
-MINDONE_OPERATOR(mindone_group_norm_gradient, "fNC. fC fNG2 f= f= fC fC") {
-  const Groups groups{tensors.size(0, 0), tensors.size(0, 1), tensors.values(0, 2), tensors.size(2, 1)};
-  require(groups.channels % groups.groups == 0, "mindone_group_norm_gradient",
-          "the number of groups has to divide that of channels");
-  group_norm_gradient(groups, tensors.in(0), tensors.in(1), tensors.in(2), tensors.in(3), tensors.out(4),
-                      tensors.out(5), tensors.out(6));
-}
-
-// x, weight, bias, eps → y = x / sqrt(mean of x^2 over channels + eps) * weight + bias, and the factors of x
+// Of the channels of a position: x, weight, bias, eps → y = x / sqrt(mean of x^2 + eps) * weight + bias, the factors of x
 MINDONE_OPERATOR(mindone_channel_norm, "fNCL fC fC f f= fNL") {
   const Index channels = tensors.size(0, 1), length = tensors.size(0, 2), pieces = ceil_div(length, kColumns);
   const float *x = tensors.in(0), *weight = tensors.in(1), *bias = tensors.in(2), eps = tensors.number(3);
@@ -221,11 +205,11 @@ MINDONE_OPERATOR(mindone_channel_norm, "fNCL fC fC f f= fNL") {
   });
 }
 
-// x, weight, factors, dy → dx, gradients of weight and bias
-MINDONE_OPERATOR(mindone_channel_norm_gradient, "fNCL fC fNL f= f= f2C") {
+// x, weight, dy, factors, eps → dx, d_weight, d_bias
+MINDONE_OPERATOR(mindone_channel_norm_gradient, "fNCL fC f= fNL f f= fC fC") {
   const Index channels = tensors.size(0, 1), length = tensors.size(0, 2), pieces = ceil_div(length, kColumns);
-  const float *x = tensors.in(0), *weight = tensors.in(1), *factors = tensors.in(2), *dy = tensors.in(3);
-  float* dx = tensors.out(4);
+  const float *x = tensors.in(0), *weight = tensors.in(1), *dy = tensors.in(2), *factors = tensors.in(3);
+  float* dx = tensors.out(5);
   auto slopes = [&](Index item, float* part) {
     const Index n = item / pieces, first = item % pieces * kColumns, count = std::min(kColumns, length - first);
     const Index start = n * channels * length + first;
@@ -250,7 +234,7 @@ MINDONE_OPERATOR(mindone_channel_norm_gradient, "fNCL fC fNL f= f= f2C") {
       part[channels + c] += plain;
     }
   };
-  sum_over_rows(1, tensors.size(0, 0) * pieces, 2 * channels, tensors.out(5),
+  sum_over_rows(1, tensors.size(0, 0) * pieces, channels, {tensors.out(6), tensors.out(7)},
                 [&](Index first, Index last, float* part) {
                   for (Index item = first; item < last; ++item) slopes(item, part);
                 });

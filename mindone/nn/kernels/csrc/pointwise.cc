@@ -89,7 +89,7 @@ MINDONE_OPERATOR(mindone_gated_sum_gradient, "fG1D fGRD fGRD f= fGRD") {
   const Index rows = tensors.size(1, 1), width = tensors.size(1, 2);
   const float *gate = tensors.in(0), *y = tensors.in(1), *d_out = tensors.in(2);
   float* dy = tensors.out(4);
-  sum_over_rows(tensors.size(1, 0), rows, width, tensors.out(3), [&](Index first, Index last, float* part) {
+  sum_over_rows(tensors.size(1, 0), rows, width, {tensors.out(3)}, [&](Index first, Index last, float* part) {
     for (Index r = first; r < last; ++r) {
       const float* row = gate + r / rows * width;
 #pragma omp simd
@@ -101,21 +101,20 @@ MINDONE_OPERATOR(mindone_gated_sum_gradient, "fG1D fGRD fGRD f= fGRD") {
   });
 }
 
-// x (B, h, N, D) or (B, N, h, D), cos and sin (N, D / 2) or (B, N, D / 2), settings: whether pairs are halves (else
-// neighbours) of the last axis, 1 to rotate or -1 to rotate back, whether tokens come first → y
-MINDONE_OPERATOR(mindone_rotate, "fBxyD f. f. i3 f=") {
+// x (B, N, h, D), cos and sin (N, D / 2) or (B, N, D / 2), settings: whether pairs are halves (else neighbours) of the
+// last axis, 1 to rotate or -1 to rotate back → y
+MINDONE_OPERATOR(mindone_rotate, "fBNhD f. f. i2 f=") {
   const int32_t* settings = tensors.integers(3);
-  const bool halves = settings[0], tokens_first = settings[2], each_sample = tensors.axes[1] == 3;
+  const bool halves = settings[0], each_sample = tensors.axes[1] == 3;
   const float *x = tensors.in(0), *cos = tensors.in(1), *sin = tensors.in(2), sign = settings[1];
-  const Index width = tensors.size(0, 3), half = width / 2, sample = tensors.size(0, 1) * tensors.size(0, 2);
-  const Index length = tensors.size(0, tokens_first ? 1 : 2), heads = sample / length;
+  const Index length = tensors.size(0, 1), heads = tensors.size(0, 2), width = tensors.size(0, 3), half = width / 2;
   const Index angles = (each_sample ? tensors.size(0, 0) : 1) * length * half;
   require(width == 2 * half && tensors.values(1) == angles && tensors.values(2) == angles, "mindone_rotate",
           "there has to be an angle for each pair of the last axis");
   float* y = tensors.out(4);
-  parallel_pieces(tensors.size(0, 0) * sample, rows_together(width), [&](Index first, Index last) {
+  parallel_pieces(tensors.size(0, 0) * length * heads, rows_together(width), [&](Index first, Index last) {
     for (Index r = first; r < last; ++r) {
-      const Index at = (each_sample ? r / sample * length : 0) + (tokens_first ? r / heads : r) % length;
+      const Index at = each_sample ? r / heads : r / heads % length;
       const float *c = cos + at * half, *s = sin + at * half, *from = x + r * width;
       float* to = y + r * width;
       auto turn = [&](Index i, Index one, Index other) {

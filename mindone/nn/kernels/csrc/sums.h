@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "operator.h"
 #include "parallel.h"
@@ -38,25 +39,28 @@ double sum_of_parts(Index n, Part part) {
   return total;
 }
 
-// Pieces of the rows of each group, with `width` sums for each that are added up at the end: (G, width).
+// Calls body(first, last, part) for pieces of the rows of each group; what it adds to `part`, zero at first, is added up
+// at the end: `width` values for each of `sums`, (G, width).
 template <class Body>
-void sum_over_rows(Index groups, Index rows, Index width, float* sums, Body body) {
+void sum_over_rows(Index groups, Index rows, Index width, const std::vector<float*>& sums, Body body) {
+  const Index all = width * static_cast<Index>(sums.size());
   const Index pieces = std::min(rows, std::max<Index>(1, 4 * Pool::instance().threads() / groups));
   thread_local Scratch scratch;
-  float* parts = scratch.get(groups * pieces * width);
+  float* parts = scratch.get(groups * pieces * all);
   parallel_for(groups * pieces, [&](Index item) {
     const Index group = item / pieces, piece = item % pieces;
-    float* part = parts + item * width;
-    std::memset(part, 0, width * sizeof(float));
+    float* part = parts + item * all;
+    std::memset(part, 0, all * sizeof(float));
     body(group * rows + rows * piece / pieces, group * rows + rows * (piece + 1) / pieces, part);
   });
   constexpr Index kTogether = 16384;  // sums that a thread adds up at a time
-  parallel_pieces(groups * width, kTogether, [&](Index first, Index last) {
+  parallel_pieces(groups * all, kTogether, [&](Index first, Index last) {
     for (Index i = first; i < last; ++i) {
-      const float* part = parts + i / width * pieces * width + i % width;
+      const Index group = i / all, column = i % all;
+      const float* part = parts + group * pieces * all + column;
       float total = 0.0f;
-      for (Index p = 0; p < pieces; ++p) total += part[p * width];
-      sums[i] = total;
+      for (Index p = 0; p < pieces; ++p) total += part[p * all];
+      sums[column / width][group * width + column % width] = total;
     }
   });
 }

@@ -1,0 +1,6 @@
+"""Writes the tiny CLIP encoder of the toy world; `--help` lists all settings."""
+
+from opensora.cli import enter
+
+if __name__ == "__main__":
+    enter("toy-clip")

@@ -1,0 +1,54 @@
+"""The benchmarks of sampling measure what they say, at sizes of no interest. No time and no memory is looked at."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindone.config import check, load
+from mindone.errors import UserError
+from opensora.cli import DOORS
+from opensora.cli import load as load_object
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """A module of the benchmarks, by its name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module
+    for name in ("bench", "loops", "memory", "staged"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("version", ["v1", "v1.1", "v1.2", "v2.0"])
+def test_the_calls_of_a_loop_are_repeated_as_they_were(version, benchmark, monkeypatch):
+    loops = benchmark("loops")
+    sizes, (channels, *_), _ = loops.LOOPS[version]
+    heads = {"axes_dim": [4, 4, 4]} if "axes_dim" in sizes else {}
+    small = {**sizes, "hidden_size": 24, "num_heads": 2, **heads}
+    monkeypatch.setitem(loops.LOOPS, version, (small, (channels, 3, 4, 4), (3, 32, 32)))
+    monkeypatch.setattr(loops, "STEPS", 3)
+    case = loops.loop_case(version)
+    assert case.what.startswith("3 guided calls")
+    first, again = case.theirs(), case.theirs()
+    assert len(first) == 3
+    for one, other in zip(first, again):
+        assert one.shape[:2] == (2, first[0].shape[1])
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(case.ours(), case.ours())
+
+
+def test_a_family_that_there_is_not_is_refused(benchmark):
+    with pytest.raises(UserError, match="there is no family v3"):
+        check(load(benchmark("loops").LoopsConfig, ["--families", "v3"]))
+
+
+def test_the_stages_are_measured_by_commands_that_are_understood(benchmark, tmp_path):
+    commands = benchmark("staged").commands(tmp_path)
+    assert set(commands) == {*benchmark("staged").STAGES, "whole"}
+    for door, flags in commands.values():
+        check(load(load_object(DOORS[door].schema), flags))
