@@ -266,7 +266,7 @@ class Loader:
         self._pool: ProcessPoolExecutor | None = None
 
     def __len__(self) -> int:
-        """Batches per epoch."""
+        """Batches of the first epoch; where chance decides what is in an epoch, others may have a few more or less."""
         return len(self.plan.epoch(0))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -277,6 +277,10 @@ class Loader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields the batches of one epoch from batch number ``start`` on; `state` follows."""
         plan = self.plan.epoch(epoch)
+        if not len(plan) and not start:
+            # where chance decides, an epoch of a small table may have no batch
+            self.state = {"epoch": epoch + 1, "batch": 0}
+            return
         if not 0 <= start < len(plan):
             raise UserError(
                 f"an epoch has {len(plan)} batches, so it cannot continue at batch {start}; "

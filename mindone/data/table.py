@@ -126,16 +126,19 @@ def read_video_table(
     video = header.index(video_column) if video_column else 0
     caption = header.index(caption_column) if caption_column else None
     numbers = ("fps", "num_frames", "height", "width")
-    readers = [(numbers.index(name), _Numbers(csv_path, header, name)) for name in numbers if name in header]
-    rows = []
-    for line, row in cells:
-        path = row[video]
-        if not _PLAIN_PATH.fullmatch(path):
-            path = relative_path(path, root, f"{csv_path}, line {line}")
-        values: list[float | int | None] = [None] * len(numbers)
-        for place, reader in readers:
-            values[place] = reader(row, line)
-        rows.append(VideoRow(path, root, "" if caption is None else row[caption], *values, line))
+    readers = [_Numbers(csv_path, header, name) if name in header else None for name in numbers]
+    rows: list[VideoRow] = []
+    is_plain = _PLAIN_PATH.fullmatch
+    while some := list(itertools.islice(cells, ROWS_AT_ONCE)):
+        lines, records = zip(*some)
+        columns = list(zip(*records))
+        paths = [
+            path if is_plain(path) else relative_path(path, root, f"{csv_path}, line {line}")
+            for path, line in zip(columns[video], lines)
+        ]
+        captions = itertools.repeat("") if caption is None else columns[caption]
+        values = [reader.all(columns, lines) if reader else itertools.repeat(None) for reader in readers]
+        rows += map(VideoRow, paths, itertools.repeat(root), captions, *values, lines)
     return rows if caption is None else _with_captions(rows, csv_path, drop_without_caption)
 
 
@@ -182,11 +185,13 @@ class _Numbers:
         self.place = header.index(name)
         self.known: dict[str, float | int | None] = {"": None}
 
-    def __call__(self, row: list[str], line: int) -> float | int | None:
-        cell = row[self.place]
-        if cell not in self.known:
-            self.known[cell] = self._number(cell, line)
-        return self.known[cell]
+    def all(self, columns: Sequence[Sequence[str]], lines: Sequence[int]) -> list[float | int | None]:
+        """The column's numbers in rows that begin at these lines."""
+        cells = columns[self.place]
+        for cell, line in zip(cells, lines):
+            if cell not in self.known:
+                self.known[cell] = self._number(cell, line)
+        return [self.known[cell] for cell in cells]
 
     def _number(self, cell: str, line: int) -> float | int:
         value = float(cell) if _NUMBER.fullmatch(cell) else 0.0

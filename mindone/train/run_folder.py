@@ -4,6 +4,7 @@
 
     <output_path>/<date and time>/
         args.yaml  result.log  log_<rank>.txt  tensorboard/  samples/
+        rows.npy                                       a hash per row of the table
         bad_samples.csv  skipped_updates.csv           if there were any
         ckpt/step-00000100/{model/, ema/, optimizer.safetensors, state.json, manifest.json}
         model/                      the result: averaged weights if an EMA is kept, the trained ones otherwise

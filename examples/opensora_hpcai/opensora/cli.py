@@ -43,6 +43,11 @@ DOORS: dict[str, Door] = {
         "opensora.config:TrainConfig",
         "train a denoiser on videos and captions, or on their caches",
     ),
+    "plan-data": Door(
+        "opensora.training.plan_data:plan_data",
+        "opensora.config:PlanDataConfig",
+        "which samples of a table train together, and at which size",
+    ),
     "train-vae": Door(
         "opensora.training.autoencoder:train", "opensora.config:TrainVaeConfig", "train an autoencoder on videos"
     ),

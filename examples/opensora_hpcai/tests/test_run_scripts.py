@@ -23,8 +23,6 @@ SCHEMAS = {
 REFUSED = {
     "run_infer_sequence_parallel": "enable_sequence_parallelism=True is not supported",
     "run_infer_sequence_parallel_dsp": "enable_sequence_parallelism=True is not supported",
-    "run_train_os_v1.1_stage2": "bucket_config is not supported yet",
-    "run_train_os1.2_stage2": "bucket_config is not supported yet",
 }
 """What cannot be done yet, and what the command says."""
 

@@ -85,7 +85,7 @@ WRONG = {
     "empty table": (TRAINING, [*TRAIN, "--csv_path", "empty.csv"], "empty.csv"),
     "path leaves its folder": (TRAINING, [*TRAIN, "--csv_path", "outside.csv"], "secret.mp4"),
     "masks exceed one": (TRAINING, [*TRAIN, "--mask_ratios", "{random: 0.9, image_head: 0.9}"], "mask_ratios"),
-    "buckets": (TRAINING, [*TRAIN[:-2], "--bucket_config", "{144p: {1: [1.0, 2]}}"], "bucket_config"),
+    "buckets": (TRAINING, [*TRAIN[:-2], "--bucket_config", "{145p: {1: [1.0, 2]}}"], "145p"),
     "nothing to resume": (TRAINING, [*TRAIN, "--resume", "nowhere"], "nowhere"),
     "no NPU": (GENERATE, [*SAMPLE, "--device_target", "Ascend"], "Ascend"),
     "parallel without a launcher": (GENERATE, [*SAMPLE, "--use_parallel", "True"], "mindone.parallel.launch"),

@@ -5,6 +5,7 @@ from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfi
 from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
 from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
+from opensora.config.plan import PlanDataConfig
 from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
@@ -25,6 +26,7 @@ __all__ = [
     "GenerateConfig",
     "InferenceV2Config",
     "MergeLoraConfig",
+    "PlanDataConfig",
     "ScoreConfig",
     "TinyClipConfig",
     "TinyT5Config",

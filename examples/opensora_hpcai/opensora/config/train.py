@@ -83,7 +83,18 @@ class TrainShape(Shape):
     num_frames: int | str = 16
     """frames, as a number or a length: 2s (51 frames), 4s, 8s, 16s, 32s, or 1x (51), 2x, 4x, 8x, 16x"""
     bucket_config: dict[str, dict[int, Any]] | None = None
-    """resolution -> frames -> [probability, batch size]; ignored if a fixed size is given"""
+    """resolution -> frames -> [probability, batch size per rank]; ignored if a fixed size is given"""
+    fps_max: float | None = None
+    """with bucket_config: take every other frame, or fewer, of videos with more frames per second (2.0)"""
+
+    def check(self) -> None:
+        super().check()
+        if self.fps_max is None:
+            return
+        if not self.fps_max > 0:
+            raise SettingError(f"fps_max={self.fps_max} has to be more than 0", "fps_max")
+        if self.is_fixed or not self.bucket_config:
+            raise SettingError("fps_max belongs to bucket_config; use frame_stride with a fixed size", "fps_max")
 
 
 @dataclass
@@ -246,9 +257,9 @@ class Loop:
     """Length, checkpoints, logs."""
 
     batch_size: int = 10
-    """samples per rank and batch"""
+    """samples per rank and batch; buckets have their own"""
     epochs: int = 10
-    """passes over the data, if train_steps does not say how long"""
+    """passes over the data, if train_steps does not say how long; each counts as many batches as the first one has"""
     train_steps: int = -1
     """updates; more than 0 replaces epochs"""
     ckpt_save_interval: int = 1
@@ -391,9 +402,10 @@ class TrainConfig(Settings):
             raise SettingError(
                 "lora_rank adapts weights that are there; give them as --pretrained_model_path", "lora_rank"
             )
-        if not self.shape.is_fixed:
-            if self.shape.bucket_config:
-                raise UserError("bucket_config is not supported yet; give image_size, or resolution and aspect_ratio")
-            raise UserError("the videos have no size; give image_size (height width), or resolution and aspect_ratio")
-        if self.shape.bucket_config:
+        if not self.shape.is_fixed and not self.shape.bucket_config:
+            raise UserError(
+                "the videos have no size; give image_size (height width), or resolution and aspect_ratio, or "
+                "bucket_config"
+            )
+        if self.shape.is_fixed and self.shape.bucket_config:
             logger.warning("bucket_config has no effect: a fixed size is given")

@@ -80,15 +80,24 @@ ASPECT_TABLES: dict[str, dict[str, tuple[int, int]]] = {
 }
 
 
+def named_resolution(resolution: str) -> str:
+    """The name itself, as text.
+
+    Raises:
+        UserError: no such resolution.
+    """
+    if str(resolution) not in ASPECT_TABLES:
+        raise UserError(f"resolution={resolution} is not known; use one of {', '.join(ASPECT_TABLES)}")
+    return str(resolution)
+
+
 def named_size(resolution: str, aspect_ratio: str) -> tuple[int, int]:
     """(height, width) in pixels of e.g. ``720p`` and ``9:16`` (height:width).
 
     Raises:
         UserError: no such resolution, or it has no such ratio.
     """
-    if str(resolution) not in ASPECT_TABLES:
-        raise UserError(f"resolution={resolution} is not known; use one of {', '.join(ASPECT_TABLES)}")
-    table = ASPECT_TABLES[str(resolution)]
+    table = ASPECT_TABLES[named_resolution(resolution)]
     key = ASPECT_NAMES.get(str(aspect_ratio))
     if key not in table:
         names = [name for name, value in ASPECT_NAMES.items() if value in table]
@@ -181,12 +190,13 @@ def _closest_to(total: int, height: int, width: int, grid: int) -> tuple[int, in
 def closest_ratio_2_0(height: int, width: int, resolution: str) -> str:
     """The name in the training table whose height / width is nearest; the first one wins a tie."""
     table = aspect_table_2_0(resolution, training=True)
+    return min(table, key=lambda name: abs(height / width - ratio_2_0(name)))
 
-    def distance(name: str) -> float:
-        wide, high = (float(part) for part in name.split(":"))
-        return abs(height / width - high / wide)
 
-    return min(table, key=distance)
+def ratio_2_0(name: str) -> float:
+    """Height / width of a name such as ``16:9`` (width:height)."""
+    wide, high = (float(part) for part in name.split(":"))
+    return high / wide
 
 
 def named_size_2_0(resolution: str, aspect_ratio: str, training: bool = False, grid: int = 16) -> tuple[int, int]:

@@ -157,6 +157,13 @@ def latent_folders(folder: str | Path) -> list[Path]:
     return sorted(found) or [folder]
 
 
+def folder_of_size(folders: Sequence[Path], height: int, width: int, compression: int) -> Path | None:
+    """The one of `latent_folders` with latents of a size, or of what an autoencoder rounds it down to."""
+    rounded = tuple(side // compression * compression for side in (height, width))
+    names = [f"latent_{height}x{width}", f"latent_{rounded[0]}x{rounded[1]}"]
+    return next((folder for name in names for folder in folders if folder.name == name), None)
+
+
 def prompt_files(folder: str | Path) -> list[Path] | list[TextPair]:
     """The text caches in a folder made from a list of prompts, in the list's order; or in two, ``t5;clip``.
 

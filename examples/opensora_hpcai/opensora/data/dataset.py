@@ -9,7 +9,7 @@ networks take them; ``index``. A size is (frames, height, width) in pixels.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -85,7 +85,8 @@ class VideoTextDataset:
 
     Args:
         rows: see `mindone.data.table.read_video_table`.
-        num_frames, frame_stride: of a clip; its start is random. 1 frame also takes pictures.
+        num_frames: of a clip; its start is random. 1 frame also takes pictures.
+        frame_stride: take every so many-th frame; one number for all, or (N,) whole numbers.
         size: (height, width); frames are resized to cover it and cropped at the centre. A planned batch may ask for
             another size, and another number of frames.
         text_folder: cached text embeddings; None gives captions only.
@@ -101,7 +102,7 @@ class VideoTextDataset:
         rows: Sequence[VideoRow],
         num_frames: int,
         size: tuple[int, int],
-        frame_stride: int = 1,
+        frame_stride: int | np.ndarray = 1,
         text_folder: str | Path | None = None,
         stretch: bool = False,
         flip: bool = False,
@@ -110,7 +111,7 @@ class VideoTextDataset:
         backend: str = "pyav",
         cache_bytes: int = 0,
     ):
-        if num_frames < 1 or frame_stride < 1:
+        if num_frames < 1 or np.min(frame_stride) < 1:
             raise UserError(f"num_frames={num_frames} and frame_stride={frame_stride} have to be at least 1")
         self.rows, self.num_frames, self.frame_stride = list(rows), num_frames, frame_stride
         self.stretch, self.flip, self.random_start, self.backend = stretch, flip, random_start, backend
@@ -126,7 +127,7 @@ class VideoTextDataset:
 
     def get(self, index: int, rng: np.random.Generator, size: VideoSize | None = None) -> dict[str, Any]:
         """A clip of a size, or of the dataset's own."""
-        row, wanted = self.rows[index], self._wanted(size)
+        row, wanted = self.rows[index], self._wanted(index, size)
         frames, fps = self._clip(row, wanted, rng)
         if self.flip and rng.random() < 0.5:
             frames = frames[:, :, ::-1]
@@ -134,10 +135,11 @@ class VideoTextDataset:
         item |= conditions(fps, wanted.transform.height, wanted.transform.width, wanted.num_frames)
         return item | self.text.item(row) if self.text else item
 
-    def _wanted(self, size: VideoSize | None) -> _Wanted:
+    def _wanted(self, index: int, size: VideoSize | None) -> _Wanted:
+        stride = self.frame_stride if isinstance(self.frame_stride, int) else int(self.frame_stride[index])
         if size is None:
-            return _Wanted(self.num_frames, self.transform)
-        return _Wanted(size[0], replace(self.transform, height=size[1], width=size[2]))
+            return _Wanted(self.num_frames, stride, self.transform)
+        return _Wanted(size[0], stride, replace(self.transform, height=size[1], width=size[2]))
 
     def _clip(self, row: VideoRow, wanted: _Wanted, rng: np.random.Generator) -> tuple[np.ndarray, float]:
         """Resized frames (T, H, W, 3) uint8 and their rate."""
@@ -146,7 +148,7 @@ class VideoTextDataset:
         info = None if key in self.memory else probe(row.file)
         if info is None or self.memory.fits(info.num_frames * height * width * 3):
             whole = self.memory.get(key, lambda: self._read(row, wanted, None, info.fps))
-            return whole.part(self._indices(row, len(whole.frames), wanted, rng), self.frame_stride)
+            return whole.part(self._indices(row, len(whole.frames), wanted, rng), wanted.stride)
         start = rng.bit_generator.state
         try:
             clip = self._read(row, wanted, self._indices(row, info.num_frames, wanted, rng), info.fps)
@@ -154,12 +156,12 @@ class VideoTextDataset:
             # the header promises more frames than there are: choose again among those that decode
             rng.bit_generator.state = start
             clip = self._read(row, wanted, self._indices(row, count_frames(row.file), wanted, rng), info.fps)
-        return clip.frames, clip_rate(clip.times, clip.fps, self.frame_stride)
+        return clip.frames, clip_rate(clip.times, clip.fps, wanted.stride)
 
     def _indices(self, row: VideoRow, total: int, wanted: _Wanted, rng: np.random.Generator) -> list[int]:
         try:
             return clip_indices(
-                total, wanted.num_frames, self.frame_stride, rng if self.random_start else None, self.stretch
+                total, wanted.num_frames, wanted.stride, rng if self.random_start else None, self.stretch
             )
         except BadSample as error:
             raise BadSample(f"{row.file} is {error}") from error
@@ -172,9 +174,10 @@ class VideoTextDataset:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Frames of a clip, and how they are resized."""
+    """Frames of a clip, the step between them, and how they are resized."""
 
     num_frames: int
+    stride: int
     transform: ResizeCrop
 
 
@@ -242,7 +245,8 @@ class LatentTextDataset:
         latent_folder: made by ``infer_vae.py``. Of several subfolders ``latent_{h}x{w}`` that of the planned size is
             taken; without a size one is chosen at random per sample (this needs batch size 1).
         text_folder: made by ``infer_t5.py``; None gives captions only.
-        latent_frames: cut a random piece of so many latent frames out of longer ones; None takes all.
+        latent_frames: cut a random piece of so many latent frames out of longer ones; None takes all. A mapping has
+            them by the frames of the planned size, and then a file has to be in the folder of just that size.
         latent_align: pieces start at multiples of this: 5 for 1.2, whose chunks of 17 frames become 5 latent ones.
         spatial_compression: pixels per latent, for files that do not tell the size that was encoded.
         cache_bytes: keep what was read in memory, up to this size per process.
@@ -253,7 +257,7 @@ class LatentTextDataset:
         rows: Sequence[VideoRow],
         latent_folder: str | Path,
         text_folder: str | Path | None = None,
-        latent_frames: int | None = None,
+        latent_frames: int | Mapping[int, int] | None = None,
         latent_align: int = 1,
         spatial_compression: int = 8,
         cache_bytes: int = 0,
@@ -276,7 +280,8 @@ class LatentTextDataset:
         path = self._path(row, rng, size)
         entry = self.memory.get(path, lambda: cache.read_latent(path))
         total = len(entry.mean)
-        piece = self._piece(path, total, rng)
+        by_size = isinstance(self.latent_frames, Mapping)
+        piece = self._piece(path, total, self.latent_frames[size[0]] if by_size else self.latent_frames, rng)
         height, width = entry.size or tuple(side * self.spatial_compression for side in entry.mean.shape[2:])
         # without a word on it, one latent frame is one frame: older files come from frame-wise autoencoders
         num_frames = entry.num_frames or total
@@ -292,14 +297,17 @@ class LatentTextDataset:
         return item | self.text.item(row) if self.text else item
 
     def _path(self, row: VideoRow, rng: np.random.Generator, size: VideoSize | None) -> Path:
-        fitting = [folder for folder in self.folders if size and folder.name == f"latent_{size[1]}x{size[2]}"]
+        found = cache.folder_of_size(self.folders, *size[1:], self.spatial_compression) if size else None
+        if isinstance(self.latent_frames, Mapping) and found is None:
+            raise BadSample(f"{row.relative} is not cached in a folder latent_{size[1]}x{size[2]}")
+        fitting = [] if found is None else [found]
         paths = [cache.cache_path(folder, row.relative) for folder in fitting or self.folders]
         if len(paths) > 1:
             paths = [path for path in paths if path.is_file()] or paths
         return paths[int(rng.integers(len(paths)))] if len(paths) > 1 else paths[0]
 
-    def _piece(self, path: Path, total: int, rng: np.random.Generator) -> slice:
-        wanted = self.latent_frames or total
+    def _piece(self, path: Path, total: int, wanted: int | None, rng: np.random.Generator) -> slice:
+        wanted = wanted or total
         if total < wanted:
             raise BadSample(f"{path} is too short: {total} latent frames, {wanted} are needed")
         starts = (total - wanted) // self.latent_align + 1

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from mindone.config import about
+from mindone.errors import UserError
 from opensora.config.common import Refusals, Shape, Text, refuse
+from opensora.data.buckets import BucketConfig, BucketRules
 from opensora.sizes import VideoSize, video_size
 
 if TYPE_CHECKING:
@@ -174,6 +177,10 @@ class Family(ABC):
             UserError: one sentence that names the setting, the value and what to use instead.
         """
         refuse(config, {**REFUSED, **self.refused}, f"model_version {self.name}")
+        shape = getattr(config, "shape", None)
+        if getattr(shape, "bucket_config", None) and not shape.is_fixed:
+            with about("bucket_config"):
+                self.bucket_rules(shape.bucket_config)
 
     def size(self, shape: Shape, compression: int = 8) -> VideoSize:
         """(frames, height, width) in pixels of what the user asks for by numbers or by names.
@@ -184,6 +191,14 @@ class Family(ABC):
         return video_size(
             shape.num_frames or self.num_frames, shape.image_size, shape.resolution, shape.aspect_ratio, compression
         )
+
+    def bucket_rules(self, config: BucketConfig, compression: int = 8) -> BucketRules:
+        """At which size samples train; sides are multiples of ``compression`` where the version's sizes follow a rule.
+
+        Raises:
+            UserError: unknown names or values that cannot be, or a version that trains at one size only.
+        """
+        raise UserError(f"bucket_config is not supported by model_version {self.name}; give image_size")
 
     @abstractmethod
     def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:

@@ -26,6 +26,7 @@ class OpenSora10(DiffusionFamily):
         **NO_PATCHES,
         "mask_ratios": (is_on, "leave it out; its network knows no given frames"),
         "condition_config": (is_on, "leave it out; version 2.0 has it"),
+        "fps_max": (is_on, "use frame_stride"),
         "reference_path": (is_on, "use version 1.1 or later"),
         "mask_strategy": (is_on, "use version 1.1 or later"),
         "task": (is_on, "use version 1.1 or later"),

@@ -12,6 +12,7 @@ from opensora.conditions.given import GivenFrames
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import TrainConfig
+from opensora.data.buckets import BucketConfig, BucketRules, rules_1
 from opensora.families.base import is_on
 from opensora.families.diffusion import DiffusionFamily, DiffusionSampler
 from opensora.families.packed import Packing
@@ -29,12 +30,18 @@ class OpenSora11(DiffusionFamily):
     autoencoder_preset: str = "SD-VAE"
     condition_names = STDiT2.condition_names
 
-    refused: ClassVar[Refusals] = DiffusionFamily.refused | {"condition_config": (is_on, "use mask_ratios")}
+    refused: ClassVar[Refusals] = DiffusionFamily.refused | {
+        "condition_config": (is_on, "use mask_ratios"),
+        "fps_max": (is_on, "use frame_stride"),
+    }
 
     conditioning = GivenFrames()
 
     def defaults(self) -> dict[str, Any]:
         return super().defaults() | {"fps": 24, "condition_frame_length": 4, "max_image_size": 512}
+
+    def bucket_rules(self, config: BucketConfig, compression: int = 8) -> BucketRules:
+        return rules_1(config)
 
     def check(self, config: Any) -> None:
         super().check(config)

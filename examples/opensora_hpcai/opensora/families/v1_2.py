@@ -12,6 +12,7 @@ from opensora.conditions.given import GivenFrames
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
+from opensora.data.buckets import BucketConfig, BucketRules, rules_1
 from opensora.families.base import NO_PATCHES, Arrays, is_on
 from opensora.families.stdit import FlowObjective, FlowSampler, STDiTFamily
 from opensora.models.stdit3 import STDiT3
@@ -33,6 +34,7 @@ class OpenSora12(STDiTFamily):
         "vae_type": (lambda value: value not in ("OpenSora-VAE-v1.2", "OpenSoraVAE_V1_2"), "use OpenSora-VAE-v1.2"),
         "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
         "condition_config": (is_on, "use mask_ratios"),
+        "fps_max": (is_on, "use frame_stride"),
         "sampling": (lambda value: value != "rflow", "use rflow"),
     }
 
@@ -49,6 +51,9 @@ class OpenSora12(STDiTFamily):
             "fps": 24,
             "condition_frame_length": 17,
         }
+
+    def bucket_rules(self, config: BucketConfig, compression: int = 8) -> BucketRules:
+        return rules_1(config)
 
     def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> FlowObjective:
         settings = RectifiedFlowConfig(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from mindspore import nn
 
 from mindone.diffusion.shifted_flow import ShiftedFlow, ShiftedFlowConfig
@@ -14,6 +14,7 @@ from opensora.conditions.given import GivenToNetwork
 from opensora.config.common import Refusals, Shape, Text
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
+from opensora.data.buckets import BucketConfig, BucketRules, rules_2_0, sampling_intervals
 from opensora.families.base import NO_PATCHES, Arrays, Family, PromptRules, is_on
 from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler
 from opensora.flow_settings import FLOW_SETTINGS
@@ -73,6 +74,9 @@ class OpenSora20(Family):
         frames, grid = shape.num_frames or self.num_frames, max(GRID, compression)
         return video_size_2_0(frames, shape.image_size, shape.resolution, shape.aspect_ratio, grid)
 
+    def bucket_rules(self, config: BucketConfig, compression: int = 8) -> BucketRules:
+        return rules_2_0(config, max(GRID, compression))
+
     def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:
         """As it is, for a picture: what has no frame rate has no motion."""
         return prompt_text(prompt, rules.fps, None if rules.fps is None else rules.motion_score)
@@ -121,7 +125,7 @@ def sampling_interval(fps: float | None, fps_max: float | None) -> int:
         fps: of the file; None if it is not known.
         fps_max: None sets no limit.
     """
-    return 1 if fps is None or fps_max is None else max(1, math.ceil(fps / fps_max))
+    return int(sampling_intervals(np.array(fps or 0.0), fps_max))
 
 
 def training_text(text: str, fps: float | None, motion_score: float | None, fps_max: float | None) -> str:

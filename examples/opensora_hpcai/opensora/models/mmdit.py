@@ -81,6 +81,17 @@ class MMDiTConfig:
                 f"(hidden_size={self.hidden_size}, num_heads={self.num_heads})"
             )
 
+    def forward_flops(self, latent_size: tuple[int, int, int], text_tokens: int) -> float:
+        """Multiplications and additions of the blocks in a forward pass of one sample.
+
+        Args:
+            latent_size: frames, height and width of the latents.
+        """
+        frames, height, width = latent_size
+        tokens = frames * (height // self.patch_size) * (width // self.patch_size) + text_tokens
+        matrices = 2 * (4 + 2 * self.mlp_ratio) * tokens * self.hidden_size**2
+        return (self.depth + self.depth_single_blocks) * (matrices + 4 * tokens**2 * self.hidden_size)
+
     @property
     def latent_channels(self) -> int:
         """Channels of the latents that are packed to tokens."""

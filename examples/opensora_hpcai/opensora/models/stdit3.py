@@ -42,6 +42,10 @@ class STDiT3Config(STDiTBaseConfig):
         super().__post_init__()
         self.check_rotary()
 
+    def _layer_flops(self, frames: int, tokens: int, text_tokens: int) -> float:
+        """A spatial and a temporal block, each with a cross-attention and an MLP of its own."""
+        return super()._layer_flops(frames, tokens, text_tokens) + self._rest_flops(frames * tokens, text_tokens)
+
     def freezes(self, name: str) -> bool:
         return (self.only_train_temporal and not name.startswith("temporal_blocks.")) or super().freezes(name)
 

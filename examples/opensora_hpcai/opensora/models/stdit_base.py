@@ -66,6 +66,29 @@ class STDiTBaseConfig:
     def head_size(self) -> int:
         return self.hidden_size // self.num_heads
 
+    def forward_flops(self, latent_size: tuple[int, int, int], text_tokens: int) -> float:
+        """Multiplications and additions of the blocks in a forward pass of one sample.
+
+        Args:
+            latent_size: frames, height and width of the latents.
+        """
+        frames, height, width = (-(-side // patch) for side, patch in zip(latent_size, self.patch_size))
+        return self.depth * self._layer_flops(frames, height * width, text_tokens)
+
+    def _layer_flops(self, frames: int, tokens: int, text_tokens: int) -> float:
+        """A spatial and a temporal attention, a cross-attention and an MLP, for frames of so many tokens."""
+        both = self._attention_flops(frames, tokens, tokens) + self._attention_flops(tokens, frames, frames)
+        return both + self._rest_flops(frames * tokens, text_tokens)
+
+    def _attention_flops(self, sequences: int, queries: int, keys: int) -> float:
+        """Self-attention with its four matrices."""
+        return sequences * (8 * queries * self.hidden_size**2 + 4 * queries * keys * self.hidden_size)
+
+    def _rest_flops(self, tokens: int, text_tokens: int) -> float:
+        """Cross-attention and MLP."""
+        matrices = 4 * (tokens + text_tokens) * self.hidden_size**2 + 4 * self.mlp_ratio * tokens * self.hidden_size**2
+        return matrices + 4 * tokens * text_tokens * self.hidden_size
+
     def freezes(self, name: str) -> bool:
         """Whether the parameter stays as it is in training."""
         return self.freeze_y_embedder and name.startswith("y_embedder.")

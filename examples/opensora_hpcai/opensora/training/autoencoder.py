@@ -14,6 +14,7 @@ from mindone import runtime
 from mindone.checkpoint import load_into
 from mindone.data.errors import BadSample
 from mindone.data.loader import Batch
+from mindone.data.plan import FixedPlan
 from mindone.data.table import VideoRow, read_table, read_video_table
 from mindone.errors import UserError
 from mindone.models.lpips import load_lpips
@@ -30,11 +31,11 @@ from opensora.models.vae_loss import FrameLoss, LossWeights, PixelLoss, TimeLoss
 from opensora.models.vae_v1_2 import VideoAutoencoder
 from opensora.networks import autoencoder_config, build_autoencoder, load_autoencoder_weights, own_tensors
 from opensora.start import start
+from opensora.training.contents import Contents
 from opensora.training.run import (
     CACHE_BYTES,
     Run,
     cache_bytes,
-    digest_of_rows,
     existing_rows,
     make_loader,
     make_step,
@@ -82,7 +83,8 @@ def _train(config: TrainVaeConfig, run: Run, rows: list[VideoRow]) -> Path:
     trained_rows = rows[: len(rows) - config.data.held_out]
     trained_on = make_dataset(config.data, trained_rows)
     size = (trained_on.num_frames, config.data.image_size, config.data.image_size)
-    loader = make_loader(trained_on, config.data, config.train.batch_size, run, size)
+    plan = FixedPlan(len(trained_on), config.train.batch_size, run.mesh.data, run.seed, size=size)
+    loader = make_loader(trained_on, config.data, plan, run)
     step = make_step(config.optimizer, config.model.dtype, autoencoder, make_loss(config, autoencoder), run.mesh)
     training = make_training(
         config,
@@ -92,7 +94,7 @@ def _train(config: TrainVaeConfig, run: Run, rows: list[VideoRow]) -> Path:
         step,
         loader,
         AutoencoderInputs(config, autoencoder),
-        digest_of_rows(trained_rows),
+        Contents(trained_rows),
         PARTS,
     )
     run_training(run, training)

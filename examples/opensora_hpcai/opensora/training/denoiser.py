@@ -12,9 +12,10 @@ from mindspore import nn
 
 from mindone.checkpoint import read_tensors
 from mindone.config import naming_sources
+from mindone.data.plan import FixedPlan, Plan
 from mindone.data.table import VideoRow, read_video_table
 from mindone.errors import UserError
-from mindone.parallel.mesh import make_mesh
+from mindone.parallel.mesh import Mesh, make_mesh
 from mindone.train.loop import Every, Training
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Data, TrainConfig
@@ -38,11 +39,12 @@ from opensora.networks import (
 from opensora.sizes import VideoSize
 from opensora.start import start
 from opensora.training.adapter import Trained, adapt
+from opensora.training.contents import Contents
 from opensora.training.inputs import Captions, DenoiserInputs
+from opensora.training.planning import Buckets, make_buckets, plan_of_buckets, require_shares
 from opensora.training.run import (
     Run,
     cache_bytes,
-    digest_of_rows,
     existing_rows,
     make_loader,
     make_step,
@@ -71,8 +73,10 @@ class Setting:
     family: Family
     denoiser_config: Any
     autoencoder: Autoencoder
-    size: VideoSize
+    size: VideoSize | None
+    """of all samples; None: that of their buckets"""
     rows: list[VideoRow]
+    buckets: Buckets | None = None
 
 
 def train(config: TrainConfig) -> Path:
@@ -84,10 +88,12 @@ def train(config: TrainConfig) -> Path:
     """
     start(config.runtime)
     mesh = make_mesh()
-    setting = make_setting(config)
+    setting = make_setting(config, mesh)
     with open_run(config, mesh) as run:
-        dataset = make_dataset(setting)
-        loader = make_loader(dataset, config.data, config.train.batch_size, run, setting.size)
+        contents = Contents(setting.rows, setting.buckets.metadata if setting.buckets else None)
+        plan = make_plan(setting, run.seed, mesh.data, contents.digest, run.planned_ranks)
+        dataset = make_dataset(setting, plan.epoch(0).usual_size())
+        loader = make_loader(dataset, config.data, plan, run)
         denoiser = make_denoiser(setting, run.seed)
         trained = make_trained(setting, denoiser, run.seed)
         captions = make_captions(setting)
@@ -105,9 +111,10 @@ def train(config: TrainConfig) -> Path:
             step,
             loader,
             trained.inputs(inputs),
-            digest_of_rows(setting.rows) + trained.digest,
+            contents,
             objective.part_names,
             trained.layout,
+            trained.digest,
         )
         if config.samples.sample_every:
             training.hooks = [make_samples(setting, run, training, denoiser, captions)]
@@ -120,7 +127,7 @@ def train(config: TrainConfig) -> Path:
 # --- what is trained on what -----------------------------------------------------------------------------------------
 
 
-def make_setting(config: TrainConfig) -> Setting:
+def make_setting(config: TrainConfig, mesh: Mesh | None = None) -> Setting:
     """Checks the configuration and finds out all sizes.
 
     Raises:
@@ -129,7 +136,7 @@ def make_setting(config: TrainConfig) -> Setting:
     given = config
     family, config = settle(config, config.model.model_version, config.model.model_name)
     autoencoder = make_autoencoder(config, family)
-    size = family.size(config.shape, autoencoder.spatial_compression)
+    size = family.size(config.shape, autoencoder.spatial_compression) if config.shape.is_fixed else None
     # The length that was asked for, not the family's: weights and their config.json may have been made with another.
     learns_null_caption = not family.drops_text
     overrides = {
@@ -151,7 +158,9 @@ def make_setting(config: TrainConfig) -> Setting:
             f"the autoencoder has {autoencoder.latent_channels} latent channels, the denoiser in_channels="
             f"{channels}; they have to be equal"
         )
-    return Setting(config, family, network, autoencoder, size, read_rows(config.data))
+    rows = read_rows(config.data)
+    buckets = None if size else make_buckets(config, family, rows, autoencoder.spatial_compression, mesh)
+    return Setting(config, family, network, autoencoder, size, rows, buckets)
 
 
 def _require_text(config: TrainConfig, family: Family) -> None:
@@ -245,6 +254,22 @@ def make_denoiser(setting: Setting, seed: int) -> nn.Cell:
     return denoiser
 
 
+def make_plan(setting: Setting, seed: int, ranks: int, contents: str, planned_ranks: int | None = None) -> Plan:
+    """The batches of a run. One that goes on keeps the batches that it had, whatever the number of ranks is now.
+
+    Args:
+        contents: tells the table from any other.
+        planned_ranks: how many ranks the run had when it began, if it goes on.
+    Raises:
+        UserError: there is no batch, or ranks cannot share them.
+    """
+    if setting.size:
+        return FixedPlan(len(setting.rows), setting.config.train.batch_size, ranks, seed, size=setting.size)
+    plan = plan_of_buckets(setting.buckets, seed, planned_ranks or ranks, contents)
+    require_shares(plan, ranks)
+    return plan
+
+
 def make_trained(setting: Setting, denoiser: nn.Cell, seed: int) -> Trained:
     """The denoiser itself, or an adapter of it."""
     if setting.config.lora.lora_rank:
@@ -252,15 +277,19 @@ def make_trained(setting: Setting, denoiser: nn.Cell, seed: int) -> Trained:
     return Trained(denoiser, dataclasses.asdict(setting.denoiser_config))
 
 
-def make_dataset(setting: Setting) -> LatentTextDataset | VideoTextDataset:
-    """Cached latents if there are any, else videos."""
-    data, (frames, height, width), autoencoder = setting.config.data, setting.size, setting.autoencoder
+def make_dataset(setting: Setting, usual_size: VideoSize | None = None) -> LatentTextDataset | VideoTextDataset:
+    """Cached latents if there are any, else videos; of ``usual_size`` where no other one is asked for."""
+    data, (frames, height, width), autoencoder = setting.config.data, usual_size or setting.size, setting.autoencoder
+    latent_frames: int | dict[int, int] = autoencoder.latent_size((frames, height, width))[0]
+    if setting.buckets:
+        lengths = setting.buckets.lengths
+        latent_frames = {length: autoencoder.latent_size((length, height, width))[0] for length in lengths}
     if data.vae_latent_folder:
         return LatentTextDataset(
             setting.rows,
             data.vae_latent_folder,
             data.text_embed_folder,
-            latent_frames=autoencoder.latent_size(setting.size)[0],
+            latent_frames=latent_frames,
             latent_align=autoencoder.chunk_latents,
             spatial_compression=autoencoder.spatial_compression,
             cache_bytes=cache_bytes(data),
@@ -269,7 +298,7 @@ def make_dataset(setting: Setting) -> LatentTextDataset | VideoTextDataset:
         setting.rows,
         frames,
         (height, width),
-        data.frame_stride,
+        setting.buckets.interval if setting.buckets else data.frame_stride,
         data.text_embed_folder,
         flip=not data.disable_flip,
         backend=data.video_backend,
@@ -310,7 +339,7 @@ def make_samples(setting: Setting, run: Run, training: Training, denoiser: nn.Ce
         training.step.ema,
         prompts,
         text,
-        setting.size,
+        training.loader.plan.epoch(0).usual_size(),
         frame_rate(training.loader.dataset),
         run.folder,
         training.trackers,

@@ -12,7 +12,6 @@ A script builds network, loss and data, and then::
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -26,7 +25,7 @@ from mindone import runtime
 from mindone.checkpoint import MODEL_LAYOUT, Layout
 from mindone.config import save_config
 from mindone.data.loader import Dataset, Loader
-from mindone.data.plan import FixedPlan, Size
+from mindone.data.plan import PLANNED_RANKS, Plan
 from mindone.data.table import VideoRow
 from mindone.errors import UserError
 from mindone.parallel.collectives import Mean, broadcast_parameters, from_first_rank
@@ -45,6 +44,7 @@ from mindone.train.tracker import Trackers, make_trackers
 from opensora.config.train import Data, Optim, TrainConfig
 from opensora.config.vae import TrainVaeConfig, VaeData
 from opensora.failures import within_memory
+from opensora.training.contents import Contents
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,12 @@ class Run:
     seed: int
     mesh: Mesh
     found: Found | None = None
+
+    @property
+    def planned_ranks(self) -> int | None:
+        """How many ranks the batches of the run that goes on were planned for; None if they do not depend on it."""
+        before = read_state(self.found.checkpoint.file(STATE)).fingerprint if self.found else {}
+        return before.get(PLANNED_RANKS)
 
 
 @contextlib.contextmanager
@@ -136,19 +142,11 @@ def existing_rows(
     return kept
 
 
-def digest_of_rows(rows: Sequence[VideoRow]) -> str:
-    """Tells tables of different videos or captions, or in another order, from each other."""
-    digest = hashlib.blake2b(digest_size=8)
-    for row in rows:
-        digest.update(f"{row.relative}\0{row.caption}\0".encode())
-    return f"{len(rows)} rows, {digest.hexdigest()}"
-
-
-def make_loader(dataset: Dataset, data: Data | VaeData, batch_size: int, run: Run, size: Size) -> Loader:
-    """Batches of samples of one size, as the settings say."""
+def make_loader(dataset: Dataset, data: Data | VaeData, plan: Plan, run: Run) -> Loader:
+    """The planned batches, loaded as the settings say."""
     return Loader(
         dataset,
-        FixedPlan(len(dataset), batch_size, run.mesh.data, run.seed, size=size),
+        plan,
         mesh=run.mesh,
         num_workers=data.num_parallel_workers,
         prefetch=data.prefetch_size,
@@ -242,17 +240,19 @@ def make_training(
     step: TrainStep,
     loader: Loader,
     inputs: Inputs,
-    contents: str,
+    contents: Contents,
     part_names: Sequence[str] = (),
     layout: Layout = MODEL_LAYOUT,
+    weights: str = "",
 ) -> Training:
     """All that the loop needs, from the first update or from the checkpoint on.
 
     Args:
         network: is saved, with ``network_config``; the step trains parameters of it.
-        contents: tells this data from any other, see `digest_of_rows`.
+        contents: what it trains on.
         part_names: of what the loss cell returns beside the loss.
         layout: how the files of the saved network are called.
+        weights: tells those that the run depends on and does not save, see `opensora.training.adapter`.
     Raises:
         UserError: the run to resume is complete, or had other settings or data.
     """
@@ -267,12 +267,14 @@ def make_training(
         length.of(loop, "ckpt_keep_every"),
         layout,
     )
-    now = fingerprint(config, run.mesh, contents, length)
+    now = fingerprint(config, loader.plan, contents.digest + weights, length)
     state = TrainState(seed=run.seed)
     if run.found:
-        _check_resumed(config, run.found, now, length.total)
+        _check_resumed(config, run.found, now, length.total, contents)
         state = checkpoints.restore(run.found.checkpoint)
     state.fingerprint = now
+    if run.mesh.is_main:
+        contents.save(run.folder)
     suffix = "" if run.mesh.is_main else f"_{run.mesh.rank}"
     skipped = SkippedUpdates(run.folder / f"skipped_updates{suffix}.csv", run.seed, optim.max_skipped_updates)
     trackers = (
@@ -310,7 +312,11 @@ def _schedule(optim: Optim, length: Length) -> Schedule:
 
 
 def _check_resumed(
-    config: TrainConfig | TrainVaeConfig, found: Found, now: Mapping[str, Any], total_steps: int
+    config: TrainConfig | TrainVaeConfig,
+    found: Found,
+    now: Mapping[str, Any],
+    total_steps: int,
+    contents: Contents,
 ) -> None:
     done = found.checkpoint.step
     if done > total_steps:
@@ -323,22 +329,37 @@ def _check_resumed(
         if config.train.resume != "auto":
             raise UserError(f"{complete}, and the result is in {found.folder / RESULT}; give a larger train_steps")
         logger.info("%s; its result is written again", complete)
-    check_changes(read_state(found.checkpoint.file(STATE)).fingerprint, now, config.train.allow_changes)
+    before = read_state(found.checkpoint.file(STATE)).fingerprint
+    difference = contents.difference(found.folder)
+    for name in ("data", "plan"):
+        if difference and before.get(name, now.get(name)) != now.get(name):
+            now = {**now, name: f"{now[name]} ({difference})"}
+            break
+    check_changes(before, now, config.train.allow_changes)
 
 
 def _introduce(network: Saved, step: TrainStep, loader: Loader, micro_batches: int, length: Length) -> None:
     count = sum(int(np.prod(parameter.shape)) for parameter in network.get_parameters())
     trained = sum(int(np.prod(parameter.shape)) for parameter in step.parameters)
-    samples = len(loader.plan.epoch(0)[0]) * micro_batches
     logger.info("parameters: %s, of which %s are trained", f"{count:,}", f"{trained:,}")
+    epoch = loader.plan.epoch(0)
+    one_shape = epoch.shapes() == 1
     logger.info(
-        "data: %d samples, %d batches per epoch; %d updates of %d samples",
+        "data: %d samples, %d batches in the first epoch; %d updates of %d %s",
         len(loader.dataset),
-        len(loader),
+        len(epoch),
         length.total,
-        samples,
+        len(epoch[0]) * micro_batches if one_shape else micro_batches,
+        "samples" if one_shape else "batches",
     )
-    logger.info("the first step compiles the network, which takes a while")
+    if one_shape:
+        logger.info("the first step compiles the network, which takes a while")
+    else:
+        logger.info(
+            "the batches of the first epoch have %d shapes; the first batch of each shape compiles the network, which "
+            "takes a while",
+            epoch.shapes(),
+        )
 
 
 def run_training(run: Run, training: Training) -> None:
@@ -371,7 +392,7 @@ def _report_bad_samples(run: Run, loader: Loader) -> None:
     logger.warning("%d samples could not be used: they are listed in %s", len(bad), path)
 
 
-def fingerprint(config: TrainConfig | TrainVaeConfig, mesh: Mesh, contents: str, length: Length) -> dict[str, Any]:
+def fingerprint(config: TrainConfig | TrainVaeConfig, plan: Plan, contents: str, length: Length) -> dict[str, Any]:
     """What changes the numbers of a training, by name.
 
     Ranks do not: a batch may be shared out otherwise. Nor does a run's length, unless the learning rate depends on it.
@@ -380,7 +401,7 @@ def fingerprint(config: TrainConfig | TrainVaeConfig, mesh: Mesh, contents: str,
     decay = length.of(optim, "decay_steps") or length.total - length.of(optim, "warmup_steps")
     return {
         **_leaves(config),
-        "samples per batch": config.train.batch_size * mesh.data,
+        **plan.identity(),
         "updates of decay": None if optim.scheduler in WITHOUT_DECAY else decay,
         "data": contents,
     }

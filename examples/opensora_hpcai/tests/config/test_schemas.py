@@ -139,8 +139,6 @@ PARTS_OF_WHAT_IS_REFUSED = {
     "loop": ("condition_frame_length", "condition_frame_edit"),
     "validate": tuple(name for name in leaves(TrainConfig) if name.startswith("val_") or "eval" in name),
 }
-# Refused by the schema's own check.
-REFUSED_BY_ITS_SCHEMA = {"bucket_config"}
 READ_BY_ITS_SCHEMA = {"use_t2i2v"}
 # Handed on whole to the configs of the networks, which refuse those that they do not have.
 SIZES_OF_2_0 = {field.name for group in (Mmdit, VideoAutoencoder, ImageAutoencoder) for field in fields(group)}
@@ -191,10 +189,11 @@ def test_every_setting_is_read_by_its_command_or_refused(schema):
     settings = leaves(getattr(opensora.config, schema)).values()
     parts = {part for parts in PARTS_OF_WHAT_IS_REFUSED.values() for part in parts}
     unread = {leaf.name for leaf in settings} - names_read_by(COMMANDS[schema])
-    assert unread - REFUSED_BY_ALL - parts - REFUSED_BY_ITS_SCHEMA - READ_BY_ITS_SCHEMA - SIZES_OF_2_0 == set()
+    assert unread - REFUSED_BY_ALL - parts - READ_BY_ITS_SCHEMA - SIZES_OF_2_0 == set()
 
 
 TRAIN = ["--csv_path", "a.csv", "--video_folder", "v", "--image_size", "64"]
+BUCKETS = ["--bucket_config", "{256: {1: [1.0, 2]}}"]
 GENERATE = ["--captions", "a red circle", "--image_size", "64"]
 VAE = ["--csv_path", "a.csv", "--video_folder", "v", "--use_z_rec_loss", "True"]
 
@@ -212,7 +211,8 @@ VAE = ["--csv_path", "a.csv", "--video_folder", "v", "--use_z_rec_loss", "True"]
         (TrainConfig, [*TRAIN, "--batch_size", "0"], "batch_size=0 has to be at least 1"),
         (TrainConfig, [*TRAIN, "--ema_decay", "1.5"], "ema_decay=1.5"),
         (TrainConfig, [*TRAIN, "--max_bad_fraction", "2"], "max_bad_fraction=2.0 has to be between 0 and 1"),
-        (TrainConfig, [*TRAIN[:4], "--bucket_config", "{256: {1: [1.0, 2]}}"], "bucket_config is not supported yet"),
+        (TrainConfig, [*TRAIN, "--fps_max", "24"], "fps_max belongs to bucket_config; use frame_stride with a fixed"),
+        (TrainConfig, [*TRAIN[:4], *BUCKETS, "--fps_max", "0"], "fps_max=0.0 has to be more than 0"),
         (GenerateConfig, GENERATE[:2], "the video has no size"),
         (GenerateConfig, [*GENERATE, "--sd_scale_factor", "0"], "sd_scale_factor=0.0 has to be larger than 0"),
         (GenerateConfig, [*GENERATE, "--sampling_steps", "0"], "sampling_steps=0 has to be at least 1"),
@@ -265,6 +265,8 @@ def test_what_no_version_can_do_is_refused_in_one_sentence_that_says_what_to_use
         ("v1", GenerateConfig, ["--loop", "2"], "loop=2 is not supported by model_version v1"),
         ("v2.0", GenerateConfig, ["--loop", "2"], "loop=2 is not supported by model_version v2.0; use 1, and --task"),
         ("v1", TrainConfig, ["--mask_ratios.random", "0.1"], "mask_ratios={'random': 0.1} is not supported"),
+        ("v1.2", TrainConfig, [*BUCKETS, "--image_size", "None", "--fps_max", "8"], "fps_max=8.0 is not supported"),
+        ("v1", TrainConfig, [*BUCKETS, "--image_size", "None"], "bucket_config is not supported by model_version v1;"),
         ("v1.1", TrainConfig, ["--vae_type", "OpenSora-VAE-v1.2"], "vae_type=OpenSora-VAE-v1.2 is not supported"),
         ("v1.1", TrainConfig, ["--noise_scheduler", "rflow"], "noise_scheduler=rflow is not supported"),
         ("v1.2", GenerateConfig, ["--sampling", "ddim"], "sampling=ddim is not supported by model_version v1.2; use"),
