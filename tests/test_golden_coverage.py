@@ -38,6 +38,8 @@ COVERED = {
     "data_v11_buckets": "examples/opensora_hpcai/tests/data/test_buckets.py",
     "data_v12_buckets": "examples/opensora_hpcai/tests/data/test_buckets.py",
     "data_v20_buckets": "examples/opensora_hpcai/tests/data/test_buckets.py",
+    "data_v11_mask_generator": "examples/opensora_hpcai/tests/data/test_masks.py",
+    "data_v12_mask_generator": "examples/opensora_hpcai/tests/data/test_masks.py",
     "data_v11_mask_strategy_prompts": "examples/opensora_hpcai/tests/text/test_texts_of_loops.py",
     "data_v12_mask_strategy_prompts": "examples/opensora_hpcai/tests/text/test_texts_of_loops.py",
     "data_v20_prompt_format": "examples/opensora_hpcai/tests/families/test_mmdit_family.py",
