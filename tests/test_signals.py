@@ -40,7 +40,8 @@ def main():
 
         run(Slow)
         time.sleep(60)
-    print("ready", flush=True)
+    if sys.argv[1] != "requests":
+        print("ready", flush=True)
     if sys.argv[1] == "swallowed":
         try:
             time.sleep(60)
@@ -52,6 +53,7 @@ def main():
         signals.GRACE_SECONDS = 0.5
         hashlib.pbkdf2_hmac("sha256", b"", b"", (1 << 31) - 1)
     with signals.requests() as asked:
+        print("ready", flush=True)
         while not asked.stop:
             run()
         print(asked.stop.name, flush=True)
