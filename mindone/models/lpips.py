@@ -22,6 +22,9 @@ from mindone.nn.conv import Conv2d
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 EPS = 1e-10
+# The square root of exactly zero, where no unit of a stage is active, has no finite gradient.
+TINY = 1e-20
+WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,12 @@ class _Stage(nn.Cell):
     def __init__(self, convolutions: Sequence[_Convolution], channels: int, width: int, pool_size: int):
         super().__init__()
         self.pool = nn.MaxPool2d(pool_size, 2, pad_mode="valid") if pool_size else None
-        self.indices = [each.index for each in convolutions]
+        self.layers = []
         for each in convolutions:
             layer = Conv2d(channels, width, each.kernel, each.stride, each.padding)
             self.insert_child_to_cell(str(each.index), layer)
+            self.layers.append(layer)
             channels = width
-        self.layers = [self._cells[str(index)] for index in self.indices]
 
     def construct(self, x: Tensor) -> Tensor:
         if self.pool is not None:
@@ -157,11 +160,7 @@ class LPIPS(nn.Cell):
 
     def construct(self, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
         """Distances (N, 1, 1, 1) of pictures (N, 3, H, W) in [-1, 1]: their sum, then those of the five stages."""
-        layers = tuple(found.mean((2, 3), keep_dims=True) for found in self.maps(first, second))
-        total = layers[0]
-        for layer in layers[1:]:
-            total = total + layer
-        return (total, *layers)
+        return _with_sum(tuple(found.mean((2, 3), keep_dims=True) for found in self.maps(first, second)))
 
     def maps(self, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
         """Distances (N, 1, H', W') at the places of the five stages' features."""
@@ -180,19 +179,19 @@ class LPIPS(nn.Cell):
         layers = ()
         for found in self.maps(first, second):
             layers = (*layers, ops.interpolate(found, size=size, mode="bilinear", align_corners=False))
-        total = layers[0]
-        for layer in layers[1:]:
-            total = total + layer
-        return (total, *layers)
+        return _with_sum(layers)
+
+
+def _with_sum(layers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    total = layers[0]
+    for layer in layers[1:]:
+        total = total + layer
+    return (total, *layers)
 
 
 def _normalised(features: Tensor) -> Tensor:
     """Of length one at every place."""
     return features / (ops.sqrt(ops.square(features).sum(1, keepdims=True) + TINY) + EPS)
-
-
-# The square root of exactly zero, where no unit of a stage is active, has no finite gradient.
-TINY = 1e-20
 
 
 def load_lpips(path: str | Path, net: str = "vgg") -> LPIPS:
@@ -218,9 +217,6 @@ def load_lpips(path: str | Path, net: str = "vgg") -> LPIPS:
     constants = [f"scaling_layer.{name}" for name in ("shift", "scale")]
     load_into(network, tensors, allow_missing=constants)
     return network.set_train(False)
-
-
-WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
 
 def _own_name(name: str, net: str) -> str:

@@ -28,7 +28,7 @@ def frame_errors(target: Tensor, result: Tensor, distances: Tensor | None = None
         distances: (B*T, 1, 1, 1), one per frame, see `frame_distances`.
         weight: of them.
     """
-    errors = ops.abs(to_images(target) - to_images(result))
+    errors = to_images(ops.abs(target - result))
     return errors if distances is None else errors + weight * distances
 
 
@@ -41,15 +41,15 @@ def frame_distances(lpips: LPIPS, target: Tensor, result: Tensor) -> Tensor:
     return lpips(first, second)[0]
 
 
-def negative_log_likelihood(errors: Tensor, logvar: Tensor | float = 0.0, weights: Tensor | None = None) -> Tensor:
+def negative_log_likelihood(errors: Tensor, logvar: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
     """The published reconstruction loss (Open-Sora 1.2 to 2.0): the sum over a frame, the mean over (B*T) frames.
 
     Args:
         errors: (B*T, C, H, W), see `frame_errors`.
-        logvar: logarithm of the variance of all values, a number; it is not trained.
+        logvar: logarithm of the variance of all values, a number, which is not trained; None: 0.
         weights: (B*T, 1, 1, 1), of frames.
     """
-    values = errors / ops.exp(ops.ones((), errors.dtype) * logvar) + logvar
+    values = errors if logvar is None else errors / ops.exp(logvar) + logvar
     values = values if weights is None else weights * values
     return values.sum() / errors.shape[0]
 

@@ -6,7 +6,6 @@ texts apart, which is all that the toy world's denoiser needs of it. Every text 
 
 from __future__ import annotations
 
-import json
 import string
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import numpy as np
 
 from mindone import runtime
 from mindone.checkpoint import save_safetensors
-from mindone.checkpoint.atomic import atomic_write
 from opensora.config.toy import TinyClipConfig
+from opensora.toy.tiny_t5 import write_json, write_text
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
@@ -47,12 +46,12 @@ def write_tiny_clip(folder: str | Path, seed: int = 0) -> Path:
     tokens = vocabulary()
     config = {**TEXT_CONFIG, "vocab_size": len(tokens)}
     special = {"bos_token": BEGIN} | dict.fromkeys(("eos_token", "unk_token", "pad_token"), END)
-    _write_json(folder / "vocab.json", {token: number for number, token in enumerate(tokens)})
-    _write(folder / "merges.txt", "#version: 0.2\n")
-    _write_json(
+    write_json(folder / "vocab.json", {token: number for number, token in enumerate(tokens)})
+    write_text(folder / "merges.txt", "#version: 0.2")
+    write_json(
         folder / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **special}
     )
-    _write_json(folder / "config.json", {"model_type": "clip", "text_config": config})
+    write_json(folder / "config.json", {"model_type": "clip", "text_config": config})
     save_safetensors(folder / "model.safetensors", random_weights(config, seed), {"format": "pt"})
     return folder
 
@@ -95,12 +94,3 @@ def random_weights(config: dict, seed: int) -> dict[str, np.ndarray]:
         weights |= linear(f"{layer}.mlp.fc1", hidden, width) | linear(f"{layer}.mlp.fc2", width, hidden)
         weights |= norm(f"{layer}.layer_norm1") | norm(f"{layer}.layer_norm2")
     return weights | norm("text_model.final_layer_norm")
-
-
-def _write_json(path: Path, values: dict) -> None:
-    _write(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as file:
-        file.write(text.encode())

@@ -58,21 +58,23 @@ def write_tiny_t5(folder: str | Path, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     config = {**CONFIG, "vocab_size": tokenizer.get_vocab_size()}
-    _write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     special = {"pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN}
     settings = {**special, "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, "extra_ids": 0}
-    _write_json(folder / "tokenizer_config.json", settings)
-    _write_json(folder / "special_tokens_map.json", special)
-    _write_json(folder / "config.json", config)
+    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / "config.json", config)
     save_safetensors(folder / "model.safetensors", random_weights(config, seed), {"format": "pt"})
     return folder
 
 
-def _write_json(path: Path, values: dict) -> None:
-    _write(path, json.dumps(values, indent=2, sort_keys=True))
+def write_json(path: Path, values: dict) -> None:
+    """A file of the hub's layout, the same bytes for the same values."""
+    write_text(path, json.dumps(values, indent=2, sort_keys=True))
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """A whole file, with a line break at its end."""
     with atomic_write(path) as file:
         file.write(text.encode() + b"\n")
 
