@@ -9,7 +9,8 @@ Legend: `B` batch, `C` latent channels, `T` latent frames, `H`/`W` latent height
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,26 @@ KINDS = ("t2v", "i2v_head", "i2v_tail", "i2v_loop", "v2v_head", "v2v_tail", "v2v
 CLIP_LATENTS, EASY_CLIP_LATENTS = 8, 16
 
 Encode = Callable[[np.ndarray], np.ndarray]
+
+
+class End(NamedTuple):
+    """What a condition gives at one end of a video: its first or last latent frames."""
+
+    is_head: bool
+    latents: int
+
+    @property
+    def name(self) -> str:
+        return f"{'head' if self.is_head else 'tail'}_{self.latents}"
+
+    def frames(self, compression: int) -> slice:
+        """The frames of the video that a causal autoencoder makes these latents of, encoded by themselves."""
+        count = (self.latents - 1) * compression + 1
+        return slice(count) if self.is_head else slice(-count, None)
+
+
+# (row, end) -> its latents (C, T', H, W)
+Given = Callable[[int, End], np.ndarray]
 
 
 def given_latents(kind: str, causal: bool) -> int:
@@ -50,6 +71,15 @@ def given_frames(kind: str, causal: bool, latent_frames: int) -> np.ndarray:
     if "tail" in kind or kind == "i2v_loop":
         mask[latent_frames - count :] = True
     return mask
+
+
+def given_ends(kinds: Iterable[str], causal: bool) -> list[End]:
+    """What conditions of these kinds give, each end once."""
+    found = []
+    for kind in kinds:
+        heads = [side for side in ("head", "tail") if side in kind or kind == "i2v_loop"]
+        found += [End(side == "head", given_latents(kind, causal)) for side in heads]
+    return list(dict.fromkeys(found))
 
 
 def possible(weights: Mapping[str, float], latent_frames: int) -> dict[str, float]:
@@ -104,37 +134,40 @@ def sampling_condition(
     return masks, latents
 
 
-def training_condition(
-    video: np.ndarray, x_start: np.ndarray, kinds: Sequence[str], encode: Encode, causal: bool, compression: int
-) -> np.ndarray:
+def training_condition(x_start: np.ndarray, kinds: Sequence[str], given: Given, causal: bool) -> np.ndarray:
     """The network's condition (B, 1 + C, T, H, W) float32: masks, then masked latents.
 
     With a causal autoencoder what is given is encoded by itself, so that it holds nothing of the rest of the video;
     otherwise only pictures are, and clips are taken from the latents of the whole video.
 
     Args:
-        video: (B, 3, F, height, width), the pixels.
-        x_start: (B, C, T, H, W), their latents.
+        x_start: (B, C, T, H, W), latents of the videos.
         kinds: per sample.
-        encode: pixels (1, 3, F', height, width) to latents (1, C, T', H, W).
-        compression: frames per latent frame.
+        given: the latents of what is encoded by itself, see `encoded`.
     """
+    frames = x_start.shape[2]
     condition = np.zeros((len(x_start), 1 + x_start.shape[1], *x_start.shape[2:]), np.float32)
     for row, kind in enumerate(kinds):
-        where = given_frames(kind, causal, x_start.shape[2])
+        where = given_frames(kind, causal, frames)
         condition[row, 0, where] = 1
-        count = given_latents(kind, causal)
-        head = "head" in kind or kind == "i2v_loop"
-        tail = "tail" in kind or kind == "i2v_loop"
         if kind.startswith("v2v") and not causal:
             condition[row, 1:, where] = x_start[row][:, where].swapaxes(0, 1)
             continue
-        frames = (count - 1) * compression + 1
-        if head:
-            condition[row, 1:, :count] = encode(video[row : row + 1, :, :frames])[0]
-        if tail:
-            condition[row, 1:, x_start.shape[2] - count :] = encode(video[row : row + 1, :, -frames:])[0]
+        for end in given_ends([kind], causal):
+            place = slice(end.latents) if end.is_head else slice(frames - end.latents, None)
+            condition[row, 1:, place] = given(row, end)
     return condition
+
+
+def encoded(video: np.ndarray, encode: Encode, compression: int) -> Given:
+    """What is given, encoded by itself.
+
+    Args:
+        video: (B, 3, F, height, width), the pixels.
+        encode: pixels (1, 3, F', height, width) to latents (1, C, T', H, W).
+        compression: frames per latent frame.
+    """
+    return lambda row, end: encode(video[row : row + 1, :, end.frames(compression)])[0]
 
 
 def pad_for_condition(video: np.ndarray, kind: str, extra: int) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -143,6 +143,9 @@ class LatentCache(Cache):
 
     save_distribution: bool = True
     """save the standard deviation too, so that training can draw from the distribution"""
+    condition_kinds: list[str] | None = None
+    """kinds of conditions (2.0: i2v_head, i2v_loop, v2v_head...) whose given frames are encoded by themselves and saved
+    too, for training with condition_config"""
 
 
 @dataclass

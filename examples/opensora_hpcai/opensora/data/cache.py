@@ -9,7 +9,9 @@ one cache, in which all tokens are valid.
 
 Latents, one file per video: ``latent_mean`` and ``latent_std`` (T', C, h, w) float32, before any scaling; ``fps`` of
 the frames that were encoded; ``ori_size`` (height, width) of the file; and, new, ``num_frames`` and ``size``
-(height, width) of what was encoded. Files without a standard deviation count as having none.
+(height, width) of what was encoded. Files without a standard deviation count as having none. What conditions give may
+stand beside them, encoded by itself: ``head_1_mean`` and ``head_1_std`` (1, C, h, w) of the first frame,
+``tail_9_mean`` (9, C, h, w) of the last 33 frames.
 
 Both may have an array ``made_from``: bytes of a JSON object that says what the file was made from: the text as it was
 given (``text``) and as it was encoded (``encoded``), or the video; the settings; and a digest of the weights. Readers
@@ -28,7 +30,7 @@ import shutil
 import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -97,10 +99,13 @@ class LatentEntry:
     ori_size: tuple[int, int]
     num_frames: int | None = None
     size: tuple[int, int] | None = None
+    ends: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    """mean and std of what conditions give, by `opensora.conditions.visual.End.name`"""
 
     @property
     def nbytes(self) -> int:
-        return self.mean.nbytes + self.std.nbytes
+        arrays = (self.mean, self.std, *(part for end in self.ends.values() for part in end))
+        return sum(array.nbytes for array in arrays)
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -299,6 +304,10 @@ def write_latent(
     }
     if save_distribution:
         arrays["latent_std"] = entry.std.astype(np.float32, copy=False)
+    for name, (mean, std) in entry.ends.items():
+        arrays[f"{name}_mean"] = mean.astype(np.float32, copy=False)
+        if save_distribution:
+            arrays[f"{name}_std"] = std.astype(np.float32, copy=False)
     if entry.num_frames is not None:
         arrays["num_frames"] = np.int32(entry.num_frames)
     if entry.size is not None:
@@ -306,28 +315,47 @@ def write_latent(
     _write(path, arrays, made_from)
 
 
-def read_latent(path: str | Path) -> LatentEntry:
+def read_latent(path: str | Path, ends: Sequence[str] = ()) -> LatentEntry:
     """Reads one video's latents.
 
+    Args:
+        ends: names of what conditions give that the file has to have.
     Raises:
         BadSample: missing, damaged, not a latent cache, or with values that no video gives.
+        UserError: it lacks what conditions give.
     """
-    arrays = _read(path, LATENT_KEYS, ("latent_std", "fps", "ori_size", "num_frames", "size"), "a latent cache")
-    mean, std = arrays["latent_mean"], arrays.get("latent_std")
-    if mean.ndim != 4 or mean.size == 0 or (std is not None and std.shape != mean.shape):
-        raise BadSample(
-            f"{path}: latent_mean {mean.shape} and latent_std {np.shape(std)} are not both (T, C, h, w)"
-            if std is not None
-            else f"{path}: latent_mean {mean.shape} is not (T, C, h, w)"
+    of_ends = tuple(f"{name}_{part}" for name in ends for part in ("mean", "std"))
+    arrays = _read(
+        path, LATENT_KEYS, ("latent_std", "fps", "ori_size", "num_frames", "size", *of_ends), "a latent cache"
+    )
+    mean, std = _distribution(path, arrays, "latent")
+    lacking = [name for name in ends if f"{name}_mean" not in arrays]
+    if lacking:
+        raise UserError(
+            f"{path} lacks {', '.join(lacking)}, which condition_config needs; cache the latents again with "
+            "--condition_kinds and the kinds of condition_config"
         )
-    mean = _float32(path, "latent_mean", mean)
-    std = np.zeros_like(mean) if std is None else _float32(path, "latent_std", std)
-    if std.min() < 0:
-        raise BadSample(f"{path}: latent_std has negative numbers")
     (fps,) = _values(path, arrays, "fps", 1, 0, whole=False) or (0.0,)
     (num_frames,) = _values(path, arrays, "num_frames", 1, 1) or (None,)
     ori_size = _values(path, arrays, "ori_size", 2, 0) or (0, 0)
-    return LatentEntry(mean, std, fps, ori_size, num_frames, _values(path, arrays, "size", 2, 1))
+    given = {name: _distribution(path, arrays, name) for name in ends}
+    return LatentEntry(mean, std, fps, ori_size, num_frames, _values(path, arrays, "size", 2, 1), given)
+
+
+def _distribution(path: str | Path, arrays: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (T', C, h, w) float32; without the latter it is zero."""
+    mean, std = arrays[f"{name}_mean"], arrays.get(f"{name}_std")
+    if mean.ndim != 4 or mean.size == 0 or (std is not None and std.shape != mean.shape):
+        raise BadSample(
+            f"{path}: {name}_mean {mean.shape} and {name}_std {np.shape(std)} are not both (T, C, h, w)"
+            if std is not None
+            else f"{path}: {name}_mean {mean.shape} is not (T, C, h, w)"
+        )
+    mean = _float32(path, f"{name}_mean", mean)
+    std = np.zeros_like(mean) if std is None else _float32(path, f"{name}_std", std)
+    if std.min() < 0:
+        raise BadSample(f"{path}: {name}_std has negative numbers")
+    return mean, std
 
 
 # --- values ----------------------------------------------------------------------------------------------------------

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mindone.checkpoint.digest import weights_digest
+from mindone.config import about
 from mindone.data.loader import Loader
 from mindone.data.plan import FixedPlan
 from mindone.data.table import VideoRow, read_video_table, shard
 from mindone.data.transforms import ResizeCrop, normalise
+from mindone.errors import UserError
 from opensora import networks
+from opensora.conditions.visual import End, given_ends
 from opensora.data import cache
 from opensora.data.aspect import parse_num_frames
 from opensora.data.dataset import WholeVideoDataset
@@ -75,7 +78,14 @@ def embed_videos(config: EmbedVideoConfig) -> Counts:
 
 
 def _latent_keys(config: EmbedVideoConfig) -> tuple[str, ...]:
-    return (*cache.LATENT_KEYS, "latent_std") if config.cache.save_distribution else cache.LATENT_KEYS
+    parts = ("mean", "std") if config.cache.save_distribution else ("mean",)
+    return tuple(f"{name}_{part}" for name in ("latent", *(end.name for end in _ends(config))) for part in parts)
+
+
+def _ends(config: EmbedVideoConfig) -> list[End]:
+    """What conditions give and is encoded by itself."""
+    with about("condition_kinds"):
+        return given_ends(config.cache.condition_kinds or (), causal=True)
 
 
 def _settings(config: EmbedVideoConfig, height: int, width: int, own_chunk: int | None) -> dict[str, Any]:
@@ -146,7 +156,7 @@ def _encode_videos(
         with loader, Progress("encode videos", len(videos), counts) as progress:
             for batch in loader.epoch(0):
                 for group in _of_equal_shape(batch.samples):
-                    for path in _write_latents(videos, group, autoencoder, config.cache.save_distribution):
+                    for path in _write_latents(videos, group, autoencoder, config):
                         progress.wrote(path)
                 progress.left_out(len(loader.bad_samples) - counts.bad)
                 counts.bad = len(loader.bad_samples)
@@ -165,26 +175,43 @@ def _of_equal_shape(samples: Sequence[dict[str, Any]]) -> Iterable[list[dict[str
 
 
 def _write_latents(
-    videos: Sequence[Video], group: list[dict[str, Any]], autoencoder: Any, with_std: bool
+    videos: Sequence[Video], group: list[dict[str, Any]], autoencoder: Any, config: EmbedVideoConfig
 ) -> Iterable[Path]:
     """Encodes videos of one shape and yields their cache files as these are written."""
     frames = np.stack([sample["frames"] for sample in group])
     count, length = frames.shape[:2]
     remedy = "use a smaller batch_size or vae_micro_batch_size, or smaller videos"
     with within_memory(f"encoding {count} videos of {length} frames at once", remedy):
-        mean, std = encode_frames(autoencoder, frames)
-    for sample, one_mean, one_std in zip(group, mean, std):
+        mean, std = _frames_first(encode_frames(autoencoder, frames))
+        ends = {end.name: _frames_first(_encode_end(autoencoder, frames, end)) for end in _ends(config)}
+    for row, sample in enumerate(group):
         entry = cache.LatentEntry(
-            one_mean.transpose(1, 0, 2, 3),
-            one_std.transpose(1, 0, 2, 3),
+            mean[row],
+            std[row],
             sample["fps"],
             sample["ori_size"],
             num_frames=frames.shape[1],
             size=frames.shape[2:4],
+            ends={name: (mean_of_end[row], std_of_end[row]) for name, (mean_of_end, std_of_end) in ends.items()},
         )
         video = videos[sample["index"]]
-        cache.write_latent(video.path, entry, with_std, video.made_from)
+        cache.write_latent(video.path, entry, config.cache.save_distribution, video.made_from)
         yield video.path
+
+
+def _frames_first(parts: Iterable[np.ndarray]) -> list[np.ndarray]:
+    return [part.swapaxes(1, 2) for part in parts]
+
+
+def _encode_end(autoencoder: Any, frames: np.ndarray, end: End) -> tuple[np.ndarray, np.ndarray]:
+    """`encode_frames` of the frames at one end; videos have to be longer."""
+    where = end.frames(autoencoder.time_compression)
+    if autoencoder.latent_size((frames.shape[1], *frames.shape[2:4]))[0] <= end.latents > 1:
+        raise UserError(
+            f"condition_kinds: {end.name} needs more than {end.latents} latent frames, but videos of "
+            f"{frames.shape[1]} frames have fewer; use longer videos, or leave the kind out"
+        )
+    return encode_frames(autoencoder, frames[:, where])
 
 
 def encode_frames(autoencoder: Any, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -33,6 +33,7 @@ class OpenSora12(STDiTFamily):
         **NO_PATCHES,
         "vae_type": (lambda value: value not in ("OpenSora-VAE-v1.2", "OpenSoraVAE_V1_2"), "use OpenSora-VAE-v1.2"),
         "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
+        "condition_kinds": (is_on, "leave it out; version 2.0 has it"),
         "condition_config": (is_on, "use mask_ratios"),
         "fps_max": (is_on, "use frame_stride"),
         "sampling": (lambda value: value != "rflow", "use rflow"),

@@ -29,7 +29,7 @@ from opensora.models.autoencoder import Autoencoder
 from opensora.models.inflate import inflate
 from opensora.models.vae_loss import FrameLoss, LossWeights, PixelLoss, TimeLoss, VideoLoss
 from opensora.models.vae_v1_2 import VideoAutoencoder
-from opensora.networks import autoencoder_config, build_autoencoder, load_autoencoder_weights, own_tensors
+from opensora.networks import autoencoder_config, build_autoencoder, into_module, load_autoencoder_weights, own_tensors
 from opensora.start import start
 from opensora.training.contents import Contents
 from opensora.training.run import (
@@ -169,10 +169,10 @@ def build(model: VaeModel) -> Autoencoder:
 def _start_from_images(autoencoder: Autoencoder, path: str) -> None:
     """Fills the 2D part, or the kernels of a causal 3D autoencoder, from an image autoencoder."""
     weights = own_tensors(require_path(path, "the weights of an image autoencoder", "vae2d_checkpoint"))
+    image = {name.removeprefix(into_module("")): np.asarray(weights[name]) for name in weights}
     if isinstance(autoencoder, VideoAutoencoder):
-        load_into(autoencoder.spatial_vae.module, weights)
+        load_into(autoencoder.spatial_vae.module, image)
         return
-    image = {name: np.asarray(weights[name]) for name in weights}
     fresh = {name: parameter.asnumpy() for name, parameter in autoencoder.parameters_and_names()}
     load_into(autoencoder, inflate(image, fresh))
 

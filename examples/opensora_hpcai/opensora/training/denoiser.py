@@ -17,6 +17,7 @@ from mindone.data.table import VideoRow, read_video_table
 from mindone.errors import UserError
 from mindone.parallel.mesh import Mesh, make_mesh
 from mindone.train.loop import Every, Training
+from opensora.conditions.visual import given_ends
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Data, TrainConfig
 from opensora.data.cache import cache_path, latent_folders, require_distinct
@@ -172,15 +173,9 @@ def _require_text(config: TrainConfig, family: Family) -> None:
 
 
 def _require_conditions(config: TrainConfig, network: Any) -> None:
-    """Refuses conditions that the network is not told, or that cached latents do not hold."""
-    if not config.flow.condition_config:
-        return
-    if not network.cond_embed:
+    """Refuses conditions that the network is not told."""
+    if config.flow.condition_config and not network.cond_embed:
         raise UserError("this denoiser takes no conditions (cond_embed is false); leave condition_config out")
-    if config.data.vae_latent_folder:
-        raise UserError(
-            "condition_config needs videos: what is given is encoded by itself; leave vae_latent_folder out"
-        )
 
 
 def make_autoencoder(config: TrainConfig, family: Family) -> Autoencoder:
@@ -293,6 +288,7 @@ def make_dataset(setting: Setting, usual_size: VideoSize | None = None) -> Laten
             latent_align=autoencoder.chunk_latents,
             spatial_compression=autoencoder.spatial_compression,
             cache_bytes=cache_bytes(data),
+            ends=[end.name for end in given_ends(setting.config.flow.condition_config or (), causal=True)],
         )
     return VideoTextDataset(
         setting.rows,

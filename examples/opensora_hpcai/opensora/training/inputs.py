@@ -16,7 +16,7 @@ from mindone.data.loader import Batch
 from mindone.data.table import VideoRow
 from mindone.errors import UserError
 from mindone.train.loop import Place
-from opensora.conditions.visual import draw_kinds, training_condition
+from opensora.conditions.visual import End, Given, draw_kinds, training_condition
 from opensora.data.cache import cache_path
 from opensora.data.dataset import Memory
 from opensora.data.masks import MaskGenerator
@@ -127,15 +127,22 @@ class DenoiserInputs:
         if not self.conditions:
             return None
         kinds = draw_kinds(self.conditions, latents.shape[2], place.streams("condition"))
-        x_start, compression = latents.asnumpy(), self.autoencoder.time_compression
+        x_start = latents.asnumpy()
+        given = self._given(arrays, place.streams("condition_posterior"))
+        return training_condition(x_start, kinds, given, causal=True)
 
-        def given(row: int, stream: np.random.Generator) -> np.ndarray:
-            def encode(pixels: np.ndarray) -> np.ndarray:
-                mean, std = (part.asnumpy() for part in self.autoencoder.posterior(pixels))
-                noise = stream.standard_normal(mean.shape, np.float32)
-                return self.autoencoder.normalize(Tensor(mean + std * noise)).asnumpy()
+    def _given(self, arrays: Mapping[str, Any], streams: Sequence[np.random.Generator]) -> Given:
+        """A sample of the posterior of what is given, from the videos or as it was cached beside the latents."""
 
-            one = slice(row, row + 1)
-            return training_condition(arrays["video"][one], x_start[one], kinds[one], encode, True, compression)
+        def sample(row: int, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+            noise = streams[row].standard_normal(mean.shape, np.float32)
+            return self.autoencoder.normalize(Tensor(mean + std * noise)).asnumpy()[0]
 
-        return np.concatenate([given(*each) for each in enumerate(place.streams("condition_posterior"))])
+        def from_video(row: int, end: End) -> np.ndarray:
+            pixels = arrays["video"][row : row + 1, :, end.frames(self.autoencoder.time_compression)]
+            return sample(row, *(part.asnumpy() for part in self.autoencoder.posterior(pixels)))
+
+        def from_cache(row: int, end: End) -> np.ndarray:
+            return sample(row, *(arrays[f"{end.name}_{part}"][row : row + 1] for part in ("mean", "std")))
+
+        return from_video if "video" in arrays else from_cache

@@ -8,6 +8,7 @@ from mindone.testing.stand_ins import toy_encode
 from opensora.conditions.visual import (
     KINDS,
     draw_kinds,
+    encoded,
     given_frames,
     pad_for_condition,
     possible,
@@ -28,7 +29,7 @@ def test_conditions_of_training_and_sampling_match_the_original(golden_case):
     for kind in KINDS:
         x_start = encode(video)
         close(x_start, outputs[f"condition/{kind}/x_0"], kind)
-        condition = training_condition(video, x_start, [kind], encode, True, 4)
+        condition = training_condition(x_start, [kind], encoded(video, encode, 4), True)
         close(condition, outputs[f"condition/{kind}/cond"], kind)
     references = [inputs["long_ref"][0], inputs["long_ref2"][0]]
     shape = inputs["zlong"].shape[1:]
@@ -52,7 +53,7 @@ def test_an_image_has_no_condition(golden_case):
     x_start = outputs["condition/image/x_0"]
     video = np.zeros((1, 3, 1, 8 * x_start.shape[3], 8 * x_start.shape[4]), np.float32)
     (kind,) = draw_kinds({"i2v_head": 1.0}, 1, [runtime.stream(0, "condition")])
-    condition = training_condition(video, x_start, [kind], toy_encode(channels, True), True, 4)
+    condition = training_condition(x_start, [kind], encoded(video, toy_encode(channels, True), 4), True)
     close(condition, outputs["condition/image/cond"], "image")
 
 
@@ -64,10 +65,12 @@ def test_conditions_of_a_non_causal_autoencoder_match_the_original(golden_case):
     for kind in KINDS:
         x_start = encode(video)
         close(x_start, outputs[f"{kind}/x_0"], kind)
-        condition = training_condition(video, x_start, [kind], encode, False, args["time_compression_ratio"])
+        given = encoded(video, encode, args["time_compression_ratio"])
+        condition = training_condition(x_start, [kind], given, False)
         close(condition, outputs[f"{kind}/cond"], kind)
     short = encode(inputs["short"])
-    condition = training_condition(inputs["short"], short, ["i2v_tail", "i2v_loop"], encode, False, 4)
+    kinds = ["i2v_tail", "i2v_loop"]
+    condition = training_condition(short, kinds, encoded(inputs["short"], encode, 4), False)
     close(short, outputs["short/x_0"], "short")
     close(condition, outputs["short/cond"], "short")
 

@@ -17,7 +17,7 @@ from mindone.diffusion.shifted_flow import (
     velocity_of,
 )
 from mindone.testing.stand_ins import toy_encode
-from opensora.conditions.visual import training_condition
+from opensora.conditions.visual import encoded, training_condition
 from opensora.families.base import LatentBatch, SampleRequest
 from opensora.families.mmdit import (
     TEXT_DROPOUT,
@@ -88,7 +88,7 @@ def test_inputs_and_loss_of_a_training_step_match_the_original(golden_case, mode
         condition = None
         if settings["drawn_conditions"]:
             kinds = settings["drawn_conditions"]
-            condition = training_condition(inputs["video"], latents, kinds, encode, causal, 4)
+            condition = training_condition(latents, kinds, encoded(inputs["video"], encode, 4), causal)
             close(pack(condition, patch), f"{case}/cond")
         cell = FlowMatchingLoss(ToyNetwork(patch, cond_embed=condition is not None))
         noise = unpack(inputs["x_1"], size, patch)

@@ -12,6 +12,7 @@ from mindone.data.write import write_video
 from opensora.cli import enter
 
 STEPS = 3
+KINDS = ["--condition_config", "{t2v: 1, i2v_head: 5, i2v_tail: 1, i2v_loop: 1}"]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,17 @@ def command(world, output, *more):
     return [*encoders, *data, *network, *shape, *rate, *place, *more]
 
 
+def cached(world, folder, *more):
+    """Caches of the texts and of the videos, as arguments of a training."""
+    text = ["--model_version", "v2.0", "--csv_path", f"{world}/video_caption.csv", "--model_max_length", "8"]
+    encoders = ["--t5_model_name_or_path", f"{world}/t5", "--clip_model_name_or_path", f"{world}/clip"]
+    enter("embed-text", [*text, *encoders, "--output_path", f"{folder}/text"])
+    latents = ["--model_version", "v2.0", "--vae_checkpoint", f"{world}/vae", "--image_size", "32", "32"]
+    tables = ["--csv_path", f"{world}/video_caption.csv", "--video_folder", f"{world}"]
+    enter("embed-video", [*latents, *tables, "--output_path", f"{folder}/latents", *more])
+    return ["--text_embed_folder", f"{folder}/text", "--vae_latent_folder", f"{folder}/latents"]
+
+
 def losses(folder):
     with open(folder / "result.log") as file:
         rows = [line.split() for line in file]
@@ -78,22 +90,27 @@ def test_what_it_trained_generates(world, trained, tmp_path):
 
 
 def test_caches_give_the_same_losses_as_videos_and_captions(world, trained, tmp_path):
-    text = ["--model_version", "v2.0", "--csv_path", f"{world}/video_caption.csv", "--model_max_length", "8"]
-    encoders = ["--t5_model_name_or_path", f"{world}/t5", "--clip_model_name_or_path", f"{world}/clip"]
-    enter("embed-text", [*text, *encoders, "--output_path", f"{tmp_path}/text"])
-    latents = ["--model_version", "v2.0", "--vae_checkpoint", f"{world}/vae", "--image_size", "32", "32"]
-    tables = ["--csv_path", f"{world}/video_caption.csv", "--video_folder", f"{world}"]
-    enter("embed-video", [*latents, *tables, "--output_path", f"{tmp_path}/latents"])
-    caches = ["--text_embed_folder", f"{tmp_path}/text", "--vae_latent_folder", f"{tmp_path}/latents"]
+    caches = cached(world, tmp_path)
     enter("train", command(world, tmp_path / "caches", *caches))
     np.testing.assert_allclose(losses(tmp_path / "caches"), losses(trained), rtol=1e-4)
 
 
+def test_caches_hold_what_conditions_give(world, tmp_path):
+    caches = cached(world, tmp_path, "--condition_kinds", "i2v_head", "i2v_loop")
+    enter("train", command(world, tmp_path / "videos", *KINDS))
+    enter("train", command(world, tmp_path / "caches", *caches, *KINDS))
+    np.testing.assert_allclose(losses(tmp_path / "caches"), losses(tmp_path / "videos"), rtol=1e-4)
+
+
+def test_caches_that_lack_what_conditions_give_say_how_to_make_them(world, tmp_path, capsys):
+    caches = cached(world, tmp_path, "--condition_kinds", "i2v_head")
+    message = refused(capsys, command(world, tmp_path / "run", *caches, *KINDS))
+    assert "lacks tail_1, which condition_config needs; cache the latents again with --condition_kinds" in message
+
+
 def test_what_cannot_work_is_refused_in_one_sentence(world, tmp_path, capsys):
     kinds = ["--condition_config", "{i2v_head: 1}"]
-    caches = ["--vae_latent_folder", f"{world}"]
     for more, message in (
-        ([*kinds, *caches], "condition_config needs videos"),
         (["--condition_config", "{i2v_front: 1}"], "condition_config has no kind i2v_front; use t2v, i2v_head"),
         (["--condition_config", "{i2v_head: 0}"], "condition_config.i2v_head=0.0 has to be more than 0"),
         (["--freeze_y_embedder", "True"], "freeze_y_embedder=True is not supported by model_version v2.0"),
