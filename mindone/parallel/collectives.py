@@ -101,6 +101,11 @@ def any_rank(flag: bool, mesh: Mesh) -> bool:
     return float(ops.AllReduce()(Tensor(float(flag), ms.float32)).asnumpy()) > 0
 
 
+def sum_over_ranks(values: np.ndarray, mesh: Mesh) -> np.ndarray:
+    """The sum of every rank's array, float32 of one shape, on every rank."""
+    return values if mesh.world_size == 1 else ops.AllReduce()(Tensor(values)).asnumpy()
+
+
 def barrier(mesh: Mesh) -> None:
     """Waits until every rank is here."""
     any_rank(False, mesh)

@@ -42,6 +42,9 @@ class Tracker(Protocol):
     def picture(self, step: int, name: str, png: Path) -> None:
         """Takes note of a picture."""
 
+    def values(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes note of further numbers by name, such as the loss of a validation."""
+
     def close(self) -> None: ...
 
 
@@ -58,6 +61,10 @@ class Trackers:
     def picture(self, step: int, name: str, png: Path) -> None:
         for tracker in self.trackers:
             tracker.picture(step, name, png)
+
+    def values(self, step: int, values: Mapping[str, float]) -> None:
+        for tracker in self.trackers:
+            tracker.values(step, values)
 
     def close(self) -> None:
         for tracker in self.trackers:
@@ -100,7 +107,19 @@ class ScreenTracker:
     def picture(self, step: int, name: str, png: Path) -> None:
         logger.info("step %d: %s", step, png)
 
+    def values(self, step: int, values: Mapping[str, float]) -> None:
+        logger.info("step %d: %s", step, "  ".join(f"{name} {value:.5f}" for name, value in values.items()))
+
     def close(self) -> None: ...
+
+
+def lines_until(path: Path, step: int) -> list[str]:
+    """Of a table whose first column is the step, the header and the whole lines up to ``step``; none of a new run."""
+    if not step or not path.is_file():
+        return []
+    header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    kept = [row for row in rows if row.split("\t")[0].isdigit() and int(row.split("\t")[0]) <= step]
+    return [header, *(row for row in kept if row.endswith("\n"))]
 
 
 class ResultLog:
@@ -112,22 +131,17 @@ class ResultLog:
 
     def __init__(self, folder: Path, resumed_at: int = 0):
         self.path = folder / RESULT_LOG
-        lines = self._lines_until(resumed_at) if resumed_at else []
+        lines = lines_until(self.path, resumed_at)
         self.path.write_text("".join(lines or ["\t".join(COLUMNS) + "\n"]), encoding="utf-8")
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-
-    def _lines_until(self, step: int) -> list[str]:
-        if not self.path.is_file():
-            return []
-        header, *rows = self.path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
-        kept = [row for row in rows if row.split("\t")[0].isdigit() and int(row.split("\t")[0]) <= step]
-        return [header, *(row for row in kept if row.endswith("\n"))]
 
     def log(self, record: Record) -> None:
         values = (record.step, record.loss, f"{record.lr:.9g}", record.grad_norm, f"{record.seconds:.4f}")
         self._file.write("\t".join(map(str, values)) + "\n")
 
     def picture(self, step: int, name: str, png: Path) -> None: ...
+
+    def values(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def close(self) -> None:
         self._file.close()
@@ -154,7 +168,10 @@ class TensorBoard:
             "speed/samples_per_second": record.samples_per_second,
             **{f"train/{name}": value for name, value in record.parts.items()},
         }
-        self._add(record.step, [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self.values(record.step, values)
+
+    def values(self, step: int, values: Mapping[str, float]) -> None:
+        self._add(step, [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
 
     def picture(self, step: int, name: str, png: Path) -> None:
         from PIL import Image

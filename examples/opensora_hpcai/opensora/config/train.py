@@ -328,9 +328,9 @@ class Validation:
     """Loss on held-out videos."""
 
     validate: bool = False
-    """compute the validation loss"""
-    val_interval: int = 1
-    """epochs between validations"""
+    """compute the loss on the validation videos, which are not trained on, every val_interval and at the end"""
+    val_interval: int | str = 1
+    """epochs between validations, or a length of time such as 500 steps or 10%"""
     num_eval_timesteps: int = 10
     """equidistant timesteps of the validation loss"""
     val_csv_path: FilePath | None = None
@@ -344,7 +344,20 @@ class Validation:
     val_batch_size: int = 1
     """samples per validation batch"""
     val_bucket_config: dict[str, dict[int, Any]] | None = None
-    """buckets of the validation videos"""
+    """buckets of the validation videos; those of training if not given"""
+
+    def check(self) -> None:
+        require_at_least(self, num_eval_timesteps=1, val_batch_size=1)
+        require_span_at_least(self, val_interval=1)
+        if not self.validate:
+            return
+        if not self.val_csv_path:
+            raise SettingError("validate needs a table; give it as --val_csv_path FILE.csv", "val_csv_path")
+        if not self.val_video_folder and not self.val_vae_latent_folder:
+            raise SettingError(
+                "validate needs videos; give --val_video_folder, or --val_vae_latent_folder with cached latents",
+                "val_video_folder",
+            )
 
 
 @dataclass

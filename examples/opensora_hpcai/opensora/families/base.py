@@ -50,7 +50,6 @@ REFUSED: Refusals = {
     "zero_stage": (is_on, "use 0"),
     "parallel_mode": (lambda value: value != "data", "use data"),
     "resize_by_max_value": (is_on, "leave it out"),
-    "validate": (is_on, "leave it out"),
     "profile": (is_on, "leave it out"),
 }
 
@@ -103,8 +102,13 @@ class Objective(ABC):
         """A cell ``(*inputs) -> loss`` or ``-> (loss, parts)``, deterministic in its inputs."""
 
     @abstractmethod
-    def loss_inputs(self, batch: LatentBatch, place: Place) -> tuple[Tensor | None, ...]:
-        """The inputs of `loss_cell`; every random number belongs to one sample's place."""
+    def loss_inputs(self, batch: LatentBatch, place: Place, at: float | None = None) -> tuple[Tensor | None, ...]:
+        """The inputs of `loss_cell`; every random number belongs to one sample's place.
+
+        Args:
+            at: for validation: all samples are at this point between data (0) and noise (1), whatever the distribution
+                of training timesteps is, and keep their captions.
+        """
 
 
 @dataclass(frozen=True)

@@ -99,9 +99,12 @@ class DiffusionObjective(Objective):
     def loss_cell(self, denoiser: nn.Cell) -> nn.Cell:
         return DiffusionLoss(denoiser, self.diffusion.config)
 
-    def loss_inputs(self, batch: LatentBatch, place: Place) -> tuple[Tensor | None, ...]:
+    def loss_inputs(self, batch: LatentBatch, place: Place, at: float | None = None) -> tuple[Tensor | None, ...]:
         shape = batch.latents.shape
-        t = self.diffusion.draw_timesteps(place.streams("timestep"))
+        if at is None:
+            t = self.diffusion.draw_timesteps(place.streams("timestep"))
+        else:
+            t = np.full(shape[0], round(at * (len(self.diffusion) - 1)), np.int32)
         told = all_conditions(batch.fps, batch.num_frames, batch.height, batch.width, shape[0])
         return (
             batch.latents,
@@ -109,7 +112,7 @@ class DiffusionObjective(Objective):
             Tensor(t),
             Tensor(self.diffusion.coefficients(t)),
             *inputs_of_text(batch.text),
-            Tensor(dropped_captions(self.dropout, place)),
+            Tensor(dropped_captions(self.dropout, place, at)),
             None if batch.frames_mask is None else Tensor(batch.frames_mask),
             *condition_tensors(self.condition_names, told),
         )

@@ -179,14 +179,17 @@ class FlowMatchingObjective(Objective):
     def loss_cell(self, denoiser: nn.Cell) -> nn.Cell:
         return FlowMatchingLoss(denoiser)
 
-    def loss_inputs(self, batch: LatentBatch, place: Place) -> tuple[Tensor | None, ...]:
+    def loss_inputs(self, batch: LatentBatch, place: Place, at: float | None = None) -> tuple[Tensor | None, ...]:
         shape = batch.latents.shape
         frames, height, width = shape[2:]
-        # A quarter of the latents' area whatever the patch is: the published weights were trained so.
-        alpha = shift_of(height * width // 4, frames)
-        t = draw_timesteps(place.streams("timestep"), alpha)
+        if at is None:
+            # A quarter of the latents' area whatever the patch is: the published weights were trained so.
+            t = draw_timesteps(place.streams("timestep"), shift_of(height * width // 4, frames))
+        else:
+            t = np.full(shape[0], at, np.float32)
+        share = self.dropout if at is None else 0.0
         dropped = {
-            name: np.array([stream.random() < self.dropout for stream in place.streams(f"dropout_{name}")])
+            name: np.array([stream.random() < share for stream in place.streams(f"dropout_{name}")])
             for name in ("text", "pooled")
         }
         text = with_dropped(batch.text, self.null_text, dropped)

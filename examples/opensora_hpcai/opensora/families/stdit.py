@@ -164,8 +164,9 @@ def all_conditions(fps: Any, num_frames: Any, height: Any, width: Any, batch: in
     return {name: np.ascontiguousarray(value, np.float32) for name, value in values.items()}
 
 
-def dropped_captions(share: float, place: Place) -> np.ndarray:
-    """(B,) int32, 1 for the samples that are trained without their caption."""
+def dropped_captions(share: float, place: Place, at: float | None) -> np.ndarray:
+    """(B,) int32, 1 for the samples that are trained without their caption; none in validation."""
+    share = share if at is None else 0.0
     return np.array([stream.random() < share for stream in place.streams("caption_dropout")], np.int32)
 
 
@@ -181,16 +182,19 @@ class FlowObjective(Objective):
     def loss_cell(self, denoiser: nn.Cell) -> nn.Cell:
         return FlowLoss(denoiser, self.flow.config.num_timesteps)
 
-    def loss_inputs(self, batch: LatentBatch, place: Place) -> tuple[Tensor | None, ...]:
+    def loss_inputs(self, batch: LatentBatch, place: Place, at: float | None = None) -> tuple[Tensor | None, ...]:
         shape = batch.latents.shape
-        t = self.flow.draw_timesteps(place.streams("timestep"), batch.height, batch.width, batch.num_frames)
+        if at is None:
+            t = self.flow.draw_timesteps(place.streams("timestep"), batch.height, batch.width, batch.num_frames)
+        else:
+            t = np.full(shape[0], at * self.flow.config.num_timesteps, np.float32)
         told = all_conditions(batch.fps, batch.num_frames, batch.height, batch.width, shape[0])
         return (
             batch.latents,
             Tensor(place.normal("noise", shape[1:])),
             Tensor(t),
             *inputs_of_text(batch.text),
-            Tensor(dropped_captions(self.dropout, place)),
+            Tensor(dropped_captions(self.dropout, place, at)),
             None if batch.frames_mask is None else Tensor(batch.frames_mask),
             *condition_tensors(self.condition_names, told),
         )

@@ -55,6 +55,13 @@ from opensora.training.run import (
     run_training,
 )
 from opensora.training.samples import Samples, frame_rate
+from opensora.training.validation import (
+    Validation,
+    ValidationLoss,
+    batches_of_buckets,
+    batches_of_one_size,
+    validation_settings,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +124,7 @@ def train(config: TrainConfig) -> Path:
             trained.layout,
             trained.digest,
         )
-        if config.samples.sample_every:
-            training.hooks = [make_samples(setting, run, training, denoiser, captions)]
+        training.hooks = make_hooks(setting, run, training, denoiser, inputs)
         run_training(run, training)
         folder = training.checkpoints.export()
         logger.info("the %s is in %s", trained.name, folder)
@@ -317,6 +323,45 @@ def make_null_text(setting: Setting, captions: Captions) -> Arrays | None:
     if setting.config.data.text_embed_folder:
         captions.conditioner.release()
     return null
+
+
+def make_hooks(
+    setting: Setting, run: Run, training: Training, denoiser: nn.Cell, inputs: DenoiserInputs
+) -> list[Every]:
+    """What the settings want done every few updates."""
+    hooks = []
+    if setting.config.validation.validate:
+        hooks.append(make_validation(setting, run, training, denoiser, inputs))
+    if setting.config.samples.sample_every:
+        hooks.append(make_samples(setting, run, training, denoiser, inputs.captions))
+    return hooks
+
+
+def make_validation(setting: Setting, run: Run, training: Training, denoiser: nn.Cell, inputs: DenoiserInputs) -> Every:
+    """The loss on the validation videos, which are encoded by the autoencoder of the training or are cached.
+
+    Raises:
+        UserError: they cannot be used.
+    """
+    config, family = validation_settings(setting.config), setting.family
+    given = setting.config.validation
+    _require_text(config, family)
+    is_encoded = bool(config.data.vae_latent_folder) or not setting.config.data.vae_latent_folder
+    autoencoder = setting.autoencoder if is_encoded else make_autoencoder(config, family)
+    rows = read_rows(config.data)
+    buckets = None if setting.size else make_buckets(config, family, rows, autoencoder.spatial_compression, run.mesh)
+    own = dataclasses.replace(setting, config=config, autoencoder=autoencoder, rows=rows, buckets=buckets)
+    if buckets:
+        batches = batches_of_buckets(buckets, given.val_batch_size)
+    else:
+        batches = batches_of_one_size(len(rows), setting.size, given.val_batch_size)
+    own_inputs = DenoiserInputs(inputs.objective, autoencoder, inputs.captions, inputs.masks, inputs.conditions)
+    dataset = make_dataset(own, batches[0].size)
+    loss = ValidationLoss(inputs.objective, denoiser, own_inputs, dataset, given.num_eval_timesteps)
+    validation = Validation(
+        loss, batches, training.step.ema, run.folder, training.trackers, run.mesh, training.state.step
+    )
+    return Every(run_length(setting.config, len(training.loader)).of(given, "val_interval", "epochs"), validation)
 
 
 def make_samples(setting: Setting, run: Run, training: Training, denoiser: nn.Cell, captions: Captions) -> Every:

@@ -94,14 +94,16 @@ class DenoiserInputs:
         Raises:
             UserError: cached latents or text do not fit the size of the videos or the denoiser.
         """
+        return self.objective.loss_inputs(self.latent_batch(batch, place), place)
+
+    def latent_batch(self, batch: Batch, place: Place) -> LatentBatch:
+        """What the objective makes inputs of; raises as a call does."""
         arrays = batch.arrays
         latents = self._latents(arrays, batch.size, place)
         known = {name: arrays[name] for name in ("fps", "num_frames", "height", "width")}
         masks = self._frames_masks(latents.shape[2], place)
         condition = self._condition(arrays, latents, place)
-        return self.objective.loss_inputs(
-            LatentBatch(latents, self.captions.of_batch(arrays), **known, frames_mask=masks, condition=condition), place
-        )
+        return LatentBatch(latents, self.captions.of_batch(arrays), **known, frames_mask=masks, condition=condition)
 
     def _latents(self, arrays: Mapping[str, Any], size: tuple[int, int, int], place: Place) -> Tensor:
         """A sample of the posterior, normalised."""

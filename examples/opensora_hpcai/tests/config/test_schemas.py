@@ -137,7 +137,6 @@ def test_defaults_ask_for_nothing_that_a_version_refuses_and_leave_nothing_open_
 # Only what is refused as a whole would read them.
 PARTS_OF_WHAT_IS_REFUSED = {
     "loop": ("condition_frame_length", "condition_frame_edit"),
-    "validate": tuple(name for name in leaves(TrainConfig) if name.startswith("val_") or "eval" in name),
 }
 READ_BY_ITS_SCHEMA = {"use_t2i2v"}
 # Handed on whole to the configs of the networks, which refuse those that they do not have.
@@ -245,7 +244,6 @@ SEQUENCE = "leave it out; --use_parallel True shares the work by samples"
         (TrainConfig, [*TRAIN, "--enable_sequence_parallelism", "True"], "enable_sequence_parallelism=True", SEQUENCE),
         (TrainConfig, [*TRAIN, "--dsp", "True"], "dsp=True", SEQUENCE),
         (TrainConfig, [*TRAIN, "--zero_stage", "2"], "zero_stage=2", "use 0"),
-        (TrainConfig, [*TRAIN, "--validate", "True"], "validate=True", "leave it out"),
         (TrainConfig, [*TRAIN, "--pre_patchify", "True"], "pre_patchify=True", "leave it out"),
     ],
 )

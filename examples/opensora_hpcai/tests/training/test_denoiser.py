@@ -179,6 +179,19 @@ def test_a_resumed_run_ends_with_the_very_numbers_of_an_uninterrupted_one(data, 
     assert_same_result(half, whole)
 
 
+def test_a_validation_tells_the_loss_on_other_videos_and_changes_nothing_else(data, whole, tmp_path, capsys):
+    others = ["--val_csv_path", str(data / "video_caption.csv"), "--val_text_embed_folder", str(data / "text")]
+    others += ["--val_vae_latent_folder", str(data / "latents"), "--num_eval_timesteps", "2", "--val_batch_size", "4"]
+    run(data, tmp_path, *LENGTH, "--sample_every", "3", "--validate", "True", "--val_interval", "3 steps", *others)
+    assert_same_result(tmp_path, whole)
+    header, *rows = [line.split("\t") for line in (tmp_path / "validation.log").read_text().splitlines()]
+    assert header[:4] == ["step", "size", "samples", "loss"]
+    assert [row[:3] for row in rows] == [["3", "5x8x8", "6"], ["4", "5x8x8", "6"]]
+    assert all(0 < float(number) < 10 for row in rows for number in row[3:])
+    message = refused(capsys, data, tmp_path / "other", "--validate", "True")
+    assert "validate needs a table; give it as --val_csv_path" in message
+
+
 def test_a_run_from_elsewhere_goes_on_in_a_folder_of_its_own(data, whole, half, tmp_path):
     run(data, tmp_path / "new", *LENGTH, "--resume", str(half))
     assert_same_result(tmp_path / "new", whole)
