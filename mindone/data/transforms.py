@@ -11,6 +11,7 @@ import numpy as np
 from mindone.errors import UserError
 
 RESIZE_MODES = ("center", "crop_resize")
+_NORMALISED = np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -75,8 +76,10 @@ class ResizeCrop:
 
 
 def normalise(frames: np.ndarray) -> np.ndarray:
-    """(T, H, W, 3) uint8 to (3, T, H, W) float32 in [-1, 1]: ``x / 127.5 - 1``."""
-    video = np.empty((frames.shape[3], *frames.shape[:3]), np.float32)
-    np.divide(frames.transpose(3, 0, 1, 2), np.float32(127.5), out=video)
-    video -= 1
+    """(..., T, H, W, 3) uint8 to (..., 3, T, H, W) float32 in [-1, 1]: ``x / 127.5 - 1``."""
+    *before, length, height, width, channels = frames.shape
+    video = np.empty((*before, channels, length, height, width), np.float32)
+    for *clip, number in np.ndindex(*before, length):
+        for channel, plane in enumerate(cv2.split(frames[(*clip, number)])):
+            cv2.LUT(plane, _NORMALISED, dst=video[(*clip, channel, number)])
     return video

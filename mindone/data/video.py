@@ -9,6 +9,7 @@ with the reason. Writing is in `mindone.data.write`; its functions can be import
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from mindone.errors import UserError
 __all__ = [
     "BACKENDS",
     "BadSample",
+    "Film",
     "MissingFrames",
     "VideoInfo",
     "clip_indices",
@@ -35,6 +37,7 @@ __all__ = [
     "count_frames",
     "is_image",
     "iter_frames",
+    "open_film",
     "probe",
     "read_frames",
     "read_video",
@@ -84,13 +87,8 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         BadSample: missing, not a video, without a video stream, or without a single frame that decodes.
     """
-    with contextlib.closing(_open_reader(path)) as reader:
-        if not reader.advance():
-            raise BadSample(f"{path} has no frames")
-        height, width = reader.size
-        fps, num_frames = reader.fps, reader.header_frames
-    num_frames = num_frames or count_frames(path)
-    return VideoInfo(num_frames, height, width, fps, num_frames / fps if fps else 0.0)
+    with open_film(path) as film:
+        return film.info
 
 
 def count_frames(path: str | Path) -> int:
@@ -160,21 +158,66 @@ def iter_frames(
     Raises:
         BadSample: as for `probe`, damaged, or `MissingFrames` if the video ends before the last index.
     """
-    allow_short = allow_short or indices is None
     with contextlib.closing(_open_reader(path, backend)) as reader:
-        position = -1
-        for index in range(sys.maxsize) if indices is None else indices:
-            if index - position > SEEK_GAP:
-                position = reader.seek(index, position)
-            while position < index:
-                if not reader.advance():
-                    if allow_short:
-                        return
-                    raise _missing(path, index, position + 1, reader.header_frames)
-                position += 1
-            if times is not None:
-                times.append(math.nan if reader.time is None else reader.time)
-            yield reader.image()
+        yield from _frames(path, reader, -1, indices, allow_short, times)
+
+
+def _frames(
+    path: str | Path,
+    reader: Reader,
+    position: int,
+    indices: Sequence[int] | None,
+    allow_short: bool,
+    times: list[float] | None,
+) -> Iterator[np.ndarray]:
+    """`iter_frames` of a reader that stands on frame ``position``."""
+    for index in range(sys.maxsize) if indices is None else indices:
+        if index - position > SEEK_GAP:
+            position = reader.seek(index, position)
+        while position < index:
+            if not reader.advance():
+                if allow_short or indices is None:
+                    return
+                raise _missing(path, index, position + 1, reader.header_frames)
+            position += 1
+        if times is not None:
+            times.append(math.nan if reader.time is None else reader.time)
+        yield reader.image()
+
+
+class Film:
+    """An opened video or picture, see `open_film`: what it says of itself, and then its frames, once."""
+
+    def __init__(self, path: str | Path, reader: PyAVReader | PictureReader, backend: str):
+        self._path, self._reader, self._backend = path, reader, backend
+        if not reader.advance():
+            raise BadSample(f"{path} has no frames")
+        (self._height, self._width), self._fps = reader.size, reader.fps
+
+    @functools.cached_property
+    def info(self) -> VideoInfo:
+        """As `probe` gives it."""
+        num_frames, fps = self._reader.header_frames or count_frames(self._path), self._fps
+        return VideoInfo(num_frames, self._height, self._width, fps, num_frames / fps if fps else 0.0)
+
+    def frames(
+        self, indices: Sequence[int] | None = None, allow_short: bool = False, times: list[float] | None = None
+    ) -> Iterator[np.ndarray]:
+        """As `iter_frames` yields them."""
+        if self._backend == "pyav" or isinstance(self._reader, PictureReader):
+            return _frames(self._path, self._reader, 0, indices, allow_short, times)
+        return iter_frames(self._path, indices, self._backend, allow_short, times)
+
+
+@contextlib.contextmanager
+def open_film(path: str | Path, backend: str = "pyav") -> Iterator[Film]:
+    """Opens a file once for both its `VideoInfo` and its frames.
+
+    Raises:
+        BadSample: as for `probe`.
+    """
+    with contextlib.closing(_open_reader(path)) as reader:
+        yield Film(path, reader, backend)
 
 
 def _missing(path: str | Path, index: int, num_frames: int, header_frames: int) -> MissingFrames:

@@ -1,6 +1,6 @@
 """Datasets for a `mindone.data.loader.Loader`: raw videos, and cached latents, each with captions or cached text.
 
-Items are dicts. ``video`` (3, T, H, W) float32 in [-1, 1], or ``latent_mean`` and ``latent_std`` (C, T', h, w) float32
+Items are dicts. ``frames`` (T, H, W, 3) uint8, or ``latent_mean`` and ``latent_std`` (C, T', h, w) float32
 before normalisation; ``text_emb`` (L, D) float32 and ``text_mask`` (L,) uint8 where text is cached; ``caption``;
 ``fps`` of the item's own frames, and ``height``, ``width``, ``num_frames`` in pixels and frames, float32 numbers as the
 networks take them; ``index``. A size is (frames, height, width) in pixels.
@@ -18,8 +18,8 @@ import numpy as np
 
 from mindone.data.errors import BadSample
 from mindone.data.table import VideoRow
-from mindone.data.transforms import ResizeCrop, normalise
-from mindone.data.video import MissingFrames, clip_indices, clip_rate, count_frames, iter_frames, probe
+from mindone.data.transforms import ResizeCrop
+from mindone.data.video import Film, MissingFrames, clip_indices, clip_rate, count_frames, open_film
 from mindone.errors import UserError
 from opensora.data import cache
 from opensora.sizes import VideoSize
@@ -131,7 +131,7 @@ class VideoTextDataset:
         frames, fps = self._clip(row, wanted, rng)
         if self.flip and rng.random() < 0.5:
             frames = frames[:, :, ::-1]
-        item = {"video": normalise(frames), "caption": row.caption, "index": index}
+        item = {"frames": frames, "caption": row.caption, "index": index}
         item |= conditions(fps, wanted.transform.height, wanted.transform.width, wanted.num_frames)
         return item | self.text.item(row) if self.text else item
 
@@ -145,18 +145,26 @@ class VideoTextDataset:
         """Resized frames (T, H, W, 3) uint8 and their rate."""
         height, width = wanted.transform.height, wanted.transform.width
         key = (row.file, height, width)
-        info = None if key in self.memory else probe(row.file)
-        if info is None or self.memory.fits(info.num_frames * height * width * 3):
-            whole = self.memory.get(key, lambda: self._read(row, wanted, None, info.fps))
-            return whole.part(self._indices(row, len(whole.frames), wanted, rng), wanted.stride)
-        start = rng.bit_generator.state
-        try:
-            clip = self._read(row, wanted, self._indices(row, info.num_frames, wanted, rng), info.fps)
-        except MissingFrames:
-            # the header promises more frames than there are: choose again among those that decode
-            rng.bit_generator.state = start
-            clip = self._read(row, wanted, self._indices(row, count_frames(row.file), wanted, rng), info.fps)
+        if key in self.memory:
+            return self._part(row, self.memory.get(key, None), wanted, rng)
+        with open_film(row.file, self.backend) as film:
+            if self.memory.fits(film.info.num_frames * height * width * 3):
+                return self._part(row, self.memory.get(key, lambda: _read(film, wanted)), wanted, rng)
+            start = rng.bit_generator.state
+            try:
+                clip = _read(film, wanted, self._indices(row, film.info.num_frames, wanted, rng))
+            except MissingFrames:
+                # the header promises more frames than there are: choose again among those that decode
+                rng.bit_generator.state = start
+                indices = self._indices(row, count_frames(row.file), wanted, rng)
+                with open_film(row.file, self.backend) as again:
+                    clip = _read(again, wanted, indices)
         return clip.frames, clip_rate(clip.times, clip.fps, wanted.stride)
+
+    def _part(
+        self, row: VideoRow, whole: TimedFrames, wanted: _Wanted, rng: np.random.Generator
+    ) -> tuple[np.ndarray, float]:
+        return whole.part(self._indices(row, len(whole.frames), wanted, rng), wanted.stride)
 
     def _indices(self, row: VideoRow, total: int, wanted: _Wanted, rng: np.random.Generator) -> list[int]:
         try:
@@ -166,11 +174,6 @@ class VideoTextDataset:
         except BadSample as error:
             raise BadSample(f"{row.file} is {error}") from error
 
-    def _read(self, row: VideoRow, wanted: _Wanted, indices: Sequence[int] | None, fps: float) -> TimedFrames:
-        times: list[float] = []
-        frames = wanted.transform.clip(iter_frames(row.file, indices, self.backend, times=times))
-        return TimedFrames(frames, np.asarray(times), fps)
-
 
 @dataclass(frozen=True)
 class _Wanted:
@@ -179,6 +182,13 @@ class _Wanted:
     num_frames: int
     stride: int
     transform: ResizeCrop
+
+
+def _read(film: Film, wanted: _Wanted, indices: Sequence[int] | None = None) -> TimedFrames:
+    """The frames at ``indices``, or all, resized."""
+    times: list[float] = []
+    frames = wanted.transform.clip(film.frames(indices, times=times))
+    return TimedFrames(frames, np.asarray(times), film.info.fps)
 
 
 @dataclass(frozen=True)
@@ -223,12 +233,12 @@ class WholeVideoDataset:
         return str(self.rows[index].file)
 
     def get(self, index: int, rng: np.random.Generator, size: None = None) -> dict[str, Any]:
-        file = self.rows[index].file
-        info = probe(file)
         stop = self.num_frames * self.frame_stride if self.num_frames else sys.maxsize
         wanted = range(0, stop, self.frame_stride)
         times: list[float] = []
-        frames = self.transform.clip(iter_frames(file, wanted, self.backend, self.num_frames is None, times))
+        with open_film(self.rows[index].file, self.backend) as film:
+            frames = self.transform.clip(film.frames(wanted, self.num_frames is None, times))
+            info = film.info
         return {
             "frames": frames,
             "fps": clip_rate(times, info.fps or IMAGE_FPS, self.frame_stride),

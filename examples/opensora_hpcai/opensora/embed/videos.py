@@ -224,7 +224,7 @@ def encode_frames(autoencoder: Any, frames: np.ndarray) -> tuple[np.ndarray, np.
     run = max(1, FRAMES_AT_ONCE // chunk) * chunk
     means, stds = [], []
     for first in range(0, frames.shape[1], run):
-        video = np.stack([normalise(clip[first : first + run]) for clip in frames])
+        video = normalise(frames[:, first : first + run])
         mean, std = autoencoder.posterior(video)
         means.append(mean.asnumpy())
         stds.append(std.asnumpy())

@@ -16,6 +16,7 @@ from mindone.data.errors import BadSample
 from mindone.data.loader import Batch
 from mindone.data.plan import FixedPlan
 from mindone.data.table import VideoRow, read_table, read_video_table
+from mindone.data.transforms import normalise
 from mindone.errors import UserError
 from mindone.models.lpips import load_lpips
 from mindone.parallel.mesh import make_mesh
@@ -255,7 +256,7 @@ class AutoencoderInputs:
         self._latents = Memory(CACHE_BYTES)
 
     def __call__(self, batch: Batch, place: Place) -> tuple[Tensor, Tensor]:
-        x = self._mixed(batch.arrays["video"], place)
+        x = self._mixed(normalise(batch.arrays["frames"]), place)
         part = self.autoencoder.spatial_vae if self.config.model.vae_2d_only else self.autoencoder
         size = (self.autoencoder.latent_channels, *part.latent_size(x.shape[2:]))
         if _on_latents(self.config):
@@ -289,7 +290,7 @@ def first_clips(dataset: VideoTextDataset, count: int, batch_size: int, seed: in
         if len(clips) == count:
             break
         try:
-            clips.append(dataset.get(index, runtime.stream(seed, "judge", index))["video"])
+            clips.append(normalise(dataset.get(index, runtime.stream(seed, "judge", index))["frames"]))
         except BadSample as error:
             logger.warning("left out: %s", error)
     return [np.stack(clips[i : i + batch_size]) for i in range(0, len(clips), batch_size)]

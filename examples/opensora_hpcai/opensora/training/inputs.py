@@ -14,6 +14,7 @@ from mindspore import Tensor
 
 from mindone.data.loader import Batch
 from mindone.data.table import VideoRow
+from mindone.data.transforms import normalise
 from mindone.errors import UserError
 from mindone.train.loop import Place
 from opensora.conditions.visual import End, Given, draw_kinds, training_condition
@@ -99,6 +100,8 @@ class DenoiserInputs:
     def latent_batch(self, batch: Batch, place: Place) -> LatentBatch:
         """What the objective makes inputs of; raises as a call does."""
         arrays = batch.arrays
+        if "frames" in arrays:
+            arrays = {**arrays, "video": normalise(arrays["frames"])}
         latents = self._latents(arrays, batch.size, place)
         known = {name: arrays[name] for name in ("fps", "num_frames", "height", "width")}
         masks = self._frames_masks(latents.shape[2], place)

@@ -85,7 +85,7 @@ def test_frames_are_taken_so_that_no_film_is_faster_than_the_limit(world, tmp_pa
     dataset = training.make_dataset(prepared, plan.epoch(0).usual_size())
     for index, size in sizes.items():
         item = dataset.get(index, np.random.default_rng(0), size)
-        assert item["video"].shape[1:] == size
+        assert item["frames"].shape[:3] == size
         assert (item["num_frames"], item["height"], item["width"]) == size
         assert item["fps"] == (120 if size[0] == 1 else 12)
 

@@ -10,6 +10,7 @@ from mindspore import Tensor
 from mindone.checkpoint import read_tensors
 from mindone.config import parse
 from mindone.data.loader import Batch
+from mindone.data.transforms import normalise
 from mindone.data.write import write_video
 from mindone.errors import UserError
 from mindone.models.lpips import LPIPS
@@ -90,8 +91,8 @@ def batch(settings, **changes):
     golden.use_mode("pynative")
     autoencoder = training.build(config.model)
     dataset = training.make_dataset(config.data, training.read_rows(config.data))
-    clips = np.stack([dataset.get(i, np.random.default_rng(0))["video"] for i in range(2)])
-    return config, autoencoder, Batch([{"video": clip} for clip in clips], (0, 1), (0, 1), total=2)
+    clips = [dataset.get(i, np.random.default_rng(0))["frames"] for i in range(2)]
+    return config, autoencoder, Batch([{"frames": clip} for clip in clips], (0, 1), (0, 1), total=2)
 
 
 def test_a_run_trains_the_temporal_part_and_leaves_a_model_with_its_own_statistics(settings, tmp_path, caplog):
@@ -153,7 +154,7 @@ def test_latents_that_are_trained_on_have_the_statistics_they_are_normalised_wit
 
 def test_the_loss_is_absolute_and_squared_error_and_weighted_divergence_per_reconstructed_value(settings):
     _, autoencoder, clips = batch(settings)
-    x = Tensor(clips.arrays["video"])
+    x = Tensor(normalise(clips.arrays["frames"]))
     noise = Tensor(np.random.default_rng(1).normal(size=(2, 4, FRAMES, 4, 4)).astype(np.float32))
     reconstruction, mean, logvar = autoencoder.spatial_vae(x, noise)
     error = (reconstruction - x).asnumpy()
@@ -169,7 +170,9 @@ def test_the_temporal_loss_equals_the_latent_loss_of_the_whole_autoencoder(setti
     place = Place(3, 0, range(2))
     z, noise = training.AutoencoderInputs(config, autoencoder)(clips, place)
     weights = LossWeights(kl=0.1, image_identity=True)
-    whole = VideoLoss(autoencoder, weights, pixels=False, latents=True)(Tensor(clips.arrays["video"]), noise)[0]
+    whole = VideoLoss(autoencoder, weights, pixels=False, latents=True)(
+        Tensor(normalise(clips.arrays["frames"])), noise
+    )[0]
     np.testing.assert_allclose(
         float(TimeLoss(autoencoder, weights)(z, noise)[0].asnumpy()), float(whole.asnumpy()), rtol=1e-5
     )
@@ -196,7 +199,7 @@ def test_perceptual_distances_are_part_of_the_loss_and_of_what_is_logged(setting
     config, autoencoder, clips = batch(settings, **changes)
     perceptual_loss = training.make_loss(config, autoencoder)
     lpips = perceptual_loss.lpips
-    x = Tensor(np.repeat(np.repeat(clips.arrays["video"], 4, 3), 4, 4))
+    x = Tensor(np.repeat(np.repeat(normalise(clips.arrays["frames"]), 4, 3), 4, 4))
     noise = Tensor(np.zeros((2, 4, 3, 16, 16), np.float32))
     result = autoencoder(x, noise)[0]
     expected = frame_distances(lpips, x, result).asnumpy().mean()
