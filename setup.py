@@ -18,6 +18,8 @@ WARNINGS = ["-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
 # For tests: a warning, or no library, is an error. Compilers that users have may warn of more than ours.
 STRICT = os.environ.get("MINDONE_WERROR") == "1"
 
+PLOT = "matplotlib>=3.7,<4"
+
 
 def requirements() -> list[str]:
     lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
@@ -64,7 +66,9 @@ setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.6,<1",
             "codespell>=2.3,<3",
+            PLOT,
         ],
+        "plot": [PLOT],
         "decord": ["decord>=0.6,<1"],
         "bench": ["torch>=2.3,<3"],
     },

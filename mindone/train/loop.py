@@ -172,7 +172,33 @@ def _due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
 
 
-def _update(training: Training, batches: Iterator[Batch], clock: Clock) -> None:
+@dataclass(frozen=True)
+class Replayed:
+    """A past update: what it gave, its learning rate, and what this rank saw."""
+
+    result: StepResult
+    lr: float
+    batches: Sequence[Batch]
+
+
+def replay(training: Training) -> Replayed:
+    """Trains from ``training.state`` to ``training.total_steps`` without saving anything; returns the last update.
+
+    Raises:
+        UserError: as for `fit`.
+    """
+    state, clock = training.state, Clock()
+    training.loader.state = dict(state.loader)
+    with contextlib.closing(training.loader), contextlib.closing(training.trackers):
+        batches = iter(training.loader)
+        clock.start()
+        while True:
+            result, seen = _update(training, batches, clock)
+            if state.step >= training.total_steps:
+                return Replayed(result, training.schedule(state.step - 1), seen)
+
+
+def _update(training: Training, batches: Iterator[Batch], clock: Clock) -> tuple[StepResult, list[Batch]]:
     """One update, with all that is remembered and logged of it."""
     state, epoch = training.state, training.loader.state["epoch"]
     lr = training.schedule(state.step)
@@ -185,8 +211,9 @@ def _update(training: Training, batches: Iterator[Batch], clock: Clock) -> None:
     state.step, state.samples = state.step + 1, state.samples + samples
     state.loader = dict(training.loader.state)
     state.clock_seconds, state.clock_steps = clock.seconds, clock.steps
-    training.trackers.log(_record(training, result, epoch, lr, seconds, clock))
+    training.trackers.log(_record(training, result, seen, epoch, lr, seconds, clock))
     training.skipped.note(state.step, result, seen, training.loader.dataset)
+    return result, seen
 
 
 def _inputs(training: Training, batches: Sequence[Batch]) -> list[Sequence[Any]]:
@@ -200,8 +227,16 @@ def _inputs(training: Training, batches: Sequence[Batch]) -> list[Sequence[Any]]
     return inputs
 
 
-def _record(training: Training, result: StepResult, epoch: int, lr: float, seconds: float, clock: Clock) -> Record:
-    step = training.state.step
+def _record(
+    training: Training,
+    result: StepResult,
+    seen: Sequence[Batch],
+    epoch: int,
+    lr: float,
+    seconds: float,
+    clock: Clock,
+) -> Record:
+    step, size = training.state.step, seen[-1].size
     return Record(
         step=step,
         epoch=epoch + 1,
@@ -212,6 +247,7 @@ def _record(training: Training, result: StepResult, epoch: int, lr: float, secon
         samples_per_second=clock.samples_per_second(),
         eta=clock.per_step() * (training.total_steps - step),
         parts={name: float(value.asnumpy()) for name, value in zip(training.part_names, result.aux)},
+        size="x".join(map(str, size)) if isinstance(size, tuple) else "-",
     )
 
 

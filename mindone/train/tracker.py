@@ -11,8 +11,8 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
-RESULT_LOG = "result.log"
-COLUMNS = ("step", "loss", "lr", "grad_norm", "train_time(s)")
+RESULT_LOG, VALIDATION_LOG = "result.log", "validation.log"
+COLUMNS = ("step", "loss", "lr", "grad_norm", "train_time(s)", "size")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Record:
     """seconds that are left"""
     parts: Mapping[str, float] = field(default_factory=dict)
     """parts of the loss, by name"""
+    size: str = "-"
+    """of the samples, ``17x64x96``"""
 
 
 class Tracker(Protocol):
@@ -136,7 +138,7 @@ class ResultLog:
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
 
     def log(self, record: Record) -> None:
-        values = (record.step, record.loss, f"{record.lr:.9g}", record.grad_norm, f"{record.seconds:.4f}")
+        values = (record.step, record.loss, f"{record.lr:.9g}", record.grad_norm, f"{record.seconds:.4f}", record.size)
         self._file.write("\t".join(map(str, values)) + "\n")
 
     def picture(self, step: int, name: str, png: Path) -> None: ...

@@ -55,7 +55,7 @@ def uninterrupted(tmp_path_factory):
 def results(folder):
     """Step, loss, learning rate and gradient norm of every update, as text."""
     header, *rows = (folder / "result.log").read_text().splitlines()
-    assert header == "step\tloss\tlr\tgrad_norm\ttrain_time(s)"
+    assert header == "step\tloss\tlr\tgrad_norm\ttrain_time(s)\tsize"
     return [row.split("\t")[:4] for row in rows]
 
 

@@ -48,6 +48,14 @@ DOORS: dict[str, Door] = {
         "opensora.config:PlanDataConfig",
         "which samples of a table train together, and at which size",
     ),
+    "plot": Door(
+        "opensora.training.runs:plot", "opensora.config:PlotConfig", "a picture of training runs: losses, norms, times"
+    ),
+    "replay": Door(
+        "opensora.training.runs:replay_update",
+        "opensora.config:ReplayConfig",
+        "one past update of a training run, computed again",
+    ),
     "train-vae": Door(
         "opensora.training.autoencoder:train", "opensora.config:TrainVaeConfig", "train an autoencoder on videos"
     ),

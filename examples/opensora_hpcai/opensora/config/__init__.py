@@ -6,6 +6,7 @@ from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
 from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
 from opensora.config.plan import PlanDataConfig
+from opensora.config.runs import PlotConfig, ReplayConfig
 from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
@@ -27,6 +28,8 @@ __all__ = [
     "InferenceV2Config",
     "MergeLoraConfig",
     "PlanDataConfig",
+    "PlotConfig",
+    "ReplayConfig",
     "ScoreConfig",
     "TinyClipConfig",
     "TinyT5Config",

@@ -98,37 +98,47 @@ def train(config: TrainConfig) -> Path:
     mesh = make_mesh()
     setting = make_setting(config, mesh)
     with open_run(config, mesh) as run:
-        contents = Contents(setting.rows, setting.buckets.metadata if setting.buckets else None)
-        plan = make_plan(setting, run.seed, mesh.data, contents.digest, run.planned_ranks)
-        dataset = make_dataset(setting, plan.epoch(0).usual_size())
-        loader = make_loader(dataset, config.data, plan, run)
-        denoiser = make_denoiser(setting, run.seed)
-        trained = make_trained(setting, denoiser, run.seed)
-        captions = make_captions(setting)
-        null_text = make_null_text(setting, captions)
-        objective = setting.family.objective(setting.config.flow, setting.denoiser_config, null_text)
-        masks = MaskGenerator(config.flow.mask_ratios) if config.flow.mask_ratios else None
-        loss = trained.loss(objective.loss_cell(denoiser))
-        step = make_step(config.optimizer, config.model.dtype, denoiser, loss, mesh)
-        inputs = DenoiserInputs(objective, setting.autoencoder, captions, masks, config.flow.condition_config)
-        training = make_training(
-            config,
-            run,
-            trained.saved,
-            trained.config,
-            step,
-            loader,
-            trained.inputs(inputs),
-            contents,
-            objective.part_names,
-            trained.layout,
-            trained.digest,
-        )
-        training.hooks = make_hooks(setting, run, training, denoiser, inputs)
+        training, trained = prepare(config, setting, run)
         run_training(run, training)
         folder = training.checkpoints.export()
         logger.info("the %s is in %s", trained.name, folder)
     return folder
+
+
+def prepare(config: TrainConfig, setting: Setting, run: Run) -> tuple[Training, Trained]:
+    """All that a run of the loop needs, and what it trains; ``config`` as it was given.
+
+    Raises:
+        UserError: as for `train`.
+    """
+    contents = Contents(setting.rows, setting.buckets.metadata if setting.buckets else None)
+    plan = make_plan(setting, run.seed, run.mesh.data, contents.digest, run.planned_ranks)
+    dataset = make_dataset(setting, plan.epoch(0).usual_size())
+    loader = make_loader(dataset, config.data, plan, run)
+    denoiser = make_denoiser(setting, run.seed)
+    trained = make_trained(setting, denoiser, run.seed)
+    captions = make_captions(setting)
+    null_text = make_null_text(setting, captions)
+    objective = setting.family.objective(setting.config.flow, setting.denoiser_config, null_text)
+    masks = MaskGenerator(config.flow.mask_ratios) if config.flow.mask_ratios else None
+    loss = trained.loss(objective.loss_cell(denoiser))
+    step = make_step(config.optimizer, config.model.dtype, denoiser, loss, run.mesh)
+    inputs = DenoiserInputs(objective, setting.autoencoder, captions, masks, config.flow.condition_config)
+    training = make_training(
+        config,
+        run,
+        trained.saved,
+        trained.config,
+        step,
+        loader,
+        trained.inputs(inputs),
+        contents,
+        objective.part_names,
+        trained.layout,
+        trained.digest,
+    )
+    training.hooks = make_hooks(setting, run, training, denoiser, inputs)
+    return training, trained
 
 
 # --- what is trained on what -----------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from mindone.parallel.collectives import sum_over_ranks
 from mindone.parallel.mesh import Mesh
 from mindone.train.ema import Ema
 from mindone.train.loop import Place
-from mindone.train.tracker import Trackers, lines_until
+from mindone.train.tracker import VALIDATION_LOG, Trackers, lines_until
 from opensora.config.train import TrainConfig
 from opensora.families.base import LatentBatch, Objective
 from opensora.sizes import VideoSize
@@ -32,7 +32,6 @@ from opensora.training.planning import Buckets
 
 logger = logging.getLogger(__name__)
 
-VALIDATION_LOG = "validation.log"
 # Of all that is drawn: noise, posterior, masks. Not the run's seed, so that runs can be compared.
 SEED = 0
 # Memory for encoded samples, which come again in every validation.

@@ -192,6 +192,35 @@ def test_a_validation_tells_the_loss_on_other_videos_and_changes_nothing_else(da
     assert "validate needs a table; give it as --val_csv_path" in message
 
 
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_past_update_is_computed_again_to_the_last_bit(whole, capsys, step):
+    before = sorted(path.name for path in whole.rglob("*"))
+    update = enter("replay", ["--run", str(whole), "--step", str(step)])
+    assert update.is_same and len(update.samples) == 2
+    assert [str(step), update.loss] == result_rows(whole)[step][:2]
+    told = capsys.readouterr().out
+    assert "the same as in result.log, bit by bit" in told and f"sample {update.samples[0][0]}  clip" in told
+    assert sorted(path.name for path in whole.rglob("*")) == before
+
+
+def test_an_update_that_never_was_cannot_be_replayed(whole, tmp_path, capsys):
+    for arguments, message in (
+        (["--run", str(whole), "--step", "5"], "is at step 4, so there is no step 5 yet"),
+        (["--run", str(tmp_path), "--step", "1"], "has no args.yaml; give the folder of a training run"),
+        (["--step", "1"], "run is not set"),
+        (["--run", str(whole)], "step=0 has to be at least 1"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            enter("replay", arguments)
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_runs_are_drawn(whole, tmp_path, capsys):
+    path = enter("plot", ["--runs", str(whole), "--output", str(tmp_path / "curves.png")])
+    assert path.read_bytes()[:4] == b"\x89PNG" and "the curves are in" in capsys.readouterr().out
+
+
 def test_a_run_from_elsewhere_goes_on_in_a_folder_of_its_own(data, whole, half, tmp_path):
     run(data, tmp_path / "new", *LENGTH, "--resume", str(half))
     assert_same_result(tmp_path / "new", whole)

@@ -1,0 +1,137 @@
+"""A look back at training runs: their curves as a picture, and one past update computed again."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mindone.checkpoint.run import RunCheckpoint, RunCheckpoints
+from mindone.config import load
+from mindone.data.loader import name_of
+from mindone.errors import UserError
+from mindone.parallel.mesh import make_mesh
+from mindone.train.curves import draw_curves, read_curves
+from mindone.train.loop import Replayed, replay
+from mindone.train.run_folder import CHECKPOINTS
+from mindone.train.tracker import RESULT_LOG, Trackers
+from opensora.config import PlotConfig, ReplayConfig, TrainConfig
+from opensora.start import start
+from opensora.training.denoiser import make_setting, prepare
+from opensora.training.run import open_run
+
+logger = logging.getLogger(__name__)
+
+SETTINGS = "args.yaml"
+
+
+def plot(config: PlotConfig) -> Path:
+    """Draws the curves of runs, says where the picture is, and returns its path.
+
+    Raises:
+        UserError: a folder has no log, or matplotlib is not installed.
+    """
+    path = draw_curves([read_curves(folder) for folder in config.runs], config.output)
+    print(f"the curves are in {path}")
+    return path
+
+
+@dataclass(frozen=True)
+class Update:
+    """A past update as it was computed again."""
+
+    step: int
+    loss: str
+    grad_norm: str
+    lr: float
+    samples: list[tuple[int, str]]
+    """index and name of every sample of this rank, in the order of the batch"""
+    is_same: bool | None
+    """whether result.log has the same loss and norm to the last bit; None if it has no such update"""
+
+
+def replay_update(config: ReplayConfig) -> Update:
+    """Computes an update of a denoiser's training again, from the nearest checkpoint before it, and prints it.
+
+    The run's own folder stays as it is.
+
+    Raises:
+        UserError: the folder is no run, its settings cannot be read, or its data or weights have changed.
+    """
+    start(config.device)
+    mesh, folder = make_mesh(), Path(config.run)
+    settings = read_settings(folder)
+    _require_past(folder, config.step)
+    nearest = nearest_checkpoint(folder, config.step)
+    began = nearest.step if nearest else 0
+    logger.info("step %d is computed again from %s", config.step, nearest.path if nearest else "the beginning")
+    with tempfile.TemporaryDirectory(prefix="replay-") as work:
+        loop = replace(
+            settings.train, output_path=work, add_datetime=False, resume=str(nearest.path) if nearest else False
+        )
+        again = replace(
+            settings,
+            train=loop,
+            samples=replace(settings.samples, sample_every=0),
+            validation=replace(settings.validation, validate=False),
+        )
+        setting = make_setting(again, mesh)
+        with open_run(again, mesh) as run:
+            training, _ = prepare(again, setting, run)
+            training.total_steps, training.trackers = config.step, Trackers()
+            found = replay(training)
+        update = _described(found, config.step, training.loader.dataset, folder)
+    _print(update, config.step - began)
+    return update
+
+
+def read_settings(folder: Path) -> TrainConfig:
+    """The settings of a denoiser's training.
+
+    Raises:
+        UserError: it is not the folder of one.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise UserError(f"run={folder} has no {SETTINGS}; give the folder of a training run")
+    return load(TrainConfig, ["--config", str(path)])
+
+
+def nearest_checkpoint(folder: Path, step: int) -> RunCheckpoint | None:
+    """The last checkpoint before update number ``step``; None: it is computed from the beginning."""
+    before = [each for each in RunCheckpoints(folder / CHECKPOINTS).all() if each.step < step]
+    return max(before, key=lambda each: each.step, default=None)
+
+
+def _described(found: Replayed, step: int, dataset: object, folder: Path) -> Update:
+    loss, norm = (str(value.asnumpy()[()]) for value in (found.result.loss, found.result.grad_norm))
+    samples = [(index, name_of(dataset, index)) for batch in found.batches for index in batch.indices]
+    logged = _logged(folder, step)
+    return Update(step, loss, norm, found.lr, samples, None if logged is None else logged == (loss, norm))
+
+
+def _require_past(folder: Path, step: int) -> None:
+    last = max((int(row[0]) for row in _log(folder)), default=step)
+    if step > last:
+        raise UserError(f"the run in {folder} is at step {last}, so there is no step {step} yet")
+
+
+def _logged(folder: Path, step: int) -> tuple[str, str] | None:
+    """Loss and gradient norm of an update in the run's log."""
+    return next(((row[1], row[3]) for row in _log(folder) if row[0] == str(step)), None)
+
+
+def _log(folder: Path) -> list[list[str]]:
+    """The cells of the run's log, a row per update."""
+    path = folder / RESULT_LOG
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return [row for row in rows if row[0].isdigit() and len(row) > 3]
+
+
+def _print(update: Update, computed: int) -> None:
+    verdicts = {True: "the same as in result.log, bit by bit", False: "NOT what result.log has", None: "not in the log"}
+    print(f"step {update.step}, after {computed} update{'s' * (computed > 1)}: {verdicts[update.is_same]}")
+    print(f"loss {update.loss}  grad_norm {update.grad_norm}  lr {update.lr:.9g}")
+    for index, name in update.samples:
+        print(f"  sample {index}  {name}")
