@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -63,6 +64,10 @@ class ResizeCrop:
         if self.height < 1 or self.width < 1:
             raise UserError(f"image_size={self.height}x{self.width} has to be positive")
 
+    def of(self, height: int, width: int) -> ResizeCrop:
+        """What is done to frames of this size: the same for all sizes."""
+        return self
+
     def __call__(self, frame: np.ndarray, flip: bool = False) -> np.ndarray:
         if self.mode == "center":
             frame = centre_crop(resize_to_cover(frame, self.height, self.width), self.height, self.width)
@@ -73,6 +78,34 @@ class ResizeCrop:
     def clip(self, frames: Iterable[np.ndarray], flip: bool = False) -> np.ndarray:
         """Frames of one size to (T, height, width, 3) uint8; only resized frames are kept in memory."""
         return np.stack([self(frame, flip) for frame in frames])
+
+
+@dataclass(frozen=True)
+class ResizeWithin:
+    """Shrinks frames to at most the area of a square of ``side`` pixels, keeping their aspect ratio.
+
+    Sides become multiples of ``multiple``, rounded down, at least one of them; what is too much is cropped.
+    """
+
+    side: int
+    multiple: int = 16
+
+    def __post_init__(self) -> None:
+        if self.multiple < 1 or self.side < self.multiple:
+            raise UserError(f"image_size={self.side} has to be at least {self.multiple} pixels")
+
+    def of(self, height: int, width: int) -> ResizeCrop:
+        """What is done to frames of this size."""
+        most = (self.side // self.multiple) ** 2
+        scale = min(1.0, self.side / math.sqrt(height * width))
+        # not the product alone: 0.3 * 160 is 47.99999999999999
+        rows, columns = (max(1, int(round(side * scale, 6)) // self.multiple) for side in (height, width))
+        # a very long side beside one that was rounded up to a multiple
+        rows, columns = min(rows, most // columns or 1), min(columns, most // rows or 1)
+        return ResizeCrop(rows * self.multiple, columns * self.multiple)
+
+
+Transform = ResizeCrop | ResizeWithin
 
 
 def normalise(frames: np.ndarray) -> np.ndarray:

@@ -43,6 +43,7 @@ def training_losses(
     predict_xstart: bool = False,
     loss: str = "mse",
     num_timesteps: int = 1000,
+    columns: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, its squared error and its bound, each (B,) float32.
 
@@ -53,17 +54,18 @@ def training_losses(
         coefficients: (B, 11).
         frames_mask: (B, T) bool; given frames (False) are left out of all means.
         num_timesteps: steps of the schedule, for rescaled losses.
+        columns: (B, W), 1 where there is something along the width, and 0 for what is left out of all means.
     """
     channels = x_start.shape[1]
     prediction = output[:, :channels]
     zero = ops.zeros_like(coefficients[:, 0])
     target = x_start if predict_xstart else noise
-    error = zero if loss == "rescaled_kl" else _mean(ops.square(target - prediction), frames_mask)
+    error = zero if loss == "rescaled_kl" else _mean(ops.square(target - prediction), frames_mask, columns)
     bound = zero
     if learn_sigma or loss == "rescaled_kl":
         held = prediction if loss == "rescaled_kl" else ops.stop_gradient(prediction)
         variance = output[:, channels:] if learn_sigma else None
-        bound = _bound(held, variance, x_start, x_t, is_first, coefficients, frames_mask, predict_xstart)
+        bound = _bound(held, variance, x_start, x_t, is_first, coefficients, frames_mask, predict_xstart, columns)
         if loss == "rescaled_kl":
             bound = bound * num_timesteps
         elif loss == "rescaled_mse":
@@ -71,7 +73,9 @@ def training_losses(
     return error + bound, error, bound
 
 
-def _bound(prediction, variance, x_start, x_t, is_first, coefficients, frames_mask, predict_xstart: bool) -> Tensor:
+def _bound(
+    prediction, variance, x_start, x_t, is_first, coefficients, frames_mask, predict_xstart: bool, columns
+) -> Tensor:
     """One term of the variational bound in bits per dimension, (B,)."""
     table = _columns(coefficients)
     guess = prediction if predict_xstart else table[4] * x_t - table[5] * prediction
@@ -83,7 +87,8 @@ def _bound(prediction, variance, x_start, x_t, is_first, coefficients, frames_ma
     true_mean = table[6] * x_start + table[7] * x_t
     distance = _normal_kl(true_mean, table[10], mean, log_variance)
     likelihood = _discretized_log_likelihood(x_start, mean, 0.5 * log_variance)
-    return ops.where(is_first, _mean(-likelihood, frames_mask) / LN2, _mean(distance, frames_mask) / LN2)
+    likelihood, distance = _mean(-likelihood, frames_mask, columns), _mean(distance, frames_mask, columns)
+    return ops.where(is_first, likelihood / LN2, distance / LN2)
 
 
 def _normal_kl(mean1, log_variance1, mean2, log_variance2):
@@ -119,9 +124,14 @@ def _of_frames(mask: Tensor) -> Tensor:
     return mask[:, None, :, None, None]
 
 
-def _mean(values: Tensor, frames_mask: Tensor | None) -> Tensor:
-    """Mean per sample, (B,), over the frames that are generated."""
-    per_frame = values.mean((1, 3, 4))
+def _mean(values: Tensor, frames_mask: Tensor | None, columns: Tensor | None) -> Tensor:
+    """Mean per sample, (B,), over the frames that are generated and the columns that there are."""
+    if columns is None:
+        per_frame = values.mean((1, 3, 4))
+    else:
+        # selected, not multiplied: what is left out may be anything
+        kept = ops.where(columns[:, None, None, None, :] > 0, values, ops.zeros_like(values))
+        per_frame = kept.mean((1, 3)).sum(2) / columns.sum(1, keepdims=True)
     if frames_mask is None:
         return per_frame.mean(1)
     weight = frames_mask.astype(values.dtype)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mindone.data.transforms import ResizeCrop, centre_offset, normalise, resize, resize_to_cover
+from mindone.data.transforms import ResizeCrop, ResizeWithin, centre_offset, normalise, resize, resize_to_cover
 from mindone.errors import UserError
 
 
@@ -33,6 +33,24 @@ def test_shrinking_averages_areas():
     checkers = np.indices((64, 64)).sum(0) % 2 * np.uint8(200)
     small = resize(np.repeat(checkers[..., None], 3, axis=-1).astype(np.uint8), 16, 16)
     assert (small == 100).all()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(64, 64, (64, 64)), (32, 128, (32, 128)), (720, 1280, (48, 80)), (40, 20, (32, 16)), (8, 8, (16, 16))],
+)
+def test_frames_shrink_to_an_area_and_keep_their_aspect_ratio(height, width, expected):
+    transform = ResizeWithin(64).of(height, width)
+    assert (transform.height, transform.width) == expected
+    assert transform(ramp(height, width)).shape == (*expected, 3)
+
+
+@pytest.mark.parametrize("size", [(16, 1000), (3000, 17), (17, 3000), (1000, 999)])
+def test_no_frame_has_more_than_the_area(size):
+    transform = ResizeWithin(64).of(*size)
+    assert transform.height * transform.width <= 64 * 64 and transform.height % 16 == transform.width % 16 == 0
+    with pytest.raises(UserError, match="image_size=8 has to be at least 16 pixels"):
+        ResizeWithin(8)
 
 
 def test_flipping_mirrors_left_and_right():

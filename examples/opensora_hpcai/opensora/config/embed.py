@@ -109,7 +109,7 @@ class Videos:
     frame_stride: int = 1
     """take every n-th frame of a video"""
     resize_by_max_value: bool = False
-    """resize to a largest area instead of a size (FiT)"""
+    """shrink videos to the area of image_size, each in its own aspect ratio, for training with pre_patchify (1.1)"""
     batch_size: int = 1
     """videos of equal length that are encoded at once"""
     num_parallel_workers: int = 2

@@ -122,10 +122,15 @@ class Denoiser:
     num_recompute_blocks: int | None = None
     """how many blocks are recomputed; all if not given"""
     pre_patchify: bool = False
-    """patches of several sizes in one sequence (FiT, 1.1)"""
+    """videos of any shape as rows of patches of one length (FiT, 1.1): one graph, and nothing is cropped"""
+    max_image_size: int | None = None
+    """with pre_patchify, the side in pixels of the square frame that such a row has room for; image_size if not given.
+    Larger frames are shrunk to its area"""
 
     def check(self) -> None:
-        require_at_least(self, num_recompute_blocks=0)
+        require_at_least(self, num_recompute_blocks=0, max_image_size=16)
+        if self.max_image_size and not self.pre_patchify:
+            raise SettingError("max_image_size belongs to pre_patchify; give image_size", "max_image_size")
 
 
 @dataclass
@@ -371,7 +376,7 @@ class TrainRuntime(Runtime):
 
 
 TRAINING_UNUSED = {
-    **UNUSED_EVERYWHERE,
+    **{name: reason for name, reason in UNUSED_EVERYWHERE.items() if name != "max_image_size"},
     "log_level": "screen and log file show the same lines, of level INFO and above",
     "dataset_name": "the table says what the data set is",
     "dataset_sink_mode": "the training loop has no sink mode",
@@ -419,6 +424,10 @@ class TrainConfig(Settings):
             raise UserError(
                 "the videos have no size; give image_size (height width), or resolution and aspect_ratio, or "
                 "bucket_config"
+            )
+        if self.model.pre_patchify and not self.shape.is_fixed:
+            raise SettingError(
+                "pre_patchify has sizes of its own; give image_size, the side of the largest square", "pre_patchify"
             )
         if self.shape.is_fixed and self.shape.bucket_config:
             logger.warning("bucket_config has no effect: a fixed size is given")

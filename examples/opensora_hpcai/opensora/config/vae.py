@@ -156,6 +156,7 @@ class TrainVaeConfig(Settings):
         **TRAINING_UNUSED,
         "caption_column": "an autoencoder needs no captions",
         "pre_patchify": "an autoencoder has no patches",
+        "max_image_size": "an autoencoder has no patches",
         "num_recompute_blocks": "use_recompute is for all blocks",
         "mask_ratios": "an autoencoder sees whole clips",
         "bucket_config": "clips have one size: image_size and num_frames",

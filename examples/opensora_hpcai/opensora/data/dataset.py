@@ -18,7 +18,7 @@ import numpy as np
 
 from mindone.data.errors import BadSample
 from mindone.data.table import VideoRow
-from mindone.data.transforms import ResizeCrop
+from mindone.data.transforms import ResizeCrop, Transform
 from mindone.data.video import Film, MissingFrames, clip_indices, clip_rate, count_frames, open_film
 from mindone.errors import UserError
 from opensora.data import cache
@@ -88,7 +88,7 @@ class VideoTextDataset:
         num_frames: of a clip; its start is random. 1 frame also takes pictures.
         frame_stride: take every so many-th frame; one number for all, or (N,) whole numbers.
         size: (height, width); frames are resized to cover it and cropped at the centre. A planned batch may ask for
-            another size, and another number of frames.
+            another size, and another number of frames. Or a transform that does something else.
         text_folder: cached text embeddings; None gives captions only.
         stretch: repeat frames of videos that are too short, instead of calling them bad.
         flip: mirror half of the clips; not for captions that tell left from right.
@@ -101,7 +101,7 @@ class VideoTextDataset:
         self,
         rows: Sequence[VideoRow],
         num_frames: int,
-        size: tuple[int, int],
+        size: tuple[int, int] | Transform,
         frame_stride: int | np.ndarray = 1,
         text_folder: str | Path | None = None,
         stretch: bool = False,
@@ -115,7 +115,7 @@ class VideoTextDataset:
             raise UserError(f"num_frames={num_frames} and frame_stride={frame_stride} have to be at least 1")
         self.rows, self.num_frames, self.frame_stride = list(rows), num_frames, frame_stride
         self.stretch, self.flip, self.random_start, self.backend = stretch, flip, random_start, backend
-        self.transform = ResizeCrop(*size, transform_name)
+        self.transform = ResizeCrop(*size, transform_name) if isinstance(size, tuple) else size
         self.memory = Memory(cache_bytes)
         self.text = TextCache(text_folder, self.memory) if text_folder else None
 
@@ -132,7 +132,7 @@ class VideoTextDataset:
         if self.flip and rng.random() < 0.5:
             frames = frames[:, :, ::-1]
         item = {"frames": frames, "caption": row.caption, "index": index}
-        item |= conditions(fps, wanted.transform.height, wanted.transform.width, wanted.num_frames)
+        item |= conditions(fps, *frames.shape[1:3], wanted.num_frames)
         return item | self.text.item(row) if self.text else item
 
     def _wanted(self, index: int, size: VideoSize | None) -> _Wanted:
@@ -143,12 +143,12 @@ class VideoTextDataset:
 
     def _clip(self, row: VideoRow, wanted: _Wanted, rng: np.random.Generator) -> tuple[np.ndarray, float]:
         """Resized frames (T, H, W, 3) uint8 and their rate."""
-        height, width = wanted.transform.height, wanted.transform.width
-        key = (row.file, height, width)
+        key = (row.file, wanted.transform)
         if key in self.memory:
             return self._part(row, self.memory.get(key, None), wanted, rng)
         with open_film(row.file, self.backend) as film:
-            if self.memory.fits(film.info.num_frames * height * width * 3):
+            transform = wanted.transform.of(film.info.height, film.info.width)
+            if self.memory.fits(film.info.num_frames * transform.height * transform.width * 3):
                 return self._part(row, self.memory.get(key, lambda: _read(film, wanted)), wanted, rng)
             start = rng.bit_generator.state
             try:
@@ -181,13 +181,14 @@ class _Wanted:
 
     num_frames: int
     stride: int
-    transform: ResizeCrop
+    transform: Transform
 
 
 def _read(film: Film, wanted: _Wanted, indices: Sequence[int] | None = None) -> TimedFrames:
     """The frames at ``indices``, or all, resized."""
     times: list[float] = []
-    frames = wanted.transform.clip(film.frames(indices, times=times))
+    transform = wanted.transform.of(film.info.height, film.info.width)
+    frames = transform.clip(film.frames(indices, times=times))
     return TimedFrames(frames, np.asarray(times), film.info.fps)
 
 
@@ -218,7 +219,7 @@ class WholeVideoDataset:
     def __init__(
         self,
         rows: Sequence[VideoRow],
-        transform: ResizeCrop,
+        transform: Transform,
         num_frames: int | None = None,
         frame_stride: int = 1,
         backend: str = "pyav",
@@ -237,8 +238,9 @@ class WholeVideoDataset:
         wanted = range(0, stop, self.frame_stride)
         times: list[float] = []
         with open_film(self.rows[index].file, self.backend) as film:
-            frames = self.transform.clip(film.frames(wanted, self.num_frames is None, times))
             info = film.info
+            transform = self.transform.of(info.height, info.width)
+            frames = transform.clip(film.frames(wanted, self.num_frames is None, times))
         return {
             "frames": frames,
             "fps": clip_rate(times, info.fps or IMAGE_FPS, self.frame_stride),

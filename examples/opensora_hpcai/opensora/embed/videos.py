@@ -15,7 +15,7 @@ from mindone.config import about
 from mindone.data.loader import Loader
 from mindone.data.plan import FixedPlan
 from mindone.data.table import VideoRow, read_video_table, shard
-from mindone.data.transforms import ResizeCrop, normalise
+from mindone.data.transforms import ResizeCrop, ResizeWithin, Transform, normalise
 from mindone.errors import UserError
 from opensora import networks
 from opensora.conditions.visual import End, given_ends
@@ -68,12 +68,16 @@ def embed_videos(config: EmbedVideoConfig) -> Counts:
     height, width = (side // compression * compression for side in size)
     settings = _settings(config, height, width, skeleton.chunk_frames)
     rows = shard(_rows(config.data), current.rank, current.world_size)
+    transform: Transform = ResizeCrop(height, width)
+    if config.data.resize_by_max_value:
+        transform = ResizeWithin(max(size))
+        settings |= {"height": f"within {transform.side}", "width": f"within {transform.side}"}
     videos = [Video(cache.cache_path(folder, row.relative), row, _source(row) | settings) for row in rows]
     todo = left_to_do(videos, _latent_keys(config), config.cache)
     save_settings(config, folder, "embed_video.yaml")
     counts = Counts(skipped=len(videos) - len(todo))
     if todo:
-        _encode_videos(config, family, todo, ResizeCrop(height, width), counts)
+        _encode_videos(config, family, todo, transform, counts)
     return finish(counts, folder)
 
 
@@ -127,7 +131,7 @@ def _rows(data: Videos) -> list[VideoRow]:
 
 
 def _encode_videos(
-    config: EmbedVideoConfig, family: Family, videos: Sequence[Video], transform: ResizeCrop, counts: Counts
+    config: EmbedVideoConfig, family: Family, videos: Sequence[Video], transform: Transform, counts: Counts
 ) -> None:
     dataset = WholeVideoDataset(
         [video.row for video in videos],

@@ -49,13 +49,15 @@ REFUSED: Refusals = {
     "sequence_parallel_shards": (lambda value: value > 1, "use 1"),
     "zero_stage": (is_on, "use 0"),
     "parallel_mode": (lambda value: value != "data", "use data"),
-    "resize_by_max_value": (is_on, "leave it out"),
     "profile": (is_on, "leave it out"),
 }
 
 
 # Rows of patches, for versions that do not sample with them.
-NO_PATCHES: Refusals = {"pre_patchify": (is_on, "leave it out; version 1.1 can sample with it")}
+NO_PATCHES: Refusals = {
+    "pre_patchify": (is_on, "leave it out; version 1.1 has it"),
+    "resize_by_max_value": (is_on, "leave it out; version 1.1 trains on such latents, with pre_patchify"),
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class LatentBatch:
     """(B,) float32, pixels"""
     frames_mask: np.ndarray | None = None
     """(B, T) bool, True = to be generated, False = given; None: all are generated"""
+    packed: Arrays | None = None
+    """conditions of rows of patches, which the latents are then, see `opensora.families.packed.Packing.conditions`"""
     condition: np.ndarray | None = None
     """(B, 1 + C, T, H, W) float32, masks and masked latents, for networks that are told what is given"""
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from mindone.diffusion.dpm_solver import DPMSolver
 from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
@@ -38,10 +38,15 @@ GUIDED_CHANNELS = 3
 
 
 class DiffusionLoss(nn.Cell):
-    """Mean loss, squared error and bound over the batch. All that is random comes in as tensors."""
+    """Mean loss, squared error and bound over the batch. All that is random comes in as tensors.
 
-    def __init__(self, denoiser: nn.Cell, config: DiffusionConfig):
+    Args:
+        patch_width: of a network of rows, whose last condition says which patches there are; None: there are no rows.
+    """
+
+    def __init__(self, denoiser: nn.Cell, config: DiffusionConfig, patch_width: int | None = None):
         super().__init__(auto_prefix=False)
+        self.patch_width = patch_width
         self.denoise = Denoise(denoiser)
         self.learn_sigma, self.loss, self.num_timesteps = config.learn_sigma, config.loss, config.num_timesteps
 
@@ -68,6 +73,9 @@ class DiffusionLoss(nn.Cell):
             frames_mask: (B, T) bool, False = given and left out of the loss; None: all are generated.
             conditions: (B,) each, see `Denoise`.
         """
+        columns = None
+        if self.patch_width is not None:
+            columns = ops.repeat_interleave(conditions[-1], self.patch_width, 1)
         x_t = noisy(latents, noise, coefficients, frames_mask)
         output = self.denoise(x_t, t, text, text_mask, frames_mask, conditions, drop)
         loss, error, bound = training_losses(
@@ -82,6 +90,7 @@ class DiffusionLoss(nn.Cell):
             False,
             self.loss,
             self.num_timesteps,
+            columns,
         )
         return loss.mean(), (error.mean(), bound.mean())
 
@@ -94,10 +103,14 @@ class DiffusionObjective(Objective):
     condition_names: tuple[str, ...]
     dropout: float
     """share of the captions that are dropped"""
+    packing: Packing | None = None
+    """rows of patches, which the latents are then"""
     part_names: tuple[str, ...] = ("mse", "vb")
 
     def loss_cell(self, denoiser: nn.Cell) -> nn.Cell:
-        return DiffusionLoss(denoiser, self.diffusion.config)
+        if self.packing is None:
+            return DiffusionLoss(denoiser, self.diffusion.config)
+        return DiffusionLoss(PackedDenoiser(denoiser), self.diffusion.config, self.packing.patch[2])
 
     def loss_inputs(self, batch: LatentBatch, place: Place, at: float | None = None) -> tuple[Tensor | None, ...]:
         shape = batch.latents.shape
@@ -105,7 +118,8 @@ class DiffusionObjective(Objective):
             t = self.diffusion.draw_timesteps(place.streams("timestep"))
         else:
             t = np.full(shape[0], round(at * (len(self.diffusion) - 1)), np.int32)
-        told = all_conditions(batch.fps, batch.num_frames, batch.height, batch.width, shape[0])
+        told = all_conditions(batch.fps, batch.num_frames, batch.height, batch.width, shape[0]) | (batch.packed or {})
+        names = self.condition_names if self.packing is None else PackedDenoiser.condition_names
         return (
             batch.latents,
             Tensor(place.normal("noise", shape[1:])),
@@ -114,7 +128,7 @@ class DiffusionObjective(Objective):
             *inputs_of_text(batch.text),
             Tensor(dropped_captions(self.dropout, place, at)),
             None if batch.frames_mask is None else Tensor(batch.frames_mask),
-            *condition_tensors(self.condition_names, told),
+            *condition_tensors(names, told),
         )
 
 
@@ -195,9 +209,11 @@ class DiffusionFamily(STDiTFamily):
             "use_timestep_transform": False,
         }
 
-    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> DiffusionObjective:
+    def objective(
+        self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None, packing: Packing | None = None
+    ) -> DiffusionObjective:
         diffusion = Diffusion(DiffusionConfig(learn_sigma=denoiser_config.pred_sigma))
-        return DiffusionObjective(diffusion, self.condition_names, denoiser_config.class_dropout_prob)
+        return DiffusionObjective(diffusion, self.condition_names, denoiser_config.class_dropout_prob, packing)
 
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> DiffusionSampler:
         return DiffusionSampler(denoiser, settings, denoiser.config.pred_sigma)

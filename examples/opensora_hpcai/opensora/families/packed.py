@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -23,12 +24,15 @@ from mindone.nn.embeddings import position_table_2d
 from opensora.models.stdit2 import STDiT2
 from opensora.models.stdit_base import LATENT_PIXELS
 
+# The conditions that rows add to those of a video.
+POSITIONS, PATCHES = "spatial_pos", "spatial_mask"
+
 
 class PackedDenoiser(nn.Cell):
     """An STDiT2 that takes positions and which patches there are among the conditions of a batch."""
 
     takes_frames_mask = True
-    condition_names = (*STDiT2.condition_names, "spatial_pos", "spatial_mask")
+    condition_names = (*STDiT2.condition_names, POSITIONS, PATCHES)
 
     def __init__(self, denoiser: STDiT2):
         super().__init__(auto_prefix=False)
@@ -41,6 +45,11 @@ class PackedDenoiser(nn.Cell):
         return self.denoiser(
             x, timestep, y, mask, x_mask, num_frames, height, width, ar, fps, drop, spatial_pos, spatial_mask
         )
+
+
+def packing_of(network: Any, max_image_size: int) -> Packing:
+    """Rows for a network with this config that have room for a square frame of ``max_image_size`` pixels."""
+    return Packing(network.patch_size, network.hidden_size, network.input_sq_size, max_image_size)
 
 
 @dataclass(frozen=True)
@@ -112,4 +121,4 @@ class Packing:
         positions[:, :count] = table
         mask = np.zeros((batch, self.length), np.float32)
         mask[:, :count] = 1
-        return {"spatial_pos": positions, "spatial_mask": mask}
+        return {POSITIONS: positions, PATCHES: mask}

@@ -7,15 +7,13 @@ from typing import Any, ClassVar
 
 from mindspore import nn
 
-from mindone.config import SettingError
 from opensora.conditions.given import GivenFrames
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
-from opensora.config.train import TrainConfig
 from opensora.data.buckets import BucketConfig, BucketRules, rules_1
 from opensora.families.base import is_on
 from opensora.families.diffusion import DiffusionFamily, DiffusionSampler
-from opensora.families.packed import Packing
+from opensora.families.packed import packing_of
 from opensora.models.stdit2 import STDiT2
 
 
@@ -44,18 +42,9 @@ class OpenSora11(DiffusionFamily):
     def bucket_rules(self, config: BucketConfig, compression: int = 8) -> BucketRules:
         return rules_1(config)
 
-    def check(self, config: Any) -> None:
-        super().check(config)
-        if isinstance(config, TrainConfig) and config.model.pre_patchify:
-            raise SettingError(
-                f"pre_patchify=True is not supported by model_version {self.name}; leave it out", "pre_patchify"
-            )
-
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> DiffusionSampler:
-        sizes, packing = denoiser.config, None
-        if settings.pre_patchify:
-            packing = Packing(sizes.patch_size, sizes.hidden_size, sizes.input_sq_size, settings.max_image_size)
-        return DiffusionSampler(denoiser, settings, sizes.pred_sigma, packing)
+        packing = packing_of(denoiser.config, settings.max_image_size) if settings.pre_patchify else None
+        return DiffusionSampler(denoiser, settings, denoiser.config.pred_sigma, packing)
 
 
 FAMILY = OpenSora11()

@@ -14,6 +14,7 @@ from mindone.checkpoint import read_tensors
 from mindone.config import naming_sources
 from mindone.data.plan import FixedPlan, Plan
 from mindone.data.table import VideoRow, read_video_table
+from mindone.data.transforms import ResizeWithin
 from mindone.errors import UserError
 from mindone.parallel.mesh import Mesh, make_mesh
 from mindone.train.loop import Every, Training
@@ -24,7 +25,8 @@ from opensora.data.cache import cache_path, latent_folders, require_distinct
 from opensora.data.dataset import LatentTextDataset, VideoTextDataset
 from opensora.data.masks import MaskGenerator
 from opensora.families import Family, settle, with_defaults
-from opensora.families.base import Arrays, PromptRules
+from opensora.families.base import Arrays, Objective, PromptRules
+from opensora.families.packed import Packing, packing_of
 from opensora.model_folder import require_path
 from opensora.models.autoencoder import Autoencoder
 from opensora.models.pretrained import find_image_model, initialize_from_image_model
@@ -85,6 +87,13 @@ class Setting:
     """of all samples; None: that of their buckets"""
     rows: list[VideoRow]
     buckets: Buckets | None = None
+    packing: Packing | None = None
+    """rows of patches, which videos of any shape become; None: there are none"""
+
+    @property
+    def planned_size(self) -> VideoSize | None:
+        """What the data set is asked for; None: its own transform, or what is cached."""
+        return None if self.packing else self.size
 
 
 def train(config: TrainConfig) -> Path:
@@ -119,11 +128,13 @@ def prepare(config: TrainConfig, setting: Setting, run: Run) -> tuple[Training, 
     trained = make_trained(setting, denoiser, run.seed)
     captions = make_captions(setting)
     null_text = make_null_text(setting, captions)
-    objective = setting.family.objective(setting.config.flow, setting.denoiser_config, null_text)
+    objective = make_objective(setting, null_text)
     masks = MaskGenerator(config.flow.mask_ratios) if config.flow.mask_ratios else None
     loss = trained.loss(objective.loss_cell(denoiser))
     step = make_step(config.optimizer, config.model.dtype, denoiser, loss, run.mesh)
-    inputs = DenoiserInputs(objective, setting.autoencoder, captions, masks, config.flow.condition_config)
+    inputs = DenoiserInputs(
+        objective, setting.autoencoder, captions, masks, config.flow.condition_config, setting.packing
+    )
     training = make_training(
         config,
         run,
@@ -177,7 +188,10 @@ def make_setting(config: TrainConfig, mesh: Mesh | None = None) -> Setting:
         )
     rows = read_rows(config.data)
     buckets = None if size else make_buckets(config, family, rows, autoencoder.spatial_compression, mesh)
-    return Setting(config, family, network, autoencoder, size, rows, buckets)
+    # As given: what the family fills in is for sampling.
+    side = given.model.max_image_size or max(size[1:] if size else (0,))
+    packing = packing_of(network, side) if config.model.pre_patchify else None
+    return Setting(config, family, network, autoencoder, size, rows, buckets, packing)
 
 
 def _require_text(config: TrainConfig, family: Family) -> None:
@@ -275,7 +289,7 @@ def make_plan(setting: Setting, seed: int, ranks: int, contents: str, planned_ra
         UserError: there is no batch, or ranks cannot share them.
     """
     if setting.size:
-        return FixedPlan(len(setting.rows), setting.config.train.batch_size, ranks, seed, size=setting.size)
+        return FixedPlan(len(setting.rows), setting.config.train.batch_size, ranks, seed, size=setting.planned_size)
     plan = plan_of_buckets(setting.buckets, seed, planned_ranks or ranks, contents)
     require_shares(plan, ranks)
     return plan
@@ -309,7 +323,7 @@ def make_dataset(setting: Setting, usual_size: VideoSize | None = None) -> Laten
     return VideoTextDataset(
         setting.rows,
         frames,
-        (height, width),
+        ResizeWithin(setting.packing.max_image_size) if setting.packing else (height, width),
         setting.buckets.interval if setting.buckets else data.frame_stride,
         data.text_embed_folder,
         flip=not data.disable_flip,
@@ -323,6 +337,12 @@ def make_captions(setting: Setting) -> Captions:
     family = setting.family
     conditioner = family.conditioner(setting.config.text, setting.denoiser_config)
     return Captions(conditioner, lambda caption: family.prepare_prompt(caption, PromptRules()))
+
+
+def make_objective(setting: Setting, null_text: Arrays | None) -> Objective:
+    """The training loss of the family."""
+    rows = {"packing": setting.packing} if setting.packing else {}
+    return setting.family.objective(setting.config.flow, setting.denoiser_config, null_text, **rows)
 
 
 def make_null_text(setting: Setting, captions: Captions) -> Arrays | None:
@@ -364,8 +384,8 @@ def make_validation(setting: Setting, run: Run, training: Training, denoiser: nn
     if buckets:
         batches = batches_of_buckets(buckets, given.val_batch_size)
     else:
-        batches = batches_of_one_size(len(rows), setting.size, given.val_batch_size)
-    own_inputs = DenoiserInputs(inputs.objective, autoencoder, inputs.captions, inputs.masks, inputs.conditions)
+        batches = batches_of_one_size(len(rows), setting.planned_size, given.val_batch_size)
+    own_inputs = inputs.with_autoencoder(autoencoder)
     dataset = make_dataset(own, batches[0].size)
     loss = ValidationLoss(inputs.objective, denoiser, own_inputs, dataset, given.num_eval_timesteps)
     validation = Validation(
@@ -390,7 +410,7 @@ def make_samples(setting: Setting, run: Run, training: Training, denoiser: nn.Ce
         training.step.ema,
         prompts,
         text,
-        training.loader.plan.epoch(0).usual_size(),
+        training.loader.plan.epoch(0).usual_size() or setting.size,
         frame_rate(training.loader.dataset),
         run.folder,
         training.trackers,

@@ -6,13 +6,14 @@ Every random number belongs to one sample's place.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mindspore import Tensor
 
-from mindone.data.loader import Batch
+from mindone.data.loader import Batch, Sample, collate
 from mindone.data.table import VideoRow
 from mindone.data.transforms import normalise
 from mindone.errors import UserError
@@ -22,10 +23,25 @@ from opensora.data.cache import cache_path
 from opensora.data.dataset import Memory
 from opensora.data.masks import MaskGenerator
 from opensora.families.base import LatentBatch, Objective
+from opensora.families.packed import Packing
 from opensora.models.autoencoder import Autoencoder
 from opensora.text.conditioner import Arrays, Conditioner, stacked
 
 TEXT_MEMORY = 1 << 30
+
+
+# What of a sample has its own size.
+PIXELS = ("frames", "latent_mean", "latent_std")
+
+
+def _with_video(arrays: dict[str, Any]) -> dict[str, Any]:
+    """A batch's arrays with ``video`` (B, 3, T, H, W), normalised, if they have frames."""
+    return {**arrays, "video": normalise(arrays["frames"])} if "frames" in arrays else arrays
+
+
+def _size_of(sample: Sample) -> tuple[int, int, int]:
+    """Frames, height and width in pixels."""
+    return int(sample["num_frames"]), int(sample["height"]), int(sample["width"])
 
 
 class _Kept:
@@ -76,6 +92,7 @@ class DenoiserInputs:
         autoencoder: encodes videos; for cached latents it only has to know how they are normalised.
         masks: draws which frames are given; None gives none.
         conditions: weights of the kinds of conditions that a network is told (2.0); None tells it none.
+        packing: makes rows of patches of latents, whose sizes may differ then.
     """
 
     def __init__(
@@ -85,9 +102,14 @@ class DenoiserInputs:
         captions: Captions,
         masks: MaskGenerator | None = None,
         conditions: Mapping[str, float] | None = None,
+        packing: Packing | None = None,
     ):
         self.objective, self.autoencoder, self.captions, self.masks = objective, autoencoder, captions, masks
-        self.conditions = conditions
+        self.conditions, self.packing = conditions, packing
+
+    def with_autoencoder(self, autoencoder: Autoencoder) -> DenoiserInputs:
+        """The same with another autoencoder."""
+        return DenoiserInputs(self.objective, autoencoder, self.captions, self.masks, self.conditions, self.packing)
 
     def __call__(self, batch: Batch, place: Place) -> tuple[Tensor | None, ...]:
         """The inputs.
@@ -99,14 +121,32 @@ class DenoiserInputs:
 
     def latent_batch(self, batch: Batch, place: Place) -> LatentBatch:
         """What the objective makes inputs of; raises as a call does."""
-        arrays = batch.arrays
-        if "frames" in arrays:
-            arrays = {**arrays, "video": normalise(arrays["frames"])}
+        if self.packing:
+            return self._rows_of_patches(batch, place)
+        arrays = _with_video(batch.arrays)
         latents = self._latents(arrays, batch.size, place)
         known = {name: arrays[name] for name in ("fps", "num_frames", "height", "width")}
         masks = self._frames_masks(latents.shape[2], place)
         condition = self._condition(arrays, latents, place)
         return LatentBatch(latents, self.captions.of_batch(arrays), **known, frames_mask=masks, condition=condition)
+
+    def _rows_of_patches(self, batch: Batch, place: Place) -> LatentBatch:
+        """Every sample at a size of its own, as a row of patches."""
+        latents, packed = [], []
+        for sample, position in zip(batch.samples, place.positions):
+            arrays = _with_video(collate([sample]))
+            own = self._latents(arrays, _size_of(sample), replace(place, positions=[position])).asnumpy()
+            latents.append(self.packing.pack(own))
+            packed.append(self.packing.conditions(own.shape, int(sample["height"]), int(sample["width"]), 1))
+        rest = [{name: value for name, value in sample.items() if name not in PIXELS} for sample in batch.samples]
+        arrays, rows = collate(rest), Tensor(np.concatenate(latents))
+        return LatentBatch(
+            rows,
+            self.captions.of_batch(arrays),
+            **{name: arrays[name] for name in ("fps", "num_frames", "height", "width")},
+            frames_mask=self._frames_masks(rows.shape[2], place),
+            packed={name: np.concatenate([each[name] for each in packed]) for name in packed[0]},
+        )
 
     def _latents(self, arrays: Mapping[str, Any], size: tuple[int, int, int], place: Place) -> Tensor:
         """A sample of the posterior, normalised."""

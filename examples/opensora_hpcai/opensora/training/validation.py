@@ -40,9 +40,9 @@ MEMORY = 2 << 30
 
 @dataclass(frozen=True)
 class SizedBatch:
-    """Samples of one size, by their numbers in the data set."""
+    """Samples of one size, by their numbers in the data set; None: each has its own."""
 
-    size: VideoSize
+    size: VideoSize | None
     indices: tuple[int, ...]
 
 
@@ -61,7 +61,7 @@ def validation_settings(config: TrainConfig) -> TrainConfig:
     return replace(config, data=data, shape=replace(config.shape, bucket_config=buckets))
 
 
-def batches_of_one_size(count: int, size: VideoSize, batch_size: int) -> list[SizedBatch]:
+def batches_of_one_size(count: int, size: VideoSize | None, batch_size: int) -> list[SizedBatch]:
     """All samples in their order; the last batch may be smaller."""
     return list(_in_batches(range(count), size, batch_size))
 
@@ -86,7 +86,7 @@ def batches_of_buckets(buckets: Buckets, batch_size: int) -> list[SizedBatch]:
     return batches
 
 
-def _in_batches(indices: Sequence[int], size: VideoSize, batch_size: int) -> Iterator[SizedBatch]:
+def _in_batches(indices: Sequence[int], size: VideoSize | None, batch_size: int) -> Iterator[SizedBatch]:
     for start in range(0, len(indices), batch_size):
         yield SizedBatch(size, tuple(indices[start : start + batch_size]))
 
@@ -209,9 +209,9 @@ class Validation:
         return {size_name(size): (int(row[-1]), row[:-1] / row[-1]) for size, row in zip(self.sizes, sums) if row[-1]}
 
 
-def size_name(size: VideoSize) -> str:
+def size_name(size: VideoSize | None) -> str:
     """``17x64x96``: frames, height, width."""
-    return "x".join(map(str, size))
+    return "x".join(map(str, size)) if size else "any size"
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from mindone.config import check, load, to_yaml
-from mindone.errors import UserError
 from opensora import families
 from opensora.config import (
     EmbedTextConfig,
@@ -93,16 +92,10 @@ def test_every_recipe_printed_and_read_again_is_the_same(path, tmp_path):
     assert load(schema, ["--config", str(again)]) == config
 
 
-PATCHES = r"pre_patchify=True is not supported by model_version v1\.1; leave it out"
-REFUSED = {
-    "opensora-v1-1/train/train_stage1_fit.yaml": PATCHES,
-}
-"""What cannot be done yet, and what says so."""
-
 VIDEO_RECIPES = [path for path in RECIPES if schema_of(path) in (GenerateConfig, TrainConfig)]
 
 
-@pytest.mark.parametrize("path", [path for path in VIDEO_RECIPES if name(path) not in REFUSED], ids=name)
+@pytest.mark.parametrize("path", VIDEO_RECIPES, ids=name)
 def test_a_recipe_is_ready_to_run_and_its_size_can_be_encoded(path):
     family, config = settled(name(path))
     shape = config.shape
@@ -111,13 +104,6 @@ def test_a_recipe_is_ready_to_run_and_its_size_can_be_encoded(path):
         return
     frames, height, width = family.size(shape)
     assert min(frames, height, width) >= 1
-
-
-@pytest.mark.parametrize("path", REFUSED)
-def test_a_recipe_that_needs_more_than_there_is_is_refused_in_one_sentence(path):
-    with pytest.raises(UserError, match=REFUSED[path]) as refusal:
-        settled(path)
-    assert "\n" not in str(refusal.value)
 
 
 def test_bucket_recipes_can_be_run_at_one_size():

@@ -244,7 +244,6 @@ SEQUENCE = "leave it out; --use_parallel True shares the work by samples"
         (TrainConfig, [*TRAIN, "--enable_sequence_parallelism", "True"], "enable_sequence_parallelism=True", SEQUENCE),
         (TrainConfig, [*TRAIN, "--dsp", "True"], "dsp=True", SEQUENCE),
         (TrainConfig, [*TRAIN, "--zero_stage", "2"], "zero_stage=2", "use 0"),
-        (TrainConfig, [*TRAIN, "--pre_patchify", "True"], "pre_patchify=True", "leave it out"),
     ],
 )
 def test_what_no_version_can_do_is_refused_in_one_sentence_that_says_what_to_use(version, schema, argv, name, instead):

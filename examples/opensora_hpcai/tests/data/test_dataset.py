@@ -241,7 +241,7 @@ def test_videos_that_do_not_fit_in_memory_are_streamed(rows):
     dataset = VideoTextDataset(rows, 3, (16, 16), cache_bytes=2 * 12 * 16 * 16 * 3)
     for index in (0, 1, 2, 3, 0):
         dataset.get(index, rng())
-    assert [(row.file, 16, 16) in dataset.memory for row in rows[:4]] == [True, True, False, False]
+    assert [(row.file, dataset.transform) in dataset.memory for row in rows[:4]] == [True, True, False, False]
 
 
 def test_an_embedding_of_another_caption_is_refused(rows, tmp_path):

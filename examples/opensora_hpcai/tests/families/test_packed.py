@@ -3,13 +3,15 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
+from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
 from mindone.errors import UserError
 from opensora.config.generate import Sampler
 from opensora.families import get_family, with_defaults
 from opensora.families.base import SampleRequest, initial_noise, seeded_noise
-from opensora.families.packed import Packing
+from opensora.families.diffusion import DiffusionLoss
+from opensora.families.packed import PackedDenoiser, Packing
 from opensora.models.stdit2 import STDiT2, STDiT2Config
 
 CONFIG = STDiT2Config(hidden_size=24, depth=2, num_heads=2, caption_channels=8, model_max_length=4, input_sq_size=64)
@@ -80,6 +82,32 @@ def test_videos_of_any_size_are_the_same_as_without_rows(size, given, denoiser, 
     packed = sampled(denoiser, asked, pre_patchify=True, max_image_size=64)
     assert np.abs(whole).max() > 1e-2
     np.testing.assert_allclose(packed, whole, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_loss_and_its_gradients_are_those_without_rows(given, denoiser, mode):
+    size, rng = (4, 6), np.random.default_rng(5)
+    latents, noise = (rng.normal(size=(2, 4, 3, *size)).astype(np.float32) for _ in range(2))
+    mask = np.array([[False, True, True], [True, True, True]]) if given else None
+    told = [np.full(2, value, np.float32) for value in (3, 32, 48, 32 / 48, 8)]
+    text = [rng.normal(size=(2, 1, 4, 8)).astype(np.float32), np.array([[1, 1, 1, 0], [1, 1, 0, 0]], np.int32)]
+    diffusion, rows = Diffusion(DiffusionConfig(learn_sigma=True)), packing(64)
+    t = np.array([300, 0], np.int32)
+
+    def found(cell, latents, noise, conditions):
+        arrays = (latents, noise, t, diffusion.coefficients(t), *text, np.zeros(2, np.int32), mask, *conditions)
+        tensors = [None if array is None else Tensor(array) for array in arrays]
+        weights = denoiser.trainable_params()
+        (loss, parts), gradients = ops.value_and_grad(cell, None, weights, has_aux=True)(*tensors)
+        values = [value.asnumpy() for value in (loss, *parts, *gradients)]
+        return values, [weight.name for weight in weights]
+
+    plain, names = found(DiffusionLoss(denoiser, diffusion.config), latents, noise, told)
+    extra = rows.conditions(latents.shape, 32, 48, 2)
+    cell = DiffusionLoss(PackedDenoiser(denoiser), diffusion.config, rows.patch[2])
+    packed, _ = found(cell, rows.pack(latents), rows.pack(noise), [*told, *extra.values()])
+    for name, ours, expected in zip(("loss", "mse", "vb", *names), packed, plain):
+        assert np.abs(ours - expected).max() <= 2e-3 * np.abs(expected).max() + 1e-7, name
 
 
 def test_what_fills_a_row_is_not_attended_to(denoiser):

@@ -19,7 +19,7 @@ def test_rows_of_patches_make_the_same_videos(settings, tmp_path):
 
 @pytest.mark.parametrize("version", ["v1", "v1.2", "v2.0"])
 def test_versions_without_rows_of_patches_say_which_one_has_them(version, settings):
-    with pytest.raises(UserError, match=r"pre_patchify=True is not supported .*version 1\.1 can sample with it"):
+    with pytest.raises(UserError, match=r"pre_patchify=True is not supported .*version 1\.1 has it"):
         settle(settings(version=version, pre_patchify=True), version)
 
 
