@@ -54,7 +54,7 @@ def decode_files(config: DecodeConfig) -> list[Path]:
         UserError: no latents, or none that can be read.
     """
     current = start(config.runtime)
-    family, config = settle(config, config.model.model_version)
+    family, config = settle(config, config.model.model_version, vae_type=config.autoencoder.vae_type)
     require_path(config.autoencoder.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
     files = shard(find_latents(config.latents.latent_folder), current.rank, current.world_size)
     settings = config.autoencoder

@@ -57,7 +57,7 @@ def embed_videos(config: EmbedVideoConfig) -> Counts:
             else, or too many bad videos.
     """
     current = start(config.runtime)
-    family, config = settle(config, config.model.model_version)
+    family, config = settle(config, config.model.model_version, vae_type=config.autoencoder.vae_type)
     folder = config.cache.output_path
     weights, shape = config.autoencoder.vae_checkpoint, config.shape
     require_path(weights, "the autoencoder's weights", "vae_checkpoint")

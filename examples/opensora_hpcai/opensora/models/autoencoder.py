@@ -81,6 +81,11 @@ class Autoencoder(nn.Cell):
         """Latent frames of a chunk: pieces of latents may start at its multiples; 1 if a video is one piece."""
         return self.latent_size((self.chunk_frames, 1, 1))[0] if self.chunk_frames else 1
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether the first latent frame is that of the first frame alone, and every other one of several frames."""
+        return self.frames_of(2) - self.frames_of(1) == self.frames_of(3) - self.frames_of(2)
+
     def frames_of(self, latent_frames: int) -> int:
         """The largest number of frames that is encoded to so many latent ones; a single one is a picture.
 

@@ -162,7 +162,7 @@ def make_setting(config: TrainConfig, mesh: Mesh | None = None) -> Setting:
         UserError: parts of it do not fit each other.
     """
     given = config
-    family, config = settle(config, config.model.model_version, config.model.model_name)
+    family, config = settle(config, config.model.model_version, config.model.model_name, config.autoencoder.vae_type)
     autoencoder = make_autoencoder(config, family)
     size = family.size(config.shape, autoencoder.spatial_compression) if config.shape.is_fixed else None
     # The length that was asked for, not the family's: weights and their config.json may have been made with another.
@@ -179,7 +179,7 @@ def make_setting(config: TrainConfig, mesh: Mesh | None = None) -> Setting:
         pretrained = config.model.pretrained_model_path
         network = denoiser_config(family.denoiser_preset, pretrained, overrides, "model.denoiser")
     _require_text(config, family)
-    _require_conditions(config, network)
+    _require_conditions(config, network, autoencoder)
     channels = getattr(network, "latent_channels", network.in_channels)
     if autoencoder.latent_channels != channels:
         raise UserError(
@@ -202,9 +202,13 @@ def _require_text(config: TrainConfig, family: Family) -> None:
         require_path(getattr(config.text, option), "text embeddings", both)
 
 
-def _require_conditions(config: TrainConfig, network: Any) -> None:
-    """Refuses conditions that the network is not told."""
-    if config.flow.condition_config and not network.cond_embed:
+def _require_conditions(config: TrainConfig, network: Any, autoencoder: Autoencoder) -> None:
+    """Refuses conditions that the network is not told, or that the autoencoder does not encode by themselves."""
+    if not config.flow.condition_config:
+        return
+    if not autoencoder.is_causal:
+        raise UserError("condition_config needs a causal autoencoder, such as Hunyuan-VAE; leave it out")
+    if not network.cond_embed:
         raise UserError("this denoiser takes no conditions (cond_embed is false); leave condition_config out")
 
 

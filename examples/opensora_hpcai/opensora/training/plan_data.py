@@ -52,7 +52,7 @@ def plan_data(config: PlanDataConfig) -> Path:
         UserError: the table or the buckets cannot be used, or there is no batch.
     """
     start(config.runtime)
-    family, config = settle(config, config.model.model_version, config.model.model_name)
+    family, config = settle(config, config.model.model_version, config.model.model_name, config.autoencoder.vae_type)
     weights = config.autoencoder.vae_checkpoint
     autoencoder = autoencoder_skeleton(
         family.autoencoder_preset, weights if weights and Path(weights).exists() else None
