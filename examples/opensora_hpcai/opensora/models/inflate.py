@@ -1,9 +1,9 @@
 """A causal 3D autoencoder that starts from an image autoencoder: its kernels, put into the last place in time.
 
-So every layer treats a frame as a picture at first, and training adds what neighbouring frames tell. Where layers stride
-the two networks pad differently (after the picture, or on both sides), which moves what they see by a pixel each: that is
-for the training to mend. Kernels of
-pictures in video networks: https://arxiv.org/abs/1705.07750, there spread over time, here causal.
+So every layer treats a frame as a picture at first, and training adds what neighbouring frames tell. Where layers
+stride the two networks pad differently (behind the picture, or on both sides), which moves what they see by a pixel
+each; training has to mend that. Kernels of pictures in video networks: https://arxiv.org/abs/1705.07750, there spread
+over time, here causal.
 """
 
 from __future__ import annotations
