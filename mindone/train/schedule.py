@@ -64,17 +64,7 @@ def make_schedule(
             "use a shorter warm-up, more train_steps, or scheduler=constant"
         )
 
-    def cosine(x: float) -> float:
-        return end_lr + (start_lr - end_lr) * (1 + math.cos(math.pi * x)) / 2
-
-    shapes: dict[str, Schedule] = {
-        **dict.fromkeys(WITHOUT_DECAY, lambda x: start_lr),
-        "cosine_decay": cosine,
-        "polynomial_decay": lambda x: end_lr + (start_lr - end_lr) * (1 - x) ** power,
-        "multi_step_decay": lambda x: max(end_lr, start_lr * gamma ** sum(x >= milestone for milestone in milestones)),
-        "cosine_annealing_warm_restarts_lr": lambda x: cosine(x * cycles % 1) if x < 1 else end_lr,
-    }
-    shape = shapes[name]
+    shape = _decays(start_lr, end_lr, milestones, gamma, power, cycles)[name]
     rise = start_lr if name == "linear_warmup_v1_3" else start_lr - initial_lr
 
     def learning_rate(step: int) -> float:
@@ -85,3 +75,20 @@ def make_schedule(
         return shape(min(1.0, (step - warmup_steps) / max(1, decay_steps)))
 
     return learning_rate
+
+
+def _decays(
+    start_lr: float, end_lr: float, milestones: Sequence[float], gamma: float, power: float, cycles: int
+) -> dict[str, Callable[[float], float]]:
+    """The rate after the warm-up by the fraction of the decay that has passed, for every scheduler."""
+
+    def cosine(x: float) -> float:
+        return end_lr + (start_lr - end_lr) * (1 + math.cos(math.pi * x)) / 2
+
+    return {
+        **dict.fromkeys(WITHOUT_DECAY, lambda x: start_lr),
+        "cosine_decay": cosine,
+        "polynomial_decay": lambda x: end_lr + (start_lr - end_lr) * (1 - x) ** power,
+        "multi_step_decay": lambda x: max(end_lr, start_lr * gamma ** sum(x >= milestone for milestone in milestones)),
+        "cosine_annealing_warm_restarts_lr": lambda x: cosine(x * cycles % 1) if x < 1 else end_lr,
+    }

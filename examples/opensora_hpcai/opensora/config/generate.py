@@ -44,6 +44,9 @@ class Prompts:
     """added to prompts as 'aesthetic score: 6.5.'; Open-Sora 1.2 knows about 4 to 7"""
     motion_score: float | None = None
     """added to prompts as 'motion score: 10.0.'"""
+    prompt_suffix: bool = True
+    """2.0 adds ' 24 FPS. 4 motion score.' to prompts, as the published weights know them; False leaves them as they
+    are, for weights that were trained on captions without it"""
     camera_motion: Literal[CAMERA_MOTIONS] | None = None
     """added to prompts as 'camera motion: pan left.'"""
     extend_prompts: bool = False

@@ -60,6 +60,10 @@ NO_PATCHES: Refusals = {
 }
 
 
+# Of versions whose prompts get nothing that was not asked for.
+NO_SUFFIX: Refusals = {"prompt_suffix": (lambda value: not value, "leave it out; only version 2.0 adds one")}
+
+
 @dataclass(frozen=True)
 class PromptRules:
     """What is added to a prompt and how it is cleaned; None leaves a suffix out."""

@@ -21,7 +21,7 @@ from mindone.train.loop import Place
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
-from opensora.families.base import Arrays, LatentBatch, Objective, SampleRequest
+from opensora.families.base import NO_SUFFIX, Arrays, LatentBatch, Objective, SampleRequest
 from opensora.families.packed import PackedDenoiser, Packing
 from opensora.families.stdit import (
     Denoise,
@@ -190,6 +190,7 @@ class DiffusionFamily(STDiTFamily):
     """the conditions that its network is told"""
 
     refused: ClassVar[Refusals] = {
+        **NO_SUFFIX,
         "vae_type": (lambda value: value != "VideoAutoencoderKL", "use VideoAutoencoderKL"),
         "noise_scheduler": (lambda value: value != "ddpm", "use ddpm"),
         "sampling": (lambda value: value == "rflow", "use ddpm, ddim or dpm-solver"),

@@ -45,7 +45,8 @@ def prompt_rules(plan: Plan, request: Request) -> PromptRules:
     """A picture has no frame rate."""
     given = plan.config.prompts
     scores = (given.aesthetic_score, given.motion_score, given.camera_motion)
-    return PromptRules(*scores, given.caption_cleaning, plan.saved_fps if request.size[0] > 1 else None)
+    says_rate = given.prompt_suffix and request.size[0] > 1
+    return PromptRules(*scores, given.caption_cleaning, plan.saved_fps if says_rate else None)
 
 
 def prepared_texts(plan: Plan, request: Request) -> list[str]:

@@ -135,10 +135,9 @@ class STDiT2(STDiTBase):
         over_time = self.modulation(self.t_block_temp, t + length, length_t0, x_mask)
 
         x = self.x_embedder(x)
-        if spatial_pos is None:
-            x = x + F.cast(self.scaled_positions(grid, height, width, (rows, columns)), x.dtype)
-        else:
-            x = x + F.cast(spatial_pos[:, None], x.dtype)
+        own = spatial_pos is None
+        positions = self.scaled_positions(grid, height, width, (rows, columns)) if own else spatial_pos[:, None]
+        x = x + F.cast(positions, x.dtype)
         places = None if spatial_mask is None else spatial_mask != 0
         x = self.parallel.split(x)
         rope = self.rope(grid[0])

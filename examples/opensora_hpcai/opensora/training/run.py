@@ -269,13 +269,7 @@ def make_training(
         layout,
     )
     now = fingerprint(config, loader.plan, contents.digest + weights, length)
-    state = TrainState(seed=run.seed)
-    if run.found:
-        _check_resumed(config, run.found, now, length.total, contents)
-        state = checkpoints.restore(run.found.checkpoint)
-    state.fingerprint = now
-    if run.mesh.is_main:
-        contents.save(run.folder)
+    state = _first_state(config, run, checkpoints, now, length.total, contents)
     suffix = "" if run.mesh.is_main else f"_{run.mesh.rank}"
     skipped = SkippedUpdates(run.folder / f"skipped_updates{suffix}.csv", run.seed, optim.max_skipped_updates)
     trackers = (
@@ -298,6 +292,25 @@ def make_training(
         length.save,
         part_names,
     )
+
+
+def _first_state(
+    config: TrainConfig | TrainVaeConfig,
+    run: Run,
+    checkpoints: TrainingCheckpoints,
+    now: Mapping[str, Any],
+    total_steps: int,
+    contents: Contents,
+) -> TrainState:
+    """That of a new run, or of the checkpoint to go on from, which fills network and step."""
+    state = TrainState(seed=run.seed)
+    if run.found:
+        _check_resumed(config, run.found, now, total_steps, contents)
+        state = checkpoints.restore(run.found.checkpoint)
+    state.fingerprint = now
+    if run.mesh.is_main:
+        contents.save(run.folder)
+    return state
 
 
 def _schedule(optim: Optim, length: Length) -> Schedule:

@@ -51,6 +51,8 @@ def test_guidance_of_2_0_moves_away_from_the_empty_prompt(settings):
     (row,) = set(texts.negatives)
     assert texts.encoded[row] == ""
     assert texts.encoded[0] == "a red circle moves left. 8 FPS. 4 motion score."
+    plain = encode_texts(plan_of(settings(version="v2.0", captions=PROMPTS[:1], prompt_suffix=False)))
+    assert plain.encoded[0] == PROMPTS[0]
     unguided = encode_texts(plan_of(settings(version="v2.0", guidance_scale=1)))
     assert unguided.negatives == [None]
 
