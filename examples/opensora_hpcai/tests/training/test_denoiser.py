@@ -1,6 +1,5 @@
 """Training a denoiser from caches: a whole run, its inputs, and what it refuses."""
 
-import csv
 import json
 import shutil
 from dataclasses import replace
@@ -9,92 +8,31 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
+from cached_world import SAMPLES, arguments, setting, write_cached_world
 
 from mindone.adapters import read_lora
 from mindone.checkpoint import network_tensors, read_tensors, save_model, save_safetensors
-from mindone.config import load, parse
-from mindone.data.loader import Batch
+from mindone.config import load
 from mindone.data.write import write_video
 from mindone.errors import UserError
-from mindone.models.autoencoder_kl import AutoencoderKLConfig
-from mindone.runtime import stream
 from mindone.testing import golden
-from mindone.train.loop import Place
 from opensora.cli import enter
 from opensora.config import TrainConfig
 from opensora.config.train import Data
-from opensora.data.cache import LatentEntry, write_latent, write_text
-from opensora.data.masks import MaskGenerator
-from opensora.models.vae_temporal import TemporalAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
 from opensora.networks import denoiser_config, load_denoiser, shapes
 from opensora.toy.tiny_t5 import write_tiny_t5
 from opensora.training import denoiser as training
-from opensora.training.inputs import DenoiserInputs
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "opensora-v1-2" / "train").glob("*.yaml"))
-SAMPLES, TOKENS, WIDTH = 6, 8, 16
 LENGTH = ["--train_steps", "4", "--ckpt_save_steps", "2"]
-SHIFT, SCALE = (0.1, -0.2, 0.3, 0.0), (2.0, 1.0, 0.5, 1.5)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A table of six videos that exist as caches only: 5 frames of 8 x 8 pixels are 2 latent frames of 4 x 4."""
     root = tmp_path_factory.mktemp("data")
-    with open(root / "video_caption.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["video", "caption"])
-        writer.writerows([f"clip{i}.mp4", f"caption {i}"] for i in range(SAMPLES))
-    for i in range(SAMPLES):
-        rng = np.random.default_rng(i)
-        mean = rng.normal(size=(2, 4, 4, 4)).astype(np.float32)
-        latent = root / "latents" / f"clip{i}.npz"
-        write_latent(latent, LatentEntry(mean, np.full_like(mean, 0.1), 8.0, (8, 8), 5, (8, 8)))
-        embedding, mask = rng.normal(size=(TOKENS, WIDTH)), np.arange(TOKENS) < 4 + i % 3
-        arrays = {"text_emb": embedding, "mask": mask, "tokens": np.zeros(TOKENS)}
-        write_text(root / "text" / f"clip{i}.npz", arrays)
-    image = AutoencoderKLConfig(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(4, 4),
-        layers_per_block=1,
-        norm_num_groups=2,
-    )
-    temporal = TemporalAutoencoderConfig(filters=4, num_res_blocks=1, num_groups=2)
-    config = VideoAutoencoderConfig(autoencoder_kl=image, vae_temporal=temporal, shift=SHIFT, scale=SCALE)
-    save_model(root / "vae", VideoAutoencoder(config), config.to_dict())
+    write_cached_world(root)
     return root
-
-
-def arguments(data, *more):
-    recipe = {
-        "csv_path": data / "video_caption.csv",
-        "vae_latent_folder": data / "latents",
-        "text_embed_folder": data / "text",
-        "vae_checkpoint": data / "vae",
-        "image_size": 8,
-        "num_frames": 5,
-        "denoiser": json.dumps({"hidden_size": 16, "depth": 1, "num_heads": 2, "caption_channels": WIDTH}),
-        "model_max_length": TOKENS,
-        "mask_ratios": json.dumps({"image_head": 0.5}),
-        "scheduler": "constant",
-        "start_learning_rate": 0.01,
-        "warmup_steps": 0,
-        "clip_grad": True,
-        "use_ema": True,
-        "ema_decay": 0.9,
-        "batch_size": 2,
-        "num_parallel_workers": 0,
-        "seed": 5,
-        "device_target": "CPU",
-    }
-    given = [token for name, value in recipe.items() for token in (f"--{name}", str(value))]
-    return [*given, *more]
-
-
-def setting(data, *more):
-    return training.make_setting(parse(TrainConfig, arguments(data, *more)))
 
 
 def result_rows(folder):
@@ -204,14 +142,14 @@ def test_a_past_update_is_computed_again_to_the_last_bit(whole, capsys, step):
 
 
 def test_an_update_that_never_was_cannot_be_replayed(whole, tmp_path, capsys):
-    for arguments, message in (
+    for given, message in (
         (["--run", str(whole), "--step", "5"], "is at step 4, so there is no step 5 yet"),
         (["--run", str(tmp_path), "--step", "1"], "has no args.yaml; give the folder of a training run"),
         (["--step", "1"], "run is not set"),
         (["--run", str(whole)], "step=0 has to be at least 1"),
     ):
         with pytest.raises(SystemExit) as ended:
-            enter("replay", arguments)
+            enter("replay", given)
         assert ended.value.code == 2
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
@@ -315,58 +253,6 @@ def test_bad_samples_are_listed_also_when_they_end_the_run(data, tmp_path, capsy
     latents = ["--vae_latent_folder", str(tmp_path / "latents"), "--train_steps", "9", "--mode", "1"]
     assert "3 of 6 samples cannot be used" in refused(capsys, data, tmp_path / "run", *latents)
     assert len((tmp_path / "run" / "bad_samples.csv").read_text().splitlines()) == 4
-
-
-def batch_of(prepared, indices):
-    dataset = training.make_dataset(prepared)
-    samples = [dataset.get(i, stream(0, "data", i), prepared.size) for i in indices]
-    return Batch(samples, tuple(indices), tuple(indices), prepared.size, 0, len(indices))
-
-
-def prepared_inputs(prepared, indices, positions):
-    config = prepared.config
-    objective = prepared.family.objective(config.flow, prepared.denoiser_config)
-    masks = MaskGenerator(config.flow.mask_ratios) if config.flow.mask_ratios else None
-    inputs = DenoiserInputs(objective, prepared.autoencoder, training.make_captions(prepared), masks)
-    return inputs(batch_of(prepared, indices), Place(5, 3, positions))
-
-
-def test_cached_latents_are_sampled_from_their_posterior_and_normalised(data):
-    place = Place(5, 3, range(2))
-    latents = prepared_inputs(setting(data), [0, 1], place.positions)[0].asnumpy()
-    mean = np.stack([np.random.default_rng(i).normal(size=(2, 4, 4, 4)).transpose(1, 0, 2, 3) for i in (0, 1)])
-    shift, scale = (np.array(values).reshape(1, 4, 1, 1, 1) for values in (SHIFT, SCALE))
-    expected = (mean + 0.1 * place.normal("posterior", (4, 2, 4, 4)) - shift) / scale
-    np.testing.assert_allclose(latents, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_inputs_of_a_sample_depend_on_its_position_and_not_on_its_batch(data):
-    prepared = setting(data)
-    whole = prepared_inputs(prepared, [0, 1, 2, 3], range(4))
-    halves = [prepared_inputs(prepared, [i, i + 1], range(i, i + 2)) for i in (0, 2)]
-    for full, first, second in zip(whole, *halves):
-        np.testing.assert_array_equal(full.asnumpy(), np.concatenate([first.asnumpy(), second.asnumpy()]))
-
-
-def test_masks_time_steps_and_caption_dropout_differ_between_samples(data):
-    prepared = setting(data)
-    prepared = replace(prepared, denoiser_config=replace(prepared.denoiser_config, class_dropout_prob=0.5))
-    _, _, t, _, _, drop, frames_mask, *_ = (x.asnumpy() for x in prepared_inputs(prepared, [0, 1, 2, 3], range(4)))
-    assert len(set(t)) == 4
-    assert set(drop) == {0, 1}
-    assert set(frames_mask[:, 0]) == {True, False}
-    assert frames_mask[:, 1].all()
-
-
-def test_without_mask_ratios_there_is_no_frames_mask(data):
-    prepared = setting(data, "--mask_ratios", "None")
-    assert prepared_inputs(prepared, [0], range(1))[6] is None
-
-
-def test_latents_of_another_size_are_refused(data):
-    prepared = setting(data, "--image_size", "16")
-    with pytest.raises(UserError, match="cache them again with the same image_size"):
-        prepared_inputs(prepared, [0], range(1))
 
 
 def test_data_for_less_than_one_update_are_refused(data, tmp_path, capsys):
