@@ -160,6 +160,25 @@ def _stdit2_train() -> tuple:
     return _training(_noise_loss(_factorized("STDiT2-XL/2", train=True))), (*_update_scalars(), inputs[0], *inputs)
 
 
+def _stdit2_rows_train() -> tuple:
+    """A whole update with the loss of 1.1 on rows of patches, 16 frames with room for 512x512, some of them given."""
+    import mindspore as ms
+    from mindspore import bool_, ops
+
+    from mindone.diffusion.iddpm import DiffusionConfig
+    from opensora.families.diffusion import DiffusionLoss
+    from opensora.families.packed import PackedDenoiser, packing_of
+
+    denoiser = _factorized("STDiT2-XL/2", train=True)
+    rows = packing_of(denoiser.config, 512)
+    latents = _zeros(1, 4, 16, rows.patch[1], rows.length * rows.patch[2])
+    conditions = (*[_zeros(1)] * 5, _zeros(1, rows.length, rows.hidden_size), _zeros(1, rows.length))
+    inputs = (latents, latents, ops.zeros((1,), ms.int32), _zeros(1, 11), _zeros(1, 1, 200, 4096), _zeros(1, 200))
+    loss = DiffusionLoss(PackedDenoiser(denoiser), DiffusionConfig(learn_sigma=True), rows.patch[2])
+    frames_mask = ops.zeros((1, 16), bool_)
+    return _training(loss), (*_update_scalars(), *inputs, ops.zeros((1,), ms.int32), frames_mask, *conditions)
+
+
 def _stdit2_inputs(batch: int) -> tuple:
     from mindspore import bool_, ops
 
@@ -334,6 +353,11 @@ CASES = {
     "stdit2-train": Case(
         "STDiT2-XL/2, training update, 16 x 480 x 854, given frames",
         _stdit2_train,
+        ("FlashAttentionScoreGrad", "RmsNormGrad"),
+    ),
+    "stdit2-rows-train": Case(
+        "STDiT2-XL/2, training update in rows of patches, 16 x 512 x 512",
+        _stdit2_rows_train,
         ("FlashAttentionScoreGrad", "RmsNormGrad"),
     ),
     "stdit3-forward": Case(
