@@ -49,6 +49,7 @@ COVERED = {
     "optim_ema": "tests/train/test_optim_golden.py",
     "optim_lr_schedules": "tests/train/test_schedule.py",
     "data_caption_cleaning": "examples/opensora_hpcai/tests/text/test_cleaning.py",
+    "v12_eval_loss": "examples/opensora_hpcai/tests/training/test_validation.py",
 }
 
 
