@@ -155,6 +155,20 @@ class FixedEpoch(EpochPlan):
 Draw = Callable[[int, str, np.ndarray], np.ndarray]
 
 
+def make_draw(length: int, seed: int, *names: str | int) -> Draw:
+    """What draws the chances of ``length`` samples, from the streams ``(*names, question, name)``."""
+
+    def draw(question: int, name: str, samples: np.ndarray) -> np.ndarray:
+        return runtime.stream(seed, *names, question, name).random(length)[samples]
+
+    return draw
+
+
+def size_name(size: Size) -> str:
+    """``17x64x96`` of (frames, height, width); ``-`` where there is no size."""
+    return "x".join(map(str, size)) if isinstance(size, tuple) else "-"
+
+
 PLANNED_RANKS = "ranks that batches are planned for"
 
 
@@ -226,11 +240,7 @@ class BucketPlan(Plan):
 
     def draw(self, number: int) -> Draw:
         """What draws the chances of an epoch."""
-
-        def draw(question: int, name: str, samples: np.ndarray) -> np.ndarray:
-            return runtime.stream(self.seed, "bucket", number, question, name).random(self.length)[samples]
-
-        return draw
+        return make_draw(self.length, self.seed, "bucket", number)
 
     def _make(self, number: int) -> BucketEpoch:
         found = self.assigned(number)

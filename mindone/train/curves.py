@@ -43,7 +43,7 @@ def read_curves(folder: str | Path) -> Curves:
     path = Path(folder) / RESULT_LOG
     if not path.is_file():
         raise UserError(f"{folder} has no {RESULT_LOG}; give the folder of a training run")
-    rows = _rows(path)
+    rows = log_rows(path)
     if not rows:
         raise UserError(f"{path} has no updates yet")
     try:
@@ -55,16 +55,20 @@ def read_curves(folder: str | Path) -> Curves:
     return Curves(Path(folder).name, **columns, seconds=seconds, size=sizes, validation=_validation(Path(folder)))
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The whole lines of a table; the last one may be being written."""
+def log_rows(path: Path) -> list[dict[str, str]]:
+    """The whole lines of a run's table by the names of its columns; none without a file.
+
+    The last line may be being written.
+    """
+    if not path.is_file():
+        return []
     text = path.read_text(encoding="utf-8")
     return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines(), delimiter="\t"))
 
 
 def _validation(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    path = folder / VALIDATION_LOG
     found: dict[str, list[tuple[int, float]]] = {}
-    for row in _rows(path) if path.is_file() else []:
+    for row in log_rows(folder / VALIDATION_LOG):
         found.setdefault(row["size"], []).append((int(row["step"]), float(row["loss"])))
     return {size: tuple(np.array(column) for column in zip(*points)) for size, points in found.items()}
 

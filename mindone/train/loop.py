@@ -18,6 +18,7 @@ import numpy as np
 
 from mindone import runtime, signals
 from mindone.data.loader import Batch, Loader
+from mindone.data.plan import size_name
 from mindone.parallel.collectives import any_rank
 from mindone.parallel.heartbeat import beat
 from mindone.train.checkpoints import TrainingCheckpoints, TrainState
@@ -236,7 +237,7 @@ def _record(
     seconds: float,
     clock: Clock,
 ) -> Record:
-    step, size = training.state.step, seen[-1].size
+    step = training.state.step
     return Record(
         step=step,
         epoch=epoch + 1,
@@ -247,7 +248,7 @@ def _record(
         samples_per_second=clock.samples_per_second(),
         eta=clock.per_step() * (training.total_steps - step),
         parts={name: float(value.asnumpy()) for name, value in zip(training.part_names, result.aux)},
-        size="x".join(map(str, size)) if isinstance(size, tuple) else "-",
+        size=size_name(seen[-1].size),
     )
 
 

@@ -20,8 +20,6 @@ KINDS = ("t2v", "i2v_head", "i2v_tail", "i2v_loop", "v2v_head", "v2v_tail", "v2v
 # Latents of a given clip, without the one of its first frame.
 CLIP_LATENTS, EASY_CLIP_LATENTS = 8, 16
 
-Encode = Callable[[np.ndarray], np.ndarray]
-
 
 class End(NamedTuple):
     """What a condition gives at one end of a video: its first or last latent frames."""
@@ -35,12 +33,21 @@ class End(NamedTuple):
 
     def frames(self, compression: int) -> slice:
         """The frames of the video that a causal autoencoder makes these latents of, encoded by themselves."""
-        count = (self.latents - 1) * compression + 1
+        return self._of((self.latents - 1) * compression + 1)
+
+    @property
+    def place(self) -> slice:
+        """The latent frames."""
+        return self._of(self.latents)
+
+    def _of(self, count: int) -> slice:
         return slice(count) if self.is_head else slice(-count, None)
 
 
 # (row, end) -> its latents (C, T', H, W)
 Given = Callable[[int, End], np.ndarray]
+# (row, pixels (1, 3, F', height, width)) -> latents (C, T', H, W)
+Encode = Callable[[int, np.ndarray], np.ndarray]
 
 
 def given_latents(kind: str, causal: bool) -> int:
@@ -66,10 +73,8 @@ def given_frames(kind: str, causal: bool, latent_frames: int) -> np.ndarray:
     if count and kind.startswith("v2v") and latent_frames <= count:
         raise UserError(f"{kind} gives {count} latent frames, but the video has {latent_frames}; use a longer video")
     mask = np.zeros(latent_frames, bool)
-    if "head" in kind or kind == "i2v_loop":
-        mask[:count] = True
-    if "tail" in kind or kind == "i2v_loop":
-        mask[latent_frames - count :] = True
+    for end in given_ends([kind], causal):
+        mask[end.place] = True
     return mask
 
 
@@ -77,8 +82,8 @@ def given_ends(kinds: Iterable[str], causal: bool) -> list[End]:
     """What conditions of these kinds give, each end once."""
     found = []
     for kind in kinds:
-        heads = [side for side in ("head", "tail") if side in kind or kind == "i2v_loop"]
-        found += [End(side == "head", given_latents(kind, causal)) for side in heads]
+        sides = [side for side in ("head", "tail") if side in kind or kind == "i2v_loop"]
+        found += [End(side == "head", given_latents(kind, causal)) for side in sides]
     return list(dict.fromkeys(found))
 
 
@@ -127,10 +132,8 @@ def sampling_condition(
         if needed and min(part.shape[1] for part in given[:needed]) < count:
             raise UserError(f"{kind} needs a clip of {count} latent frames; the given one has {given[0].shape[1]}")
         masks[row, :, where] = 1
-        if "head" in kind or kind == "i2v_loop":
-            latents[row, :, :count] = given[0][:, :count]
-        if "tail" in kind or kind == "i2v_loop":
-            latents[row, :, frames - count :] = given[needed - 1][:, given[needed - 1].shape[1] - count :]
+        for end in given_ends([kind], causal):
+            latents[row, :, end.place] = given[0 if end.is_head else needed - 1][:, end.place]
     return masks, latents
 
 
@@ -145,17 +148,15 @@ def training_condition(x_start: np.ndarray, kinds: Sequence[str], given: Given, 
         kinds: per sample.
         given: the latents of what is encoded by itself, see `encoded`.
     """
-    frames = x_start.shape[2]
     condition = np.zeros((len(x_start), 1 + x_start.shape[1], *x_start.shape[2:]), np.float32)
     for row, kind in enumerate(kinds):
-        where = given_frames(kind, causal, frames)
+        where = given_frames(kind, causal, x_start.shape[2])
         condition[row, 0, where] = 1
         if kind.startswith("v2v") and not causal:
             condition[row, 1:, where] = x_start[row][:, where].swapaxes(0, 1)
             continue
         for end in given_ends([kind], causal):
-            place = slice(end.latents) if end.is_head else slice(frames - end.latents, None)
-            condition[row, 1:, place] = given(row, end)
+            condition[row, 1:, end.place] = given(row, end)
     return condition
 
 
@@ -164,10 +165,10 @@ def encoded(video: np.ndarray, encode: Encode, compression: int) -> Given:
 
     Args:
         video: (B, 3, F, height, width), the pixels.
-        encode: pixels (1, 3, F', height, width) to latents (1, C, T', H, W).
+        encode: see `Encode`.
         compression: frames per latent frame.
     """
-    return lambda row, end: encode(video[row : row + 1, :, end.frames(compression)])[0]
+    return lambda row, end: encode(row, video[row : row + 1, :, end.frames(compression)])
 
 
 def pad_for_condition(video: np.ndarray, kind: str, extra: int) -> tuple[np.ndarray, list[np.ndarray]]:

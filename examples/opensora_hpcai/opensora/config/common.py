@@ -163,6 +163,5 @@ UNUSED_EVERYWHERE = {
     "patchify": "the patch embedding keeps the published weights and runs in the fastest form of the device",
     "manual_pad": "videos are padded wherever the patch size asks for it",
     "enable_flash_attention": "attention runs in the best form of the device: flash attention on Ascend",
-    "max_image_size": "it belongs to pre_patchify",
     "max_num_frames": "it belongs to pre_patchify",
 }

@@ -20,6 +20,7 @@ from opensora.config.common import (
 
 UNUSED = {
     **UNUSED_EVERYWHERE,
+    "max_image_size": "image_size says the area, with resize_by_max_value",
     "use_recompute": "there is no backward pass here",
     "seed": "nothing is random here",
 }

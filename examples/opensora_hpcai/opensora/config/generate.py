@@ -250,7 +250,7 @@ class GenerateConfig(Settings):
         "ref": "reference_path",
     }
     accepted_but_unused: ClassVar[dict[str, str]] = {
-        **{name: reason for name, reason in UNUSED_EVERYWHERE.items() if name != "max_image_size"},
+        **UNUSED_EVERYWHERE,
         "max_num_frames": "rows of patches have as many frames as the video",
     }
 

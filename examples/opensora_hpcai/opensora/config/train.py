@@ -376,7 +376,7 @@ class TrainRuntime(Runtime):
 
 
 TRAINING_UNUSED = {
-    **{name: reason for name, reason in UNUSED_EVERYWHERE.items() if name != "max_image_size"},
+    **UNUSED_EVERYWHERE,
     "log_level": "screen and log file show the same lines, of level INFO and above",
     "dataset_name": "the table says what the data set is",
     "dataset_sink_mode": "the training loop has no sink mode",

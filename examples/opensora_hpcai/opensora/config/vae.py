@@ -222,6 +222,7 @@ class EvaluateVaeConfig(Settings):
     }
     accepted_but_unused: ClassVar[dict[str, str]] = {
         **UNUSED_EVERYWHERE,
+        "max_image_size": "an autoencoder has no patches",
         "seed": "nothing is random here",
         "model_config": "the model's config.json says it",
         "expand_dim_t": "an image is a clip of one frame",

@@ -298,13 +298,10 @@ def write_latent(
 ) -> None:
     """Writes one video's latents; without ``save_distribution`` the mean alone."""
     arrays = {
-        "latent_mean": entry.mean.astype(np.float32, copy=False),
         "fps": np.float32(entry.fps),
         "ori_size": np.asarray(entry.ori_size, np.int32),
     }
-    if save_distribution:
-        arrays["latent_std"] = entry.std.astype(np.float32, copy=False)
-    for name, (mean, std) in entry.ends.items():
+    for name, (mean, std) in {"latent": (entry.mean, entry.std), **entry.ends}.items():
         arrays[f"{name}_mean"] = mean.astype(np.float32, copy=False)
         if save_distribution:
             arrays[f"{name}_std"] = std.astype(np.float32, copy=False)

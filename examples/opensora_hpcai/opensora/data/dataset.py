@@ -307,12 +307,10 @@ class LatentTextDataset:
                 )
             num_frames = round(num_frames * (piece.stop - piece.start) / total)
         item = {
-            "latent_mean": entry.mean[piece].transpose(1, 0, 2, 3),
-            "latent_std": entry.std[piece].transpose(1, 0, 2, 3),
             "caption": row.caption,
             "index": index,
         }
-        for name, parts in entry.ends.items():
+        for name, parts in {"latent": (entry.mean[piece], entry.std[piece]), **entry.ends}.items():
             item |= {f"{name}_{part}": array.transpose(1, 0, 2, 3) for part, array in zip(("mean", "std"), parts)}
         item |= conditions(entry.fps or row.fps or 0.0, height, width, num_frames)
         return item | self.text.item(row) if self.text else item

@@ -16,9 +16,8 @@ from mindone.data.loader import Loader
 from mindone.data.plan import FixedPlan
 from mindone.data.table import VideoRow, read_video_table, shard
 from mindone.data.transforms import ResizeCrop, ResizeWithin, Transform, normalise
-from mindone.errors import UserError
 from opensora import networks
-from opensora.conditions.visual import End, given_ends
+from opensora.conditions.visual import End, given_ends, given_frames
 from opensora.data import cache
 from opensora.data.aspect import parse_num_frames
 from opensora.data.dataset import WholeVideoDataset
@@ -130,6 +129,13 @@ def _rows(data: Videos) -> list[VideoRow]:
     return list({row.relative: row for row in rows}.values())
 
 
+def _require_room(config: EmbedVideoConfig, latent_frames: int) -> None:
+    """Refuses conditions that videos of this length cannot have."""
+    with about("condition_kinds"):
+        for kind in config.cache.condition_kinds or ():
+            given_frames(kind, True, latent_frames)
+
+
 def _encode_videos(
     config: EmbedVideoConfig, family: Family, videos: Sequence[Video], transform: Transform, counts: Counts
 ) -> None:
@@ -187,7 +193,11 @@ def _write_latents(
     remedy = "use a smaller batch_size or vae_micro_batch_size, or smaller videos"
     with within_memory(f"encoding {count} videos of {length} frames at once", remedy):
         mean, std = _frames_first(encode_frames(autoencoder, frames))
-        ends = {end.name: _frames_first(_encode_end(autoencoder, frames, end)) for end in _ends(config)}
+        _require_room(config, autoencoder.latent_size(frames.shape[1:4])[0])
+        ends = {
+            end.name: _frames_first(encode_frames(autoencoder, frames[:, end.frames(autoencoder.time_compression)]))
+            for end in _ends(config)
+        }
     for row, sample in enumerate(group):
         entry = cache.LatentEntry(
             mean[row],
@@ -205,17 +215,6 @@ def _write_latents(
 
 def _frames_first(parts: Iterable[np.ndarray]) -> list[np.ndarray]:
     return [part.swapaxes(1, 2) for part in parts]
-
-
-def _encode_end(autoencoder: Any, frames: np.ndarray, end: End) -> tuple[np.ndarray, np.ndarray]:
-    """`encode_frames` of the frames at one end; videos have to be longer."""
-    where = end.frames(autoencoder.time_compression)
-    if autoencoder.latent_size((frames.shape[1], *frames.shape[2:4]))[0] <= end.latents > 1:
-        raise UserError(
-            f"condition_kinds: {end.name} needs more than {end.latents} latent frames, but videos of "
-            f"{frames.shape[1]} frames have fewer; use longer videos, or leave the kind out"
-        )
-    return encode_frames(autoencoder, frames[:, where])
 
 
 def encode_frames(autoencoder: Any, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -60,8 +60,11 @@ NO_PATCHES: Refusals = {
 }
 
 
-# Of versions whose prompts get nothing that was not asked for.
-NO_SUFFIX: Refusals = {"prompt_suffix": (lambda value: not value, "leave it out; only version 2.0 adds one")}
+# What only 2.0 has, for the versions before it.
+ONLY_2_0: Refusals = {
+    "prompt_suffix": (lambda value: not value, "leave it out; only version 2.0 adds one"),
+    "condition_kinds": (is_on, "leave it out; version 2.0 has it"),
+}
 
 
 @dataclass(frozen=True)

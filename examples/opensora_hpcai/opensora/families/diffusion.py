@@ -21,7 +21,7 @@ from mindone.train.loop import Place
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
-from opensora.families.base import NO_SUFFIX, Arrays, LatentBatch, Objective, SampleRequest
+from opensora.families.base import ONLY_2_0, Arrays, LatentBatch, Objective, SampleRequest
 from opensora.families.packed import PackedDenoiser, Packing
 from opensora.families.stdit import (
     Denoise,
@@ -190,7 +190,7 @@ class DiffusionFamily(STDiTFamily):
     """the conditions that its network is told"""
 
     refused: ClassVar[Refusals] = {
-        **NO_SUFFIX,
+        **ONLY_2_0,
         "vae_type": (lambda value: value != "VideoAutoencoderKL", "use VideoAutoencoderKL"),
         "noise_scheduler": (lambda value: value != "ddpm", "use ddpm"),
         "sampling": (lambda value: value == "rflow", "use ddpm, ddim or dpm-solver"),
@@ -210,11 +210,9 @@ class DiffusionFamily(STDiTFamily):
             "use_timestep_transform": False,
         }
 
-    def objective(
-        self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None, packing: Packing | None = None
-    ) -> DiffusionObjective:
+    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> DiffusionObjective:
         diffusion = Diffusion(DiffusionConfig(learn_sigma=denoiser_config.pred_sigma))
-        return DiffusionObjective(diffusion, self.condition_names, denoiser_config.class_dropout_prob, packing)
+        return DiffusionObjective(diffusion, self.condition_names, denoiser_config.class_dropout_prob)
 
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> DiffusionSampler:
         return DiffusionSampler(denoiser, settings, denoiser.config.pred_sigma)

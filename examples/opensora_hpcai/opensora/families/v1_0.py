@@ -25,7 +25,6 @@ class OpenSora10(DiffusionFamily):
     refused: ClassVar[Refusals] = DiffusionFamily.refused | {
         **NO_PATCHES,
         "mask_ratios": (is_on, "leave it out; its network knows no given frames"),
-        "condition_kinds": (is_on, "leave it out; version 2.0 has it"),
         "condition_config": (is_on, "leave it out; version 2.0 has it"),
         "fps_max": (is_on, "use frame_stride"),
         "reference_path": (is_on, "use version 1.1 or later"),

@@ -29,7 +29,6 @@ class OpenSora11(DiffusionFamily):
     condition_names = STDiT2.condition_names
 
     refused: ClassVar[Refusals] = DiffusionFamily.refused | {
-        "condition_kinds": (is_on, "leave it out; version 2.0 has it"),
         "condition_config": (is_on, "use mask_ratios"),
         "fps_max": (is_on, "use frame_stride"),
     }

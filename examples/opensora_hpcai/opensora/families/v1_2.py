@@ -13,7 +13,7 @@ from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
 from opensora.data.buckets import BucketConfig, BucketRules, rules_1
-from opensora.families.base import NO_PATCHES, NO_SUFFIX, Arrays, is_on
+from opensora.families.base import NO_PATCHES, ONLY_2_0, Arrays, is_on
 from opensora.families.stdit import FlowObjective, FlowSampler, STDiTFamily
 from opensora.models.stdit3 import STDiT3
 from opensora.timestep_shift import size_ratio
@@ -31,10 +31,9 @@ class OpenSora12(STDiTFamily):
 
     refused: ClassVar[Refusals] = {
         **NO_PATCHES,
-        **NO_SUFFIX,
+        **ONLY_2_0,
         "vae_type": (lambda value: value not in ("OpenSora-VAE-v1.2", "OpenSoraVAE_V1_2"), "use OpenSora-VAE-v1.2"),
         "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
-        "condition_kinds": (is_on, "leave it out; version 2.0 has it"),
         "condition_config": (is_on, "use mask_ratios"),
         "fps_max": (is_on, "use frame_stride"),
         "sampling": (lambda value: value != "rflow", "use rflow"),

@@ -188,9 +188,10 @@ def make_setting(config: TrainConfig, mesh: Mesh | None = None) -> Setting:
         )
     rows = read_rows(config.data)
     buckets = None if size else make_buckets(config, family, rows, autoencoder.spatial_compression, mesh)
-    # As given: what the family fills in is for sampling.
-    side = given.model.max_image_size or max(size[1:] if size else (0,))
-    packing = packing_of(network, side) if config.model.pre_patchify else None
+    packing = None
+    if config.model.pre_patchify:
+        # As given: what the family fills in is for sampling.
+        packing = packing_of(network, given.model.max_image_size or max(size[1:]))
     return Setting(config, family, network, autoencoder, size, rows, buckets, packing)
 
 
@@ -344,9 +345,9 @@ def make_captions(setting: Setting) -> Captions:
 
 
 def make_objective(setting: Setting, null_text: Arrays | None) -> Objective:
-    """The training loss of the family."""
-    rows = {"packing": setting.packing} if setting.packing else {}
-    return setting.family.objective(setting.config.flow, setting.denoiser_config, null_text, **rows)
+    """The training loss of the family, on rows of patches if there are any."""
+    objective = setting.family.objective(setting.config.flow, setting.denoiser_config, null_text)
+    return dataclasses.replace(objective, packing=setting.packing) if setting.packing else objective
 
 
 def make_null_text(setting: Setting, captions: Captions) -> Arrays | None:

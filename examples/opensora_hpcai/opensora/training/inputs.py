@@ -18,7 +18,7 @@ from mindone.data.table import VideoRow
 from mindone.data.transforms import normalise
 from mindone.errors import UserError
 from mindone.train.loop import Place
-from opensora.conditions.visual import End, Given, draw_kinds, training_condition
+from opensora.conditions.visual import End, Given, draw_kinds, encoded, training_condition
 from opensora.data.cache import cache_path
 from opensora.data.dataset import Memory
 from opensora.data.masks import MaskGenerator
@@ -32,6 +32,8 @@ TEXT_MEMORY = 1 << 30
 
 # What of a sample has its own size.
 PIXELS = ("frames", "latent_mean", "latent_std")
+# What every network may be told of a sample.
+KNOWN = ("fps", "num_frames", "height", "width")
 
 
 def _with_video(arrays: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +127,7 @@ class DenoiserInputs:
             return self._rows_of_patches(batch, place)
         arrays = _with_video(batch.arrays)
         latents = self._latents(arrays, batch.size, place)
-        known = {name: arrays[name] for name in ("fps", "num_frames", "height", "width")}
+        known = {name: arrays[name] for name in KNOWN}
         masks = self._frames_masks(latents.shape[2], place)
         condition = self._condition(arrays, latents, place)
         return LatentBatch(latents, self.captions.of_batch(arrays), **known, frames_mask=masks, condition=condition)
@@ -134,16 +136,16 @@ class DenoiserInputs:
         """Every sample at a size of its own, as a row of patches."""
         latents, packed = [], []
         for sample, position in zip(batch.samples, place.positions):
-            arrays = _with_video(collate([sample]))
-            own = self._latents(arrays, _size_of(sample), replace(place, positions=[position])).asnumpy()
+            size = _size_of(sample)
+            own = self._latents(_with_video(collate([sample])), size, replace(place, positions=[position])).asnumpy()
             latents.append(self.packing.pack(own))
-            packed.append(self.packing.conditions(own.shape, int(sample["height"]), int(sample["width"]), 1))
+            packed.append(self.packing.conditions(own.shape, *size[1:], batch=1))
         rest = [{name: value for name, value in sample.items() if name not in PIXELS} for sample in batch.samples]
         arrays, rows = collate(rest), Tensor(np.concatenate(latents))
         return LatentBatch(
             rows,
             self.captions.of_batch(arrays),
-            **{name: arrays[name] for name in ("fps", "num_frames", "height", "width")},
+            **{name: arrays[name] for name in KNOWN},
             frames_mask=self._frames_masks(rows.shape[2], place),
             packed={name: np.concatenate([each[name] for each in packed]) for name in packed[0]},
         )
@@ -183,11 +185,10 @@ class DenoiserInputs:
             noise = streams[row].standard_normal(mean.shape, np.float32)
             return self.autoencoder.normalize(Tensor(mean + std * noise)).asnumpy()[0]
 
-        def from_video(row: int, end: End) -> np.ndarray:
-            pixels = arrays["video"][row : row + 1, :, end.frames(self.autoencoder.time_compression)]
+        def encode(row: int, pixels: np.ndarray) -> np.ndarray:
             return sample(row, *(part.asnumpy() for part in self.autoencoder.posterior(pixels)))
 
         def from_cache(row: int, end: End) -> np.ndarray:
             return sample(row, *(arrays[f"{end.name}_{part}"][row : row + 1] for part in ("mean", "std")))
 
-        return from_video if "video" in arrays else from_cache
+        return encoded(arrays["video"], encode, self.autoencoder.time_compression) if "video" in arrays else from_cache

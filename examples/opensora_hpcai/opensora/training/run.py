@@ -51,6 +51,9 @@ logger = logging.getLogger(__name__)
 # Memory for decoded clips and caches, over all processes of a rank: a small data set is read once.
 CACHE_BYTES = 4 << 30
 
+# A run's settings, in its folder.
+SETTINGS = "args.yaml"
+
 # Settings that may differ in a resumed run without changing its numbers, or whose effect is compared instead of them.
 HARMLESS_GROUPS = {"samples", "parallel", "validation", "runtime"}
 HARMLESS = {
@@ -95,7 +98,7 @@ def open_run(config: TrainConfig | TrainVaeConfig, mesh: Mesh) -> Iterator[Run]:
     if found:
         seed = _resumed_seed(found, given)
     if mesh.is_main:
-        save_config(config, folder / "args.yaml")
+        save_config(config, folder / SETTINGS)
     ms.set_seed(seed)
     what = f"resumes step {found.checkpoint.step} of {found.folder} in" if found else "starts"
     with _log_file(folder / f"log_{mesh.rank}.txt"):

@@ -12,18 +12,16 @@ from mindone.config import load
 from mindone.data.loader import name_of
 from mindone.errors import UserError
 from mindone.parallel.mesh import make_mesh
-from mindone.train.curves import draw_curves, read_curves
+from mindone.train.curves import draw_curves, log_rows, read_curves
 from mindone.train.loop import Replayed, replay
 from mindone.train.run_folder import CHECKPOINTS
 from mindone.train.tracker import RESULT_LOG, Trackers
 from opensora.config import PlotConfig, ReplayConfig, TrainConfig
 from opensora.start import start
 from opensora.training.denoiser import make_setting, prepare
-from opensora.training.run import open_run
+from opensora.training.run import SETTINGS, open_run
 
 logger = logging.getLogger(__name__)
-
-SETTINGS = "args.yaml"
 
 
 def plot(config: PlotConfig) -> Path:
@@ -62,7 +60,7 @@ def replay_update(config: ReplayConfig) -> Update:
     start(config.device)
     mesh, folder = make_mesh(), Path(config.run)
     settings = read_settings(folder)
-    _require_past(folder, config.step)
+    logged = _past_update(folder, config.step)
     nearest = nearest_checkpoint(folder, config.step)
     began = nearest.step if nearest else 0
     logger.info("step %d is computed again from %s", config.step, nearest.path if nearest else "the beginning")
@@ -81,7 +79,7 @@ def replay_update(config: ReplayConfig) -> Update:
             training, _ = prepare(again, setting, run)
             training.total_steps, training.trackers = config.step, Trackers()
             found = replay(training)
-        update = _described(found, config.step, training.loader.dataset, folder)
+        update = _described(found, config.step, training.loader.dataset, logged)
     _print(update, config.step - began)
     return update
 
@@ -104,29 +102,28 @@ def nearest_checkpoint(folder: Path, step: int) -> RunCheckpoint | None:
     return max(before, key=lambda each: each.step, default=None)
 
 
-def _described(found: Replayed, step: int, dataset: object, folder: Path) -> Update:
+def _described(found: Replayed, step: int, dataset: object, logged: tuple[str, str] | None) -> Update:
     loss, norm = (str(value.asnumpy()[()]) for value in (found.result.loss, found.result.grad_norm))
     samples = [(index, name_of(dataset, index)) for batch in found.batches for index in batch.indices]
-    logged = _logged(folder, step)
     return Update(step, loss, norm, found.lr, samples, None if logged is None else logged == (loss, norm))
 
 
-def _require_past(folder: Path, step: int) -> None:
-    last = max((int(row[0]) for row in _log(folder)), default=step)
+def _past_update(folder: Path, step: int) -> tuple[str, str] | None:
+    """Loss and gradient norm of an update in the run's log, as they stand there; None if it is not in it.
+
+    Raises:
+        UserError: the run has not come so far.
+    """
+    rows = log_rows(folder / RESULT_LOG)
+    found = {
+        int(row["step"]): (row["loss"], row["grad_norm"])
+        for row in rows
+        if row.get("grad_norm") and row["step"].isdigit()
+    }
+    last = max(found, default=step)
     if step > last:
         raise UserError(f"the run in {folder} is at step {last}, so there is no step {step} yet")
-
-
-def _logged(folder: Path, step: int) -> tuple[str, str] | None:
-    """Loss and gradient norm of an update in the run's log."""
-    return next(((row[1], row[3]) for row in _log(folder) if row[0] == str(step)), None)
-
-
-def _log(folder: Path) -> list[list[str]]:
-    """The cells of the run's log, a row per update."""
-    path = folder / RESULT_LOG
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    return [row for row in rows if row[0].isdigit() and len(row) > 3]
+    return found.get(step)
 
 
 def _print(update: Update, computed: int) -> None:

@@ -18,6 +18,7 @@ from mindspore import nn
 from mindone import runtime
 from mindone.data.errors import BadSample
 from mindone.data.loader import Batch, Dataset
+from mindone.data.plan import make_draw, size_name
 from mindone.errors import UserError
 from mindone.parallel.collectives import sum_over_ranks
 from mindone.parallel.mesh import Mesh
@@ -25,6 +26,7 @@ from mindone.train.ema import Ema
 from mindone.train.loop import Place
 from mindone.train.tracker import VALIDATION_LOG, Trackers, lines_until
 from opensora.config.train import TrainConfig
+from opensora.data.dataset import Memory
 from opensora.families.base import LatentBatch, Objective
 from opensora.sizes import VideoSize
 from opensora.training.inputs import DenoiserInputs
@@ -72,10 +74,7 @@ def batches_of_buckets(buckets: Buckets, batch_size: int) -> list[SizedBatch]:
     Raises:
         UserError: no sample falls into a bucket.
     """
-
-    def draw(question: int, name: str, samples: np.ndarray) -> np.ndarray:
-        return runtime.stream(SEED, "validation", question, name).random(len(buckets.metadata))[samples]
-
+    draw = make_draw(len(buckets.metadata), SEED, "validation")
     found = buckets.assign(draw)
     batches: list[SizedBatch] = []
     for number, bucket in enumerate(buckets.rules.buckets):
@@ -89,6 +88,18 @@ def batches_of_buckets(buckets: Buckets, batch_size: int) -> list[SizedBatch]:
 def _in_batches(indices: Sequence[int], size: VideoSize | None, batch_size: int) -> Iterator[SizedBatch]:
     for start in range(0, len(indices), batch_size):
         yield SizedBatch(size, tuple(indices[start : start + batch_size]))
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Latents and text of a batch without its bad samples, for `Memory`; None if all are bad."""
+
+    latents: LatentBatch | None
+    indices: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return self.latents.latents.nbytes if self.latents else 0
 
 
 class ValidationLoss:
@@ -106,15 +117,14 @@ class ValidationLoss:
         self.objective, self.inputs, self.dataset = objective, inputs, dataset
         self.cell = objective.loss_cell(denoiser)
         self.points = np.linspace(0, 1, timesteps + 2)[1:-1]
-        self._kept: dict[SizedBatch, tuple[LatentBatch, tuple[int, ...]] | None] = {}
-        self._bytes = 0
+        self._memory = Memory(MEMORY)
 
     def sums(self, batch: SizedBatch) -> np.ndarray:
         """(timesteps + 1,) float32: per timestep the sum of the samples' losses; then how many samples there are."""
-        found = self._encoded(batch)
-        if found is None:
+        encoded = self._memory.get(batch, lambda: self._encode(batch))
+        latents, indices = encoded.latents, encoded.indices
+        if latents is None:
             return np.zeros(len(self.points) + 1, np.float32)
-        latents, indices = found
         losses = [self.loss(latents, indices, number) for number in range(len(self.points))]
         return np.array([*(loss * len(indices) for loss in losses), len(indices)], np.float32)
 
@@ -124,18 +134,7 @@ class ValidationLoss:
         result = self.cell(*inputs)
         return float((result[0] if isinstance(result, tuple) else result).asnumpy())
 
-    def _encoded(self, batch: SizedBatch) -> tuple[LatentBatch, tuple[int, ...]] | None:
-        """Latents and text of a batch without its bad samples, from memory if they are there; None if all are bad."""
-        if batch not in self._kept:
-            found = self._encode(batch)
-            nbytes = found[0].latents.nbytes if found else 0
-            if self._bytes + nbytes > MEMORY:
-                return found
-            self._bytes += nbytes
-            self._kept[batch] = found
-        return self._kept[batch]
-
-    def _encode(self, batch: SizedBatch) -> tuple[LatentBatch, tuple[int, ...]] | None:
+    def _encode(self, batch: SizedBatch) -> _Encoded:
         samples, indices = [], []
         for index in batch.indices:
             try:
@@ -145,9 +144,9 @@ class ValidationLoss:
                 continue
             indices.append(index)
         if not samples:
-            return None
+            return _Encoded(None, ())
         whole = Batch(samples, tuple(indices), tuple(indices), batch.size, 0, len(samples))
-        return self.inputs.latent_batch(whole, Place(SEED, 0, indices)), tuple(indices)
+        return _Encoded(self.inputs.latent_batch(whole, Place(SEED, 0, indices)), tuple(indices))
 
 
 class Validation:
@@ -201,17 +200,16 @@ class Validation:
         with _evaluating(self.loss_of.cell), self.ema.applied() if self.ema else contextlib.nullcontext():
             for batch in self.batches[self.mesh.data_index :: self.mesh.data]:
                 sums[self.sizes.index(batch.size)] += self.loss_of.sums(batch)
-        if self.mesh.sequence > 1 and self.mesh.sequence_index:
+        if self.mesh.sequence_index:
             sums[:] = 0
         sums = sum_over_ranks(sums, self.mesh)
         if not sums[:, -1].any():
             raise UserError("none of the validation samples can be used; see the warnings above")
-        return {size_name(size): (int(row[-1]), row[:-1] / row[-1]) for size, row in zip(self.sizes, sums) if row[-1]}
+        return {_name(size): (int(row[-1]), row[:-1] / row[-1]) for size, row in zip(self.sizes, sums) if row[-1]}
 
 
-def size_name(size: VideoSize | None) -> str:
-    """``17x64x96``: frames, height, width."""
-    return "x".join(map(str, size)) if size else "any size"
+def _name(size: VideoSize | None) -> str:
+    return size_name(size) if size else "any size"
 
 
 @contextlib.contextmanager

@@ -88,7 +88,8 @@ def test_inputs_and_loss_of_a_training_step_match_the_original(golden_case, mode
         condition = None
         if settings["drawn_conditions"]:
             kinds = settings["drawn_conditions"]
-            condition = training_condition(latents, kinds, encoded(inputs["video"], encode, 4), causal)
+            given = encoded(inputs["video"], lambda row, pixels, encode=encode: encode(pixels)[0], 4)
+            condition = training_condition(latents, kinds, given, causal)
             close(pack(condition, patch), f"{case}/cond")
         cell = FlowMatchingLoss(ToyNetwork(patch, cond_embed=condition is not None))
         noise = unpack(inputs["x_1"], size, patch)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bucket_world import flags, write_world
+from refusals import refused
 
 from mindone.checkpoint import read_tensors, save_model
 from mindone.config import load
@@ -51,13 +52,6 @@ def losses(folder):
 def command(world, folder, **settings):
     own = {"bucket_config": BUCKETS, "train_steps": STEPS, "output_path": folder}
     return flags(world, **{**own, **RATE, **settings})
-
-
-def refused(capsys, arguments):
-    with pytest.raises(SystemExit) as ended:
-        enter("train", arguments)
-    assert ended.value.code == 2
-    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")

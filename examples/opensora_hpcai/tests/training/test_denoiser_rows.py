@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bucket_world import TOKENS, WIDTH, flags
+from refusals import refused
 
 from mindone.checkpoint import save_model
 from mindone.data.write import write_video
@@ -50,13 +51,6 @@ def command(world, folder, **settings):
 
 def losses(folder):
     return [float(line.split("\t")[1]) for line in (folder / "result.log").read_text().splitlines()[1:]]
-
-
-def refused(capsys, arguments):
-    with pytest.raises(SystemExit) as ended:
-        enter("train", arguments)
-    assert ended.value.code == 2
-    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from refusals import refused
 from tiny_v2 import save_networks
 
 from mindone.checkpoint import read_tensors
@@ -62,13 +63,6 @@ def losses(folder):
     with open(folder / "result.log") as file:
         rows = [line.split() for line in file]
     return [float(row[1]) for row in rows[1:]]
-
-
-def refused(capsys, arguments):
-    with pytest.raises(SystemExit) as ended:
-        enter("train", arguments)
-    assert ended.value.code == 2
-    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_it_trains_on_videos_with_every_kind_of_condition_they_can_have(world, tmp_path):
