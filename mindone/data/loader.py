@@ -33,6 +33,8 @@ from mindone.signals import WATCHED
 
 # How many samples may be tried in the place of a bad one.
 MAX_REPLACEMENTS = 64
+# How long the end of a loader waits for its worker processes.
+CLOSING_SECONDS = 5.0
 
 Sample = dict[str, Any]
 
@@ -340,9 +342,15 @@ class Loader:
         return self._pool
 
     def close(self) -> None:
-        """Ends the worker processes; the loader can be used again and starts new ones."""
+        """Ends the worker processes; the loader can be used again and starts new ones.
+
+        Workers have a moment to end: the interpreter's exit trips over a pool that is still closing. One that hangs is
+        left behind, and ends with this process.
+        """
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            closing = threading.Thread(target=self._pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+            closing.start()
+            closing.join(CLOSING_SECONDS)
             self._pool = None
 
     def __enter__(self) -> Loader:
