@@ -128,7 +128,8 @@ def row(name: str, timing: Timing) -> str:
 @guarded
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(BenchConfig, argv, prog="bench.py", description=__doc__.splitlines()[0])
-    from cases import CASES, prepare
+    from cases import CASES
+    from pairs import prepare
 
     threads = len(os.sched_getaffinity(0))
     prepare(threads)

@@ -6,7 +6,7 @@ import contextlib
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,100 +14,35 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import torch
-import torch_autoencoders
 import torch_mmdit
 import torch_reference as reference
 import torch_stdit
 from bench import Case
+from cases_autoencoders import AUTOENCODERS
 from mindspore import Tensor, nn, ops
+from pairs import TORCH, Maker, agree, same_weights, updates
 
-from mindone import runtime
-from mindone.checkpoint import convert, load_into
+from mindone.checkpoint import convert
 from mindone.checkpoint.atomic import atomic_write
 from mindone.data.loader import Loader
 from mindone.data.plan import FixedPlan
 from mindone.data.table import read_video_table
 from mindone.data.transforms import normalise
 from mindone.data.video import read_video
-from mindone.models.autoencoder_kl import AutoencoderKLConfig
 from mindone.models.clip import CLIPTextConfig, CLIPTextEncoder
 from mindone.models.presets import load_preset
 from mindone.models.t5 import T5Encoder
-from mindone.train.ema import Ema
-from mindone.train.optim import AdamW
-from mindone.train.step import TrainStep
 from opensora.data.dataset import VideoTextDataset
 from opensora.families.stdit import GuidedPrediction
-from opensora.models.autoencoder import Autoencoder
 from opensora.models.mmdit import MMDiT, MMDiTConfig
 from opensora.models.stdit import STDiTConfig
 from opensora.models.stdit2 import STDiT2Config
 from opensora.models.stdit3 import STDiT3Config
 from opensora.models.stdit_base import STDiTBase, STDiTBaseConfig
-from opensora.models.vae_dc_ae import DCAE, DCAEConfig, StagesConfig
-from opensora.models.vae_flux import FluxAutoencoder, FluxAutoencoderConfig
-from opensora.models.vae_hunyuan import AutoencoderKLCausal3D, HunyuanAutoencoderConfig
-from opensora.models.vae_temporal import TemporalAutoencoderConfig
-from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
 from opensora.networks import build_denoiser
 from opensora.toy.world import write_dataset
 
-LEARNING_RATE, BETAS, EPS, CLIP, EMA_DECAY, GUIDANCE = 1e-4, (0.9, 0.999), 1e-8, 1.0, 0.99, 4.0
-TORCH = "PyTorch eager"
-
-
-Maker = Callable[[], contextlib.AbstractContextManager[Case]]
-
-
-def prepare(threads: int) -> None:
-    """Graph mode on our side, ``threads`` on PyTorch's; MindSpore itself takes all cores that it may use.
-
-    `ms.runtime.dispatch_threads_num` is no way to say so: any number above one runs matrix products in one thread.
-    """
-    runtime.setup("CPU")
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-
-
-def same_weights(network: nn.Cell, source: torch.nn.Module) -> None:
-    """Gives our network the weights of PyTorch's: the names are the same."""
-    load_into(network, {name: value.numpy() for name, value in source.state_dict().items()})
-
-
-def agree(ours: Tensor | np.ndarray, theirs: torch.Tensor, tolerance: float = 1e-3) -> None:
-    """Stops the run unless both sides compute the same."""
-    ours, theirs = np.asarray(ours.asnumpy() if isinstance(ours, Tensor) else ours), theirs.detach().numpy()
-    difference, largest = np.abs(ours - theirs).max(), np.abs(theirs).max()
-    if not difference <= tolerance * max(largest, 1e-6):
-        raise RuntimeError(f"the two sides differ by {difference:.2e} where the largest value is {largest:.2e}")
-
-
-def updates(
-    loss: nn.Cell, batches: list, theirs: torch.nn.Module, torch_loss: Callable[[], torch.Tensor]
-) -> tuple[Callable[[], Tensor], Callable[[], torch.Tensor]]:
-    """A whole update of both sides, which return the loss: gradients, clipping, AdamW, EMA. The first two agree."""
-    trained = list(loss.trainable_params())
-    step = TrainStep(loss, AdamW(trained, BETAS, EPS), Ema(trained, EMA_DECAY), max_grad_norm=CLIP)
-    parameters = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
-    average = [parameter.detach().clone() for parameter in parameters]
-    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, BETAS, EPS, weight_decay=0.0)
-
-    def torch_step() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = torch_loss()
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
-        torch._foreach_lerp_(average, parameters, 1 - EMA_DECAY)
-        return value
-
-    def our_step() -> Tensor:
-        return step(batches, LEARNING_RATE).loss
-
-    for _ in range(2):
-        agree(our_step(), torch_step())
-    return our_step, torch_step
-
+GUIDANCE = 4.0
 
 # --- denoisers -------------------------------------------------------------------------------------------------------
 
@@ -314,132 +249,6 @@ MMDIT_384 = MMDiTConfig(
 )
 
 
-# --- autoencoder -----------------------------------------------------------------------------------------------------
-
-
-def autoencoder_pair(config: VideoAutoencoderConfig) -> tuple[VideoAutoencoder, reference.VideoAutoencoder]:
-    image, temporal = config.autoencoder_kl, config.vae_temporal
-    settings = reference.VideoAutoencoderSettings(
-        reference.AutoencoderKLSettings(
-            image.block_out_channels, image.layers_per_block, image.latent_channels, image.norm_num_groups
-        ),
-        reference.TemporalSettings(temporal.filters, temporal.num_res_blocks, num_groups=temporal.num_groups),
-    )
-    ours, theirs = VideoAutoencoder(config), reference.VideoAutoencoder(settings)
-    same_weights(ours, theirs)
-    return ours.set_train(False), theirs
-
-
-@contextlib.contextmanager
-def autoencoder(config: VideoAutoencoderConfig, encode: bool) -> Iterator[Case]:
-    """17 frames of 64x64 to latents, or back."""
-    ours, theirs = autoencoder_pair(config)
-    video = np.random.default_rng(0).uniform(-1, 1, (1, 3, 17, 64, 64)).astype(np.float32)
-    x = torch.from_numpy(video)
-    with torch.no_grad():
-        z = theirs.encode(x)
-    latents = z.numpy()
-
-    @torch.no_grad()
-    def torch_step() -> torch.Tensor:
-        return theirs.encode(x) if encode else theirs.decode(z, 17)
-
-    def our_step() -> np.ndarray:
-        return (ours.encode(video) if encode else ours.decode(latents, 17)).asnumpy()
-
-    agree(our_step(), torch_step())
-    widths = config.autoencoder_kl.block_out_channels
-    yield Case(f"widths {'/'.join(map(str, widths))}, 17 x 64 x 64", TORCH, our_step, torch_step)
-
-
-VAE_TINY = VideoAutoencoderConfig(
-    autoencoder_kl=AutoencoderKLConfig(block_out_channels=(8, 16, 32, 64), layers_per_block=1, norm_num_groups=4),
-    vae_temporal=TemporalAutoencoderConfig(filters=16, num_res_blocks=1, num_groups=8),
-    micro_batch_size=None,
-)
-VAE_HALF = VideoAutoencoderConfig(
-    autoencoder_kl=AutoencoderKLConfig(block_out_channels=(64, 128, 256, 256)),
-    vae_temporal=TemporalAutoencoderConfig(filters=64, num_res_blocks=4),
-    micro_batch_size=None,
-)
-
-
-# --- the autoencoders of 2.0 -----------------------------------------------------------------------------------------
-
-Pair = tuple[Autoencoder, torch.nn.Module]
-
-
-def flux_pair() -> Pair:
-    sizes = {"ch": 64, "ch_mult": (1, 2), "num_res_blocks": 1, "z_channels": 16}
-    theirs = torch_autoencoders.FluxAutoencoder(torch_autoencoders.FluxSettings(**sizes))
-    return FluxAutoencoder(FluxAutoencoderConfig(**sizes, micro_batch_size=None)), theirs
-
-
-def hunyuan_pair() -> Pair:
-    sizes = {"block_out_channels": (64, 64, 128, 128), "layers_per_block": 1, "latent_channels": 16}
-    theirs = torch_autoencoders.CausalAutoencoder(torch_autoencoders.CausalSettings(**sizes))
-    return AutoencoderKLCausal3D(HunyuanAutoencoderConfig(**sizes)), theirs
-
-
-def dc_ae_pair() -> Pair:
-    widths, depths, temporal = (64, 64, 128), (1, 1, 1), (False, True, False)
-    theirs = torch_autoencoders.DeepAutoencoder(
-        torch_autoencoders.DeepSettings(widths, depths, 1, temporal, latent_channels=32)
-    )
-    stages = StagesConfig(widths, depths, ("ResBlock", "EViTS5_GLU", "EViTS5_GLU"), temporal)
-    sizes = {"latent_channels": 32, "time_compression_ratio": 2, "spatial_compression_ratio": 4}
-    return DCAE(DCAEConfig(**sizes, encoder=stages, decoder=stages)), theirs
-
-
-@contextlib.contextmanager
-def codec(pair: Callable[[], Pair], frames: int, encode: bool) -> Iterator[Case]:
-    """One clip of 64x64 to latents, or back."""
-    ours, theirs = pair()
-    same_weights(ours, theirs)
-    ours.set_train(False)
-    video = np.random.default_rng(0).uniform(-1, 1, (1, 3, frames, 64, 64)).astype(np.float32)
-    x = torch.from_numpy(video)
-    with torch.no_grad():
-        z = theirs.encode(x)
-    latents = ours.normalize(z.numpy())
-
-    @torch.no_grad()
-    def torch_step() -> torch.Tensor:
-        return theirs.encode(x) if encode else theirs.decode(z)
-
-    def our_step() -> np.ndarray:
-        return (ours.posterior(video)[0] if encode else ours.decode(latents)).asnumpy()
-
-    agree(our_step(), torch_step())
-    yield Case(f"1 x 3 x {frames} x 64 x 64", TORCH, our_step, torch_step)
-
-
-class ReconstructionError(nn.Cell):
-    """Mean squared error of a reconstruction."""
-
-    def __init__(self, autoencoder: Autoencoder):
-        super().__init__(auto_prefix=False)
-        self.autoencoder = autoencoder
-
-    def construct(self, x):
-        return ops.square(self.autoencoder(x)[0] - x).mean()
-
-
-@contextlib.contextmanager
-def codec_train(pair: Callable[[], Pair], frames: int) -> Iterator[Case]:
-    """A whole update of an autoencoder: loss, gradients, clipping, AdamW, EMA."""
-    ours, theirs = pair()
-    same_weights(ours, theirs)
-    video = np.random.default_rng(0).uniform(-1, 1, (1, 3, frames, 64, 64)).astype(np.float32)
-    x = torch.from_numpy(video)
-
-    def torch_loss() -> torch.Tensor:
-        return (theirs.decode(theirs.encode(x)) - x).square().mean()
-
-    our_step, torch_step = updates(ReconstructionError(ours), [[Tensor(video)]], theirs, torch_loss)
-    yield Case(f"1 x 3 x {frames} x 64 x 64", TORCH, lambda: our_step().asnumpy(), torch_step)
-
-
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
@@ -543,19 +352,7 @@ CASES: dict[str, Maker] = {
     "mmdit_train_384": partial(mmdit, MMDIT_384, 1, (7, 8, 8), 64, True),
     "mmdit_forward_tiny": partial(mmdit, MMDIT_TINY, 8, (4, 4, 4), 16, False),
     "mmdit_forward_384": partial(mmdit, MMDIT_384, 1, (7, 8, 8), 64, False),
-    "vae_encode_tiny": partial(autoencoder, VAE_TINY, True),
-    "vae_decode_tiny": partial(autoencoder, VAE_TINY, False),
-    "vae_encode_half": partial(autoencoder, VAE_HALF, True),
-    "vae_decode_half": partial(autoencoder, VAE_HALF, False),
-    "flux_ae_encode": partial(codec, flux_pair, 4, True),
-    "flux_ae_decode": partial(codec, flux_pair, 4, False),
-    "flux_ae_train": partial(codec_train, flux_pair, 4),
-    "hunyuan_vae_encode": partial(codec, hunyuan_pair, 9, True),
-    "hunyuan_vae_decode": partial(codec, hunyuan_pair, 9, False),
-    "hunyuan_vae_train": partial(codec_train, hunyuan_pair, 9),
-    "dc_ae_encode": partial(codec, dc_ae_pair, 8, True),
-    "dc_ae_decode": partial(codec, dc_ae_pair, 8, False),
-    "dc_ae_train": partial(codec_train, dc_ae_pair, 8),
+    **AUTOENCODERS,
     "t5_encode": t5_encode,
     "clip_encode": clip_encode,
     "video_loader": video_loader,

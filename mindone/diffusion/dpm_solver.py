@@ -18,14 +18,22 @@ Prediction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class DPMSolver:
-    """Samples a network that predicts noise.
+    """Samples a network that predicts noise, or the data themselves.
 
     Args:
         num_sampling_steps: calls of the network.
         num_timesteps, noise_schedule: the schedule that the network was trained on.
+        predict_xstart: the network predicts x_0 instead of the noise.
     """
 
-    def __init__(self, num_sampling_steps: int = 20, num_timesteps: int = 1000, noise_schedule: str = "linear"):
+    def __init__(
+        self,
+        num_sampling_steps: int = 20,
+        num_timesteps: int = 1000,
+        noise_schedule: str = "linear",
+        predict_xstart: bool = False,
+    ):
+        self.predict_xstart = predict_xstart
         self.num_timesteps = num_timesteps
         self._log_alphas = 0.5 * np.cumsum(np.log(1 - betas_of(noise_schedule, num_timesteps)))
         self.times = np.linspace(1.0, 1 / num_timesteps, num_sampling_steps + 1)
@@ -42,7 +50,7 @@ class DPMSolver:
         """From noise to data; yields the latents after every step.
 
         Args:
-            predict: ``predict(z, t)`` gives the noise (B, C, ...) (guidance included, further channels are ignored);
+            predict: ``predict(z, t)`` gives noise or x_0 (B, C, ...) (guidance included, further channels are ignored);
                 t (B,) float32 are timesteps.
             latents: (B, C, ...) noise.
         """
@@ -51,8 +59,9 @@ class DPMSolver:
         before = None
         for number, (here, there) in enumerate(zip(steps, steps[1:])):
             t = np.full(len(z), self.timestep(self.times[number]), np.float32)
-            noise = np.asarray(predict(z, t), np.float32)[:, : z.shape[1]]
-            x_start = (z - np.float32(here[1]) * noise) / np.float32(here[0])
+            x_start = np.asarray(predict(z, t), np.float32)[:, : z.shape[1]]
+            if not self.predict_xstart:
+                x_start = (z - np.float32(here[1]) * x_start) / np.float32(here[0])
             h = there[2] - here[2]
             # The last step of a multistep method is of order 1: it is the most stable at the smallest noise.
             if before is None or number == len(steps) - 2:

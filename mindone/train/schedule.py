@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 from mindone.errors import UserError
 
 Schedule = Callable[[int], float]
 
-SCHEDULERS = (
+SchedulerName = Literal[
     "constant",
     "cosine_decay",
     "polynomial_decay",
@@ -17,7 +18,8 @@ SCHEDULERS = (
     "cosine_annealing_warm_restarts_lr",
     "linear_warmup",
     "linear_warmup_v1_3",
-)
+]
+SCHEDULERS: tuple[str, ...] = get_args(SchedulerName)
 
 WITHOUT_DECAY = ("constant", "linear_warmup", "linear_warmup_v1_3")
 

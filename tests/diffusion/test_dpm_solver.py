@@ -22,11 +22,13 @@ def test_sampling_matches_the_original(golden_case):
     assert np.abs(sample - reference).max() <= 1e-4 * np.abs(reference).max()
 
 
-def test_a_perfect_prediction_leads_to_the_data():
+@pytest.mark.parametrize("predict_xstart", [False, True])
+def test_a_perfect_prediction_leads_to_the_data(predict_xstart):
     rng = np.random.default_rng(0)
     x, noise = rng.normal(size=(2, 1, 4, 3, 2, 2)).astype(np.float32)
     bar = np.cumprod(1 - betas_of("linear", 1000))
     start = (np.sqrt(bar[-1]) * x + np.sqrt(1 - bar[-1]) * noise).astype(np.float32)
-    *_, result = DPMSolver(20).sample(lambda z, t: noise, start)
+    prediction = x if predict_xstart else noise
+    *_, result = DPMSolver(20, predict_xstart=predict_xstart).sample(lambda z, t: prediction, start)
     ends_at = np.sqrt(bar[0]) * x + np.sqrt(1 - bar[0]) * noise
     np.testing.assert_allclose(result, ends_at, atol=1e-3)

@@ -10,9 +10,8 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mindone
 from mindone.config import parse
@@ -161,13 +160,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @guarded
-def enter(name: str, argv: Sequence[str] | None = None) -> Any:
+def enter(name: str, argv: Sequence[str] | None = None) -> object:
     """What a script or tool does: `open_door` with its own command line and name."""
     argv = list(sys.argv[1:] if argv is None else argv)
     return open_door(name, argv, os.path.basename(sys.argv[0]))
 
 
-def open_door(name: str, argv: Sequence[str], prog: str) -> Any:
+def open_door(name: str, argv: Sequence[str], prog: str) -> object:
     """Reads the settings of a door from a command line, calls its function and returns what that gives.
 
     The result's type is the function's own: a list of results, a folder, counts.
@@ -179,7 +178,7 @@ def open_door(name: str, argv: Sequence[str], prog: str) -> Any:
     return load(door.function)(config)
 
 
-def load(name: str) -> Any:
-    """The object called ``module:name``."""
+def load(name: str) -> Callable[..., object]:
+    """The class or function called ``module:name``."""
     module, attribute = name.split(":")
     return getattr(importlib.import_module(module), attribute)

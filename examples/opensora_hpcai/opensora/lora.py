@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mindone import runtime
 from mindone.adapters import read_lora, with_lora, write_lora
@@ -16,6 +16,9 @@ from opensora.config.lora import AdaptedModel, ConvertLoraConfig, MergeLoraConfi
 from opensora.families import get_family
 from opensora.model_folder import require_path
 from opensora.networks import build_denoiser, denoiser_config, shapes
+
+if TYPE_CHECKING:
+    from opensora.models.types import DenoiserConfig
 
 
 def merge_lora(config: MergeLoraConfig) -> None:
@@ -53,11 +56,11 @@ def convert_lora(config: ConvertLoraConfig) -> None:
     print(f"{config.target}: {len(lora.modules)} modules, named as by {config.format}")
 
 
-def _network_config(config: AdaptedModel) -> Any:
+def _network_config(config: AdaptedModel) -> DenoiserConfig:
     preset = config.model_name or get_family(config.model_version).denoiser_preset
     return denoiser_config(preset, config.ckpt_path)
 
 
-def _shapes(network: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(network: DenoiserConfig) -> dict[str, tuple[int, ...]]:
     with runtime.lazy_parameters():
         return shapes(build_denoiser(network))

@@ -20,7 +20,12 @@ from mindone.models.presets import preset_values
 from opensora.model_folder import config_from, read_config, require_path
 
 if TYPE_CHECKING:
+    from mindspore import nn
+
     from mindone.checkpoint import TensorFile
+    from mindone.parallel.sequence import NoParallel
+    from opensora.models.autoencoder import Autoencoder
+    from opensora.models.types import AutoencoderConfig, Denoiser, DenoiserConfig
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +49,7 @@ def denoiser_presets() -> dict[str, Any]:
 
 def denoiser_config(
     preset: str, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None, setting: str = "denoiser"
-) -> Any:
+) -> DenoiserConfig:
     """The config of a preset, replaced by the ``config.json`` at ``path``, then by overrides that are not None.
 
     `POSITION_SCALES` are left out with a notice where the network has none.
@@ -66,12 +71,14 @@ def denoiser_config(
     return config_from(type(config), {**dataclasses.asdict(config), **read_config(path), **changes})
 
 
-def denoiser_class(config: Any) -> type:
+def denoiser_class(config: DenoiserConfig) -> type[Denoiser]:
     """The network that a config dataclass belongs to."""
     return next(_denoiser_part(module, 0) for module in DENOISERS if type(config) is _denoiser_part(module, 1))
 
 
-def build_denoiser(config: Any, dtype: str = "fp32", recompute: bool | int = False, parallel: Any = None) -> Any:
+def build_denoiser(
+    config: DenoiserConfig, dtype: str = "fp32", recompute: bool | int = False, parallel: NoParallel | None = None
+) -> Denoiser:
     """The network of a config with fresh weights; ``recompute`` says for how many of its blocks, True for all."""
     from mindone.nn import set_compute_dtype
 
@@ -84,15 +91,15 @@ def build_denoiser(config: Any, dtype: str = "fp32", recompute: bool | int = Fal
 
 def load_denoiser(
     path: str | Path | None,
-    config: Any,
+    config: DenoiserConfig,
     dtype: str = "fp32",
     recompute: bool | int = False,
     allow_random: bool = False,
-    parallel: Any = None,
+    parallel: NoParallel | None = None,
     option: str = "ckpt_path",
     trained: bool = False,
     loras: Sequence[tuple[str | Path, float]] = (),
-) -> Any:
+) -> Denoiser:
     """The denoiser with the weights at ``path``, a folder or file.
 
     Args:
@@ -122,7 +129,7 @@ def load_denoiser(
     return denoiser.set_train(False)
 
 
-def adapted(tensors: TensorFile, denoiser: Any, loras: Sequence[tuple[str | Path, float]]) -> TensorFile:
+def adapted(tensors: TensorFile, denoiser: Denoiser, loras: Sequence[tuple[str | Path, float]]) -> TensorFile:
     """A denoiser's weights with adapters folded in, each with its strength.
 
     Raises:
@@ -136,12 +143,12 @@ def adapted(tensors: TensorFile, denoiser: Any, loras: Sequence[tuple[str | Path
     return with_lora(tensors, names, [(read_lora(path, names), strength) for path, strength in loras])
 
 
-def shapes(network: Any) -> dict[str, tuple[int, ...]]:
+def shapes(network: nn.Cell) -> dict[str, tuple[int, ...]]:
     """Of a network's parameters, by the names of its files."""
     return {name: tuple(parameter.shape) for name, parameter in network.parameters_and_names()}
 
 
-def _unknown(changes: Mapping[str, Any], config: Any) -> set[str]:
+def _unknown(changes: Mapping[str, Any], config: DenoiserConfig | AutoencoderConfig) -> set[str]:
     return set(changes) - {field.name for field in dataclasses.fields(config)}
 
 
@@ -182,7 +189,7 @@ OF_SOME_AUTOENCODERS = ("micro_frame_size", "sd_scale_factor")
 
 def autoencoder_config(
     name: str | None = None, path: str | Path | None = None, entries: Mapping[str, Any] | None = None, **changes: Any
-) -> Any:
+) -> AutoencoderConfig:
     """The config of an autoencoder: its preset, replaced by the ``config.json`` at ``path``, then by ``changes``.
 
     Args:
@@ -209,7 +216,7 @@ def autoencoder_config(
     return dataclasses.replace(config, **typed_entries(changes, type(config), "vae_config"))
 
 
-def build_autoencoder(config: Any, dtype: str = "fp32") -> Any:
+def build_autoencoder(config: AutoencoderConfig, dtype: str = "fp32") -> Autoencoder:
     """The autoencoder of a config with fresh weights; its products run in ``dtype``."""
     from mindone.nn import set_compute_dtype
 
@@ -225,7 +232,7 @@ def load_autoencoder(
     option: str = "vae_checkpoint",
     allow_random: bool = False,
     **changes: Any,
-) -> Any:
+) -> Autoencoder:
     """The autoencoder whose weights are at ``path``; the other arguments are those of `autoencoder_config`.
 
     The names in the file may be those of either generation of AutoencoderKL, or of latent diffusion.
@@ -248,7 +255,7 @@ def load_autoencoder(
     return autoencoder
 
 
-def load_autoencoder_weights(autoencoder: Any, source: str | Path) -> None:
+def load_autoencoder_weights(autoencoder: Autoencoder, source: str | Path) -> None:
     """Fills an autoencoder from a folder or file of weights; see `load_autoencoder` and `own_tensors`."""
     from mindone.checkpoint import load_into
     from mindone.checkpoint.naming import DEFAULT_ADAPTERS
@@ -273,7 +280,7 @@ def own_tensors(source: str | Path) -> TensorFile:
     return read_tensors((source if source.is_dir() else source.parent) / folder).under(prefix)
 
 
-def autoencoder_skeleton(name: str | None = None, path: str | Path | None = None, **changes: Any) -> Any:
+def autoencoder_skeleton(name: str | None = None, path: str | Path | None = None, **changes: Any) -> Autoencoder:
     """The autoencoder without weights or memory, to ask it for sizes."""
     with runtime.lazy_parameters():
         return build_autoencoder(autoencoder_config(name, path, **changes))

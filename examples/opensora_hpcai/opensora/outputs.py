@@ -33,7 +33,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """Dataclasses, paths, tuples and numpy numbers as what JSON knows."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain(dataclasses.asdict(value))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from mindone.config import FilePath, SettingError, about, leaves, require, require_at_least
+from mindone.config import FilePath, SettingError, Settings, about, leaves, require, require_at_least
 from mindone.errors import UserError
 from mindone.train.intervals import parse_span
 
@@ -115,7 +115,7 @@ class Shape:
             raise UserError("resolution and aspect_ratio belong together; give both, or image_size instead")
 
 
-def require_span_at_least(group: Any, **minima: int) -> None:
+def require_span_at_least(group: object, **minima: int) -> None:
     """As `require_at_least`, of settings that are lengths of time in updates, epochs or percent.
 
     Raises:
@@ -127,11 +127,11 @@ def require_span_at_least(group: Any, **minima: int) -> None:
         require(group, name, value > 0 or value >= minimum, f"at least {minimum}")
 
 
-Refusals = Mapping[str, tuple[Callable[[Any], bool], str]]
+Refusals = Mapping[str, tuple[Callable[[object], bool], str]]
 """setting -> (whether its value is refused, what to use instead)"""
 
 
-def refuse(config: Any, refusals: Refusals, what: str) -> None:
+def refuse(config: Settings, refusals: Refusals, what: str) -> None:
     """Raises a `UserError` for the first setting of ``config`` whose value is refused.
 
     Args:
@@ -144,7 +144,7 @@ def refuse(config: Any, refusals: Refusals, what: str) -> None:
             raise SettingError(f"{leaf.name}={value} is not supported by {what}; {instead}", leaf.name)
 
 
-def _group(config: Any, groups: tuple[str, ...]) -> Any:
+def _group(config: object, groups: tuple[str, ...]) -> object:
     for name in groups:
         config = getattr(config, name)
     return config

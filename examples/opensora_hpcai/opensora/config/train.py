@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from mindone.config import FilePath, SettingError, Settings, require, require_at_least
 from mindone.errors import UserError
+from mindone.train.schedule import SchedulerName
 from opensora.conditions.visual import KINDS as CONDITION_KINDS
 from opensora.config.common import (
     UNUSED_EVERYWHERE,
@@ -25,15 +26,6 @@ logger = logging.getLogger(__name__)
 
 AdamWName = Literal["adamw", "adamw_re", "adamw_exp", "adamw_bf16", "adamw_mint"]
 Optimizer = Literal[AdamWName, "adam", "sgd", "momentum", "came", "lion"]
-Scheduler = Literal[
-    "constant",
-    "cosine_decay",
-    "polynomial_decay",
-    "multi_step_decay",
-    "cosine_annealing_warm_restarts_lr",
-    "linear_warmup",
-    "linear_warmup_v1_3",
-]
 
 
 @dataclass
@@ -218,7 +210,7 @@ class Optim:
     """updates of linear warm-up; this and other intervals may also be epochs (2 epochs) or a part of the run (10%)"""
     decay_steps: int | str = 0
     """updates of decay; 0: all after the warm-up"""
-    scheduler: Scheduler = "cosine_decay"
+    scheduler: SchedulerName = "cosine_decay"
     """course of the learning rate after the warm-up"""
     gradient_accumulation_steps: int = 1
     """batches per update"""

@@ -63,11 +63,15 @@ class VaeData:
                 raise UserError(f"{name} is not set; give it as --{name} PATH")
 
 
+OF_TWO_PARTS = "OpenSora-VAE-v1.2"
+_NETWORKS = {"OpenSoraVAE_V1_2": OF_TWO_PARTS, "VideoAutoencoderKL": "SD-VAE"}
+
+
 @dataclass
 class VaeModel:
     """The autoencoder and what it starts from."""
 
-    model_type: VaeType = "OpenSora-VAE-v1.2"
+    model_type: VaeType = OF_TWO_PARTS
     """which autoencoder it is; OpenSoraVAE_V1_2 is the same as OpenSora-VAE-v1.2, which has a 2D and a temporal part"""
     vae: dict[str, Any] = field(default_factory=dict)
     """settings of the network that replace the published ones"""
@@ -94,6 +98,16 @@ class VaeModel:
         require_at_least(self, micro_batch_size=0, micro_frame_size=0, latent_statistics=0)
         if self.vae_2d_only and self.freeze_vae_2d:
             raise UserError("vae_2d_only trains what freeze_vae_2d freezes; set one of them to False")
+
+    @property
+    def network(self) -> str:
+        """Its name in `opensora.networks.AUTOENCODERS`."""
+        return _NETWORKS.get(self.model_type, self.model_type)
+
+    @property
+    def has_two_parts(self) -> bool:
+        """Whether it is an image autoencoder and a temporal one."""
+        return self.network == OF_TWO_PARTS
 
 
 @dataclass

@@ -9,7 +9,7 @@ networks take them; ``index``. A size is (frames, height, width) in pixels.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -42,13 +42,13 @@ class Memory:
     def __init__(self, limit: int = 0):
         self.limit, self.used, self._entries = limit, 0, {}
 
-    def __contains__(self, key: Any) -> bool:
+    def __contains__(self, key: Hashable) -> bool:
         return key in self._entries
 
     def fits(self, nbytes: int) -> bool:
         return self.used + nbytes <= self.limit
 
-    def get(self, key: Any, read: Callable[[], Entry]) -> Entry:
+    def get(self, key: Hashable, read: Callable[[], Entry]) -> Entry:
         """The entry called ``key``, from memory, or read and kept if it fits."""
         if key in self._entries:
             return self._entries[key]

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -33,6 +33,7 @@ from opensora.start import start
 
 if TYPE_CHECKING:
     from opensora.config import DecodeConfig
+    from opensora.models.autoencoder import Autoencoder
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def _recorded_frames(file: Path) -> int | None:
     return count
 
 
-def _decode(autoencoder: Any, file: Path, asked_frames: int | None) -> np.ndarray:
+def _decode(autoencoder: Autoencoder, file: Path, asked_frames: int | None) -> np.ndarray:
     """Frames (T, H, W, 3) uint8 of the video in a file."""
     latents = read_latents(file)
     if latents.values.shape[1] != autoencoder.latent_channels:
@@ -157,7 +158,7 @@ def _decode(autoencoder: Any, file: Path, asked_frames: int | None) -> np.ndarra
     return to_uint8(video)
 
 
-def _normalised(autoencoder: Any, values: np.ndarray) -> np.ndarray:
+def _normalised(autoencoder: Autoencoder, values: np.ndarray) -> np.ndarray:
     import mindspore as ms
 
     return autoencoder.normalize(ms.Tensor(values, ms.float32)).asnumpy()

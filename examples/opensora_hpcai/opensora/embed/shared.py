@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from mindone import runtime
-from mindone.config import save_config
+from mindone.config import Settings, save_config
 from mindone.data.errors import BadSample
 from mindone.errors import UserError
 from mindone.parallel.heartbeat import beat
@@ -120,7 +120,7 @@ class Progress:
         self.bar.update(count)
 
 
-def save_settings(config: Any, folder: str | Path, recipe: str) -> None:
+def save_settings(config: Settings, folder: str | Path, recipe: str) -> None:
     """Writes the settings beside the cache, once for all ranks."""
     if runtime.current().is_main:
         save_config(config, Path(folder) / recipe)

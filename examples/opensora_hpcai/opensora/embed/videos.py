@@ -30,6 +30,7 @@ from opensora.start import start
 if TYPE_CHECKING:
     from opensora.config import EmbedVideoConfig
     from opensora.config.embed import Videos
+    from opensora.models.autoencoder import Autoencoder
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ def _of_equal_shape(samples: Sequence[dict[str, Any]]) -> Iterable[list[dict[str
 
 
 def _write_latents(
-    videos: Sequence[Video], group: list[dict[str, Any]], autoencoder: Any, config: EmbedVideoConfig
+    videos: Sequence[Video], group: list[dict[str, Any]], autoencoder: Autoencoder, config: EmbedVideoConfig
 ) -> Iterable[Path]:
     """Encodes videos of one shape and yields their cache files as these are written."""
     frames = np.stack([sample["frames"] for sample in group])
@@ -217,7 +218,7 @@ def _frames_first(parts: Iterable[np.ndarray]) -> list[np.ndarray]:
     return [part.swapaxes(1, 2) for part in parts]
 
 
-def encode_frames(autoencoder: Any, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def encode_frames(autoencoder: Autoencoder, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (B, C, T', h, w) of the unscaled latents of frames (B, T, H, W, 3) uint8.
 
     Frames go through in runs of whole chunks, which the autoencoder encodes independently anyway; so the size of a

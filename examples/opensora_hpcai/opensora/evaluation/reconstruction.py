@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -26,6 +26,9 @@ from opensora import networks, outputs
 from opensora.config import EvaluateVaeConfig
 from opensora.data.aspect import parse_num_frames
 from opensora.start import start
+
+if TYPE_CHECKING:
+    from opensora.models.autoencoder import Autoencoder
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +82,7 @@ def evaluate(config: EvaluateVaeConfig) -> dict[str, float]:
     return means
 
 
-def _spatial_part(autoencoder: Any) -> Any:
+def _spatial_part(autoencoder: Autoencoder) -> Autoencoder:
     if not hasattr(autoencoder, "spatial_vae"):
         raise UserError("use_temporal_vae=False needs an autoencoder with a 2D part: that of Open-Sora 1.2")
     return autoencoder.spatial_vae

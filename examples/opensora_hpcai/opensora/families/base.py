@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from mindone.config import about
+from mindone.config import Settings, about
 from mindone.errors import UserError
 from opensora.config.common import Refusals, Shape, Text, refuse
 from opensora.data.buckets import BucketConfig, BucketRules
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from opensora.conditions.given import Conditioning
     from opensora.config.generate import Sampler as SamplerSettings
     from opensora.config.train import Flow
+    from opensora.models.types import DenoiserConfig
     from opensora.text.conditioner import Conditioner
 
 # (B, C, T, H, W) float32 noise of a sampling step.
@@ -37,7 +38,7 @@ StepNoise = Callable[[int], np.ndarray]
 Arrays = Mapping[str, np.ndarray]
 
 
-def is_on(value: Any) -> bool:
+def is_on(value: object) -> bool:
     """Whether a setting asks for something: a switch that is on, or a list with a text in it."""
     return any(value) if isinstance(value, list) else bool(value)
 
@@ -185,7 +186,7 @@ class Family(ABC):
     def defaults(self) -> dict[str, Any]:
         """The values of settings that are left at None, by their names."""
 
-    def check(self, config: Any) -> None:
+    def check(self, config: Settings) -> None:
         """Refuses what this version cannot do; ``config`` is a whole command's settings, with `defaults` filled in.
 
         Raises:
@@ -220,14 +221,16 @@ class Family(ABC):
         """The text that is encoded for a prompt."""
 
     @abstractmethod
-    def conditioner(self, text: Text, denoiser_config: Any = None, batch_size: int = 1) -> Conditioner:
+    def conditioner(
+        self, text: Text, denoiser_config: DenoiserConfig | None = None, batch_size: int = 1
+    ) -> Conditioner:
         """What turns texts, or their cache files, into the arrays that the denoiser takes.
 
         ``denoiser_config`` gives their length and width; without it, those of the settings and of the encoder.
         """
 
     @abstractmethod
-    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> Objective:
+    def objective(self, flow: Flow, denoiser_config: DenoiserConfig, null_text: Arrays | None = None) -> Objective:
         """The training loss as the settings say; ``null_text`` has the arrays of the empty prompt, one row."""
 
     @abstractmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import mindspore as ms
 import numpy as np
@@ -32,6 +32,10 @@ from opensora.families.stdit import (
     dropped_captions,
     inputs_of_text,
 )
+from opensora.models.stdit import FactorizedConfig
+
+if TYPE_CHECKING:
+    from opensora.models.types import DenoiserConfig
 
 # The guidance of published 1.0 and 1.1 leaves one of the four latent channels alone.
 GUIDED_CHANNELS = 3
@@ -48,7 +52,7 @@ class DiffusionLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.patch_width = patch_width
         self.denoise = Denoise(denoiser)
-        self.learn_sigma, self.loss, self.num_timesteps = config.learn_sigma, config.loss, config.num_timesteps
+        self.config = config
 
     def construct(
         self,
@@ -86,10 +90,10 @@ class DiffusionLoss(nn.Cell):
             t == 0,
             coefficients,
             frames_mask,
-            self.learn_sigma,
-            False,
-            self.loss,
-            self.num_timesteps,
+            self.config.learn_sigma,
+            self.config.predict_xstart,
+            self.config.loss,
+            self.config.num_timesteps,
             columns,
         )
         return loss.mean(), (error.mean(), bound.mean())
@@ -135,21 +139,21 @@ class DiffusionObjective(Objective):
 class DiffusionSampler:
     """Ancestral (DDPM), DDIM or DPM-Solver++ steps with an STDiT, which runs compiled, once per batch shape."""
 
-    def __init__(self, denoiser: nn.Cell, settings: SamplerSettings, learn_sigma: bool, packing: Packing | None = None):
+    def __init__(self, denoiser: nn.Cell, settings: SamplerSettings, packing: Packing | None = None):
         """
         Args:
             settings: ``sampling`` is ddpm, ddim or dpm-solver; ``guidance_channels`` None guides all latent channels.
-            learn_sigma: the network predicts a variance, too.
             packing: the network sees rows of patches of one length, whatever the size of the video.
         """
         self.packing = packing
+        self._config = denoiser.config
         denoiser = denoiser if packing is None else PackedDenoiser(denoiser)
         self.scale, self.num_steps = settings.guidance_scale, settings.sampling_steps
         self.sampling, self.eta = settings.sampling, settings.ddim_eta
         self._names = denoiser.condition_names
         self._predict = GuidedPrediction(denoiser, self.scale > 1, settings.guidance_channels, keep_variance=True)
         respacing = f"ddim{self.num_steps}" if self.sampling == "ddim" and 1000 % self.num_steps == 0 else None
-        self.diffusion = Diffusion(DiffusionConfig(respacing=respacing or str(self.num_steps), learn_sigma=learn_sigma))
+        self.diffusion = _diffusion(self._config, respacing or str(self.num_steps))
 
     def steps(self, request: SampleRequest) -> Iterator[np.ndarray]:
         frames, height, width = request.size
@@ -171,7 +175,8 @@ class DiffusionSampler:
         if self.sampling == "dpm-solver":
             if request.edit_mask is not None:
                 raise UserError("sampling=dpm-solver keeps no given frames; use ddpm or ddim with references and loops")
-            yield from DPMSolver(self.num_steps).sample(predict, request.noise)
+            solver = DPMSolver(self.num_steps, predict_xstart=self._config.predict_xstart)
+            yield from solver.sample(predict, request.noise)
             return
         yield from self.diffusion.sample(
             predict,
@@ -181,6 +186,13 @@ class DiffusionSampler:
             request.edit_noise,
             self.eta if self.sampling == "ddim" else None,
         )
+
+
+def _diffusion(config: FactorizedConfig, respacing: str = "") -> Diffusion:
+    """The noise schedule, and what the network predicts of it."""
+    return Diffusion(
+        DiffusionConfig(respacing=respacing, learn_sigma=config.pred_sigma, predict_xstart=config.predict_xstart)
+    )
 
 
 class DiffusionFamily(STDiTFamily):
@@ -210,9 +222,10 @@ class DiffusionFamily(STDiTFamily):
             "use_timestep_transform": False,
         }
 
-    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> DiffusionObjective:
-        diffusion = Diffusion(DiffusionConfig(learn_sigma=denoiser_config.pred_sigma))
-        return DiffusionObjective(diffusion, self.condition_names, denoiser_config.class_dropout_prob)
+    def objective(
+        self, flow: Flow, denoiser_config: DenoiserConfig, null_text: Arrays | None = None
+    ) -> DiffusionObjective:
+        return DiffusionObjective(_diffusion(denoiser_config), self.condition_names, denoiser_config.class_dropout_prob)
 
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> DiffusionSampler:
-        return DiffusionSampler(denoiser, settings, denoiser.config.pred_sigma)
+        return DiffusionSampler(denoiser, settings)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import mindspore as ms
 import numpy as np
@@ -23,6 +23,9 @@ from mindone.errors import UserError
 from mindone.nn.embeddings import position_table_2d
 from opensora.models.stdit2 import STDiT2
 from opensora.models.stdit_base import LATENT_PIXELS
+
+if TYPE_CHECKING:
+    from opensora.models.stdit2 import STDiT2Config
 
 # The conditions that rows add to those of a video.
 POSITIONS, PATCHES = "spatial_pos", "spatial_mask"
@@ -47,7 +50,7 @@ class PackedDenoiser(nn.Cell):
         )
 
 
-def packing_of(network: Any, max_image_size: int) -> Packing:
+def packing_of(network: STDiT2Config, max_image_size: int) -> Packing:
     """Rows for a network with this config that have room for a square frame of ``max_image_size`` pixels."""
     return Packing(network.patch_size, network.hidden_size, network.input_sq_size, max_image_size)
 

@@ -5,16 +5,16 @@ Legend: `B` batch, `C` channels, `T` latent frames, `L` text tokens, `D` caption
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+from numpy.typing import ArrayLike
 
-from mindone.config import about
+from mindone.config import Settings, about
 from mindone.diffusion.guidance import classifier_free
 from mindone.diffusion.rectified_flow import RectifiedFlow, point_on_path, training_loss
 from mindone.train.loop import Place
@@ -26,6 +26,9 @@ from opensora.families.base import Arrays, Family, LatentBatch, Objective, Promp
 from opensora.text.cleaning import cleaner
 from opensora.text.conditioner import T5Conditioner
 from opensora.text.prompts import append_scores
+
+if TYPE_CHECKING:
+    from opensora.models.types import DenoiserConfig
 
 Conditions = Mapping[str, np.ndarray]
 
@@ -156,8 +159,13 @@ def condition_tensors(names: Sequence[str], conditions: Conditions) -> tuple[Ten
     return tuple(Tensor(conditions[name], ms.float32) for name in names)
 
 
-def all_conditions(fps: Any, num_frames: Any, height: Any, width: Any, batch: int) -> dict[str, np.ndarray]:
-    """Everything an STDiT may be told of a clip, (B,) float32 by name; an image counts as 120 frames per second."""
+def all_conditions(
+    fps: ArrayLike, num_frames: ArrayLike, height: ArrayLike, width: ArrayLike, batch: int
+) -> dict[str, np.ndarray]:
+    """Everything an STDiT may be told of clips, (B,) float32 by name, from (B,) each or one for all.
+
+    An image counts as 120 frames per second.
+    """
     frames, high, wide = (np.broadcast_to(np.asarray(v, np.float32), (batch,)) for v in (num_frames, height, width))
     rate = np.where(frames == 1, np.float32(IMAGE_FPS), np.broadcast_to(np.asarray(fps, np.float32), (batch,)))
     values = {"fps": rate, "num_frames": frames, "height": high, "width": wide, "ar": high / wide}
@@ -230,7 +238,7 @@ class FlowSampler:
 class STDiTFamily(Family):
     """A version whose denoiser is an STDiT, told its text by T5."""
 
-    def check(self, config: Any) -> None:
+    def check(self, config: Settings) -> None:
         super().check(config)
         if isinstance(config, TrainConfig) and config.flow.mask_ratios:
             with about("mask_ratios"):
@@ -240,12 +248,9 @@ class STDiTFamily(Family):
         scored = append_scores(prompt, rules.aesthetic_score, rules.motion_score, rules.camera_motion)
         return cleaner(rules.cleaning)(scored)
 
-    def conditioner(self, text: Text, denoiser_config: Any = None, batch_size: int = 1) -> T5Conditioner:
+    def conditioner(
+        self, text: Text, denoiser_config: DenoiserConfig | None = None, batch_size: int = 1
+    ) -> T5Conditioner:
         length = denoiser_config.model_max_length if denoiser_config else text.model_max_length or self.model_max_length
         width = denoiser_config.caption_channels if denoiser_config else 0
         return T5Conditioner(text.t5_model_name_or_path, length, width, text.t5_dtype, batch_size)
-
-
-def changed(settings: Any, **changes: Any) -> Any:
-    """A config dataclass with the given fields replaced; None keeps its own."""
-    return dataclasses.replace(settings, **{name: value for name, value in changes.items() if value is not None})

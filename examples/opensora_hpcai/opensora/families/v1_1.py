@@ -43,7 +43,7 @@ class OpenSora11(DiffusionFamily):
 
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> DiffusionSampler:
         packing = packing_of(denoiser.config, settings.max_image_size) if settings.pre_patchify else None
-        return DiffusionSampler(denoiser, settings, denoiser.config.pred_sigma, packing)
+        return DiffusionSampler(denoiser, settings, packing)
 
 
 FAMILY = OpenSora11()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mindspore import nn
 
@@ -17,6 +17,9 @@ from opensora.families.base import NO_PATCHES, ONLY_2_0, Arrays, is_on
 from opensora.families.stdit import FlowObjective, FlowSampler, STDiTFamily
 from opensora.models.stdit3 import STDiT3
 from opensora.timestep_shift import size_ratio
+
+if TYPE_CHECKING:
+    from opensora.models.types import DenoiserConfig
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class OpenSora12(STDiTFamily):
     def bucket_rules(self, config: BucketConfig, compression: int = 8) -> BucketRules:
         return rules_1(config)
 
-    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> FlowObjective:
+    def objective(self, flow: Flow, denoiser_config: DenoiserConfig, null_text: Arrays | None = None) -> FlowObjective:
         settings = RectifiedFlowConfig(
             sample_method=flow.sample_method, use_timestep_transform=flow.use_timestep_transform
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from mindspore import nn
@@ -20,6 +20,9 @@ from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler
 from opensora.flow_settings import FLOW_SETTINGS
 from opensora.sizes import VideoSize, video_size_2_0
 from opensora.text.conditioner import T5ClipConditioner
+
+if TYPE_CHECKING:
+    from opensora.models.types import DenoiserConfig
 
 # Sides are multiples of a patch of 2x2 latents, or of one latent where it is larger.
 GRID = 16
@@ -81,7 +84,9 @@ class OpenSora20(Family):
         """As it is, for a picture: what has no frame rate has no motion."""
         return prompt_text(prompt, rules.fps, None if rules.fps is None else rules.motion_score)
 
-    def conditioner(self, text: Text, denoiser_config: Any = None, batch_size: int = 1) -> T5ClipConditioner:
+    def conditioner(
+        self, text: Text, denoiser_config: DenoiserConfig | None = None, batch_size: int = 1
+    ) -> T5ClipConditioner:
         config = denoiser_config
         widths = (config.context_in_dim, config.vec_in_dim) if config else (0, 0)
         length = text.model_max_length or self.model_max_length
@@ -89,7 +94,9 @@ class OpenSora20(Family):
             text.t5_model_name_or_path, text.clip_model_name_or_path, length, widths, text.t5_dtype, batch_size
         )
 
-    def objective(self, flow: Flow, denoiser_config: Any, null_text: Arrays | None = None) -> FlowMatchingObjective:
+    def objective(
+        self, flow: Flow, denoiser_config: DenoiserConfig, null_text: Arrays | None = None
+    ) -> FlowMatchingObjective:
         return FlowMatchingObjective(denoiser_config.patch_size, null_text, denoiser_config.cond_embed)
 
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> GuidedSampler:

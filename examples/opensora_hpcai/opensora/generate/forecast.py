@@ -10,13 +10,17 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mindone import runtime
 from opensora import networks
 from opensora.generate.plan import Plan
 from opensora.generate.shapes import is_of_whole_videos
 from opensora.model_folder import config_from, read_config
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +114,8 @@ def _encoder_parameters(plan: Plan) -> list[int]:
     return [config.vocab_size * config.d_model + config.num_layers * layer]
 
 
-def parameters_of(network: Any) -> int:
+def parameters_of(network: nn.Cell) -> int:
+    """Numbers in its parameters, trained or not."""
     return sum(math.prod(parameter.shape) for parameter in network.get_parameters())
 
 

@@ -6,11 +6,14 @@ frames are left out of the film. So n frames per clip and N clips are ``n + (N -
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from opensora.generate.references import posterior_of, sample
+
+if TYPE_CHECKING:
+    from opensora.models.autoencoder import Autoencoder
 
 
 class Film:
@@ -37,7 +40,7 @@ class Film:
         frames = self.frames
         self._parts = [frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]]
 
-    def encoded_end(self, autoencoder: Any, video: np.ndarray, seed: int, loop: int) -> np.ndarray:
+    def encoded_end(self, autoencoder: Autoencoder, video: np.ndarray, seed: int, loop: int) -> np.ndarray:
         """Latents (C, T', H, W) of the last frames of a clip (3, T, height, width), for the clip number ``loop``."""
         mean, std = posterior_of(autoencoder, video[:, -self.overlap :], "the clip before")
         return sample(autoencoder, mean, std, seed, loop, 0)

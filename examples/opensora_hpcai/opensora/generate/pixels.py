@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -22,10 +22,13 @@ from opensora.generate.results import Result, record
 from opensora.generate.resume import own_stem
 from opensora.generate.texts import Texts
 
+if TYPE_CHECKING:
+    from opensora.models.autoencoder import Autoencoder
+
 SHEET_COLUMNS = 6
 
 
-def load_autoencoder(plan: Plan) -> Any:
+def load_autoencoder(plan: Plan) -> Autoencoder:
     config = plan.config
     with within_memory(f"the autoencoder in {config.autoencoder.vae_dtype}", "use vae_dtype bf16 on an NPU"):
         return networks.load_autoencoder(
@@ -61,7 +64,7 @@ def decode(plan: Plan, texts: Texts, results: Sequence[Result], films: dict[Job,
     return ends
 
 
-def _decoded(plan: Plan, autoencoder: Any, result: Result) -> np.ndarray:
+def _decoded(plan: Plan, autoencoder: Autoencoder, result: Result) -> np.ndarray:
     """The clip (3, T, height, width) of a result."""
     frames, height, width = plan.size(result.job)
     remedy = "use a smaller vae_micro_batch_size, fewer frames, or vae_dtype bf16 on an NPU"

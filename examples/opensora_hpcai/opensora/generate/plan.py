@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindone import runtime
 from mindone.checkpoint.digest import weights_digest
@@ -25,6 +25,10 @@ from opensora.generate.requests import Request, make_requests
 from opensora.generate.shapes import describe, warn_if_untrained
 from opensora.model_folder import read_config, require_path
 from opensora.sizes import VideoSize
+
+if TYPE_CHECKING:
+    from opensora.models.autoencoder import Autoencoder
+    from opensora.models.types import DenoiserConfig
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +53,8 @@ class Plan:
 
     config: GenerateConfig
     family: Family
-    denoiser_config: Any
-    autoencoder: Any
+    denoiser_config: DenoiserConfig
+    autoencoder: Autoencoder
     requests: list[Request]
     jobs: list[Job]
     folder: Path
@@ -142,7 +146,7 @@ def autoencoder_changes(config: GenerateConfig) -> dict[str, Any]:
     return {**changes, **settings.vae_config}
 
 
-def _require_same_latents(denoiser_config: Any, autoencoder: Any) -> None:
+def _require_same_latents(denoiser_config: DenoiserConfig, autoencoder: Autoencoder) -> None:
     channels = getattr(denoiser_config, "latent_channels", denoiser_config.in_channels)
     if channels != autoencoder.latent_channels:
         raise UserError(
@@ -183,7 +187,7 @@ def _require_models(config: GenerateConfig) -> None:
 
 
 def _require_encoders(
-    config: GenerateConfig, family: Family, denoiser_config: Any, requests: Sequence[Request]
+    config: GenerateConfig, family: Family, denoiser_config: DenoiserConfig, requests: Sequence[Request]
 ) -> None:
     """Refuses missing files of what the requests need beside the denoiser: text encoders, an autoencoder."""
     distilled = getattr(denoiser_config, "guidance_embed", False)
@@ -205,7 +209,7 @@ def _digests(config: GenerateConfig, family: Family) -> dict[str, str]:
     return {option: weights_digest(find_model(path)) for option, path in paths.items() if path and Path(path).exists()}
 
 
-def whole_chunks(config: GenerateConfig, autoencoder: Any) -> tuple[GenerateConfig, int | None]:
+def whole_chunks(config: GenerateConfig, autoencoder: Autoencoder) -> tuple[GenerateConfig, int | None]:
     """The config with a condition_frame_length of whole chunks of the autoencoder, and the frames of one chunk."""
     chunk = getattr(autoencoder.config, "micro_frame_size", None)
     if chunk is None:

@@ -9,7 +9,7 @@ import functools
 import gc
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from opensora.failures import require_finite, within_memory
 if TYPE_CHECKING:
     from opensora.generate.plan import Job, Plan
     from opensora.generate.requests import Request
+    from opensora.models.autoencoder import Autoencoder
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ Latents = dict["Job", list[np.ndarray]]
 """Per job, the latents (C, T', H, W) of what it is given."""
 
 
-def require_references(requests: Sequence[Request], loops: int, autoencoder: Any) -> None:
+def require_references(requests: Sequence[Request], loops: int, autoencoder: Autoencoder) -> None:
     """Refuses references that cannot be read or are too short, and strategies that they do not fit.
 
     Raises:
@@ -99,7 +100,7 @@ def encode_references(plan: Plan) -> Latents:
     return latents
 
 
-def _users(plan: Plan, autoencoder: Any) -> dict[tuple[Reference, int, int], list[tuple[Job, int]]]:
+def _users(plan: Plan, autoencoder: Autoencoder) -> dict[tuple[Reference, int, int], list[tuple[Job, int]]]:
     """Per reference and size, the jobs that are given it, and which of their references it is: each is encoded once."""
     users: dict[tuple[Reference, int, int], list[tuple[Job, int]]] = {}
     for job in plan.jobs:
@@ -109,14 +110,14 @@ def _users(plan: Plan, autoencoder: Any) -> dict[tuple[Reference, int, int], lis
     return users
 
 
-def pixels_encoded(autoencoder: Any, height: int, width: int) -> tuple[int, int]:
+def pixels_encoded(autoencoder: Autoencoder, height: int, width: int) -> tuple[int, int]:
     """The size that a video really has: named sizes may have a remainder that the latents lose."""
     _, rows, columns = autoencoder.latent_size((1, height, width))
     factor = autoencoder.spatial_compression
     return min(height, rows * factor), min(width, columns * factor)
 
 
-def posterior_of(autoencoder: Any, video: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+def posterior_of(autoencoder: Autoencoder, video: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (C, T', H, W) of the unscaled latents of a video (3, T, height, width)."""
     remedy = "use fewer or smaller frames, vae_micro_batch_size 1, or vae_dtype bf16 on an NPU"
     with within_memory(f"encoding {video.shape[1]} frames of {video.shape[2]}x{video.shape[3]} pixels", remedy):
@@ -125,7 +126,9 @@ def posterior_of(autoencoder: Any, video: np.ndarray, what: str) -> tuple[np.nda
     return mean, std
 
 
-def sample(autoencoder: Any, mean: np.ndarray, std: np.ndarray, seed: int, loop: int, number: int) -> np.ndarray:
+def sample(
+    autoencoder: Autoencoder, mean: np.ndarray, std: np.ndarray, seed: int, loop: int, number: int
+) -> np.ndarray:
     """Normalised latents (C, T', H, W), a sample of the posterior as in the original; it belongs to the job's seed."""
     from mindspore import Tensor
 

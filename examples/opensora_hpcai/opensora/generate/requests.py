@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mindone.data.write import slug
 from mindone.errors import UserError
@@ -21,6 +21,9 @@ from opensora.text.extend import extend_prompt
 from opensora.text.lines import Line
 from opensora.text.loops import check_loops, split_loops
 from opensora.text.prompts import collect_lines
+
+if TYPE_CHECKING:
+    from opensora.models.autoencoder import Autoencoder
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ class Request:
     samples: int = 1
 
 
-def make_requests(config: GenerateConfig, family: Family, autoencoder: Any, chunk: int | None) -> list[Request]:
+def make_requests(config: GenerateConfig, family: Family, autoencoder: Autoencoder, chunk: int | None) -> list[Request]:
     """The requests of a run, in order.
 
     Args:
@@ -106,7 +109,9 @@ def _extended(config: GenerateConfig, line: Line) -> Line:
     return replace(line, text=text)
 
 
-def _request(config: GenerateConfig, family: Family, line: Line, autoencoder: Any, chunk: int | None) -> Request:
+def _request(
+    config: GenerateConfig, family: Family, line: Line, autoencoder: Autoencoder, chunk: int | None
+) -> Request:
     shape = config.shape
     if line.height is not None:
         shape = replace(shape, image_size=[line.height, line.width], resolution=None, aspect_ratio=None)
@@ -126,7 +131,7 @@ def _request(config: GenerateConfig, family: Family, line: Line, autoencoder: An
     return Request(line.text, "", size, latent_shape, line.seed, line.negative, asked, conditions)
 
 
-def length_of(config: GenerateConfig, size: VideoSize, autoencoder: Any, chunk: int | None) -> Length:
+def length_of(config: GenerateConfig, size: VideoSize, autoencoder: Autoencoder, chunk: int | None) -> Length:
     """What tasks have to know of a video of this size; see `make_requests`."""
     return Length(
         size[0],

@@ -7,19 +7,22 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindone.errors import UserError
 from opensora.config.common import Shape
 from opensora.families import Family
 from opensora.sizes import VideoSize
 
+if TYPE_CHECKING:
+    from opensora.models.autoencoder import Autoencoder
+
 logger = logging.getLogger(__name__)
 
 SECONDS = "sec"
 
 
-def size_of(family: Family, shape: Shape, fps: float, autoencoder: Any) -> VideoSize:
+def size_of(family: Family, shape: Shape, fps: float, autoencoder: Autoencoder) -> VideoSize:
     """Frames, height and width in pixels of what is asked for.
 
     ``2.5sec`` are so many frames at ``fps`` as come nearest. (Names such as ``4s`` are published lengths.)
@@ -40,7 +43,7 @@ def size_of(family: Family, shape: Shape, fps: float, autoencoder: Any) -> Video
     return frames, height, width
 
 
-def _frames_of_seconds(text: str, fps: float, autoencoder: Any) -> int:
+def _frames_of_seconds(text: str, fps: float, autoencoder: Autoencoder) -> int:
     try:
         seconds = float(text)
     except ValueError:
@@ -53,21 +56,21 @@ def _frames_of_seconds(text: str, fps: float, autoencoder: Any) -> int:
     return min(nearest_lengths(autoencoder, frames), key=lambda length: abs(length - frames))
 
 
-def is_of_whole_videos(autoencoder: Any) -> bool:
+def is_of_whole_videos(autoencoder: Autoencoder) -> bool:
     """Whether it makes a length of its own of latents, instead of as many frames as are asked for."""
     from opensora.models.autoencoder import TiledAutoencoder
 
     return isinstance(autoencoder, TiledAutoencoder)
 
 
-def frames_decoded(autoencoder: Any) -> Callable[[int], int]:
+def frames_decoded(autoencoder: Autoencoder) -> Callable[[int], int]:
     """How many frames that many latents decode to."""
     if is_of_whole_videos(autoencoder):
         return autoencoder.frames_of
     return lambda latents: latents * autoencoder.time_compression
 
 
-def can_have(autoencoder: Any, frames: int) -> bool:
+def can_have(autoencoder: Autoencoder, frames: int) -> bool:
     """Whether a video of so many frames is decoded whole."""
     if frames < 1:
         return False
@@ -76,7 +79,7 @@ def can_have(autoencoder: Any, frames: int) -> bool:
     return autoencoder.frames_of(autoencoder.latent_size((frames, 64, 64))[0]) >= frames
 
 
-def nearest_lengths(autoencoder: Any, frames: int) -> tuple[int, int]:
+def nearest_lengths(autoencoder: Autoencoder, frames: int) -> tuple[int, int]:
     """The lengths below and above one that an autoencoder cannot do."""
     fewer = next(length for length in range(frames, 0, -1) if can_have(autoencoder, length) or length == 1)
     more = next(length for length in range(frames, 2 * frames + 64) if can_have(autoencoder, length))
@@ -104,7 +107,7 @@ def warn_if_rounded(size: VideoSize, latents: Sequence[int], compression: int) -
 # --- what a network was trained on -----------------------------------------------------------------------------------
 
 
-def warn_if_untrained(trained_on: Any, sizes: Iterable[VideoSize], fps: float) -> None:
+def warn_if_untrained(trained_on: object, sizes: Iterable[VideoSize], fps: float) -> None:
     """Warns of sizes, lengths and rates that a model folder's ``trained_on`` does not have, and names the nearest.
 
     ``trained_on`` is ``{"sizes": [[height, width], ...], "num_frames": [...], "fps": ...}``; what it does not say is

@@ -29,6 +29,8 @@ class FactorizedConfig(STDiTBaseConfig):
 
     freeze: str | None = None
     """``not_temporal`` trains the temporal attentions only, ``text`` leaves the cross-attentions as they are."""
+    predict_xstart: bool = False
+    """What comes out is the denoised video instead of its noise; training and sampling follow it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

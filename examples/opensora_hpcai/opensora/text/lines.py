@@ -111,7 +111,7 @@ def line_of_text(line: str, where: str, folder: Path | None = None) -> Line:
     return line_of(text, values, where, folder)
 
 
-def line_of_json(values: Any, where: str, folder: Path | None = None) -> Line:
+def line_of_json(values: object, where: str, folder: Path | None = None) -> Line:
     """A prompt as a JSON object: its text is ``caption``, ``prompt`` or ``text``.
 
     Raises:
@@ -129,7 +129,7 @@ def line_of_json(values: Any, where: str, folder: Path | None = None) -> Line:
     return line_of(texts[0], {key: _flat(value, key, where) for key, value in rest.items()}, where, folder)
 
 
-def _flat(value: Any, key: str, where: str) -> Any:
+def _flat(value: object, key: str, where: str) -> object:
     if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
         return (";" if NAMES[key] == "reference_path" else " ").join(map(str, value))
     if isinstance(value, list | dict | bool):
@@ -137,14 +137,14 @@ def _flat(value: Any, key: str, where: str) -> Any:
     return value
 
 
-def _whole(value: Any, name: str, least: int, where: str) -> int:
+def _whole(value: object, name: str, least: int, where: str) -> int:
     text = str(value).strip()
     if not (text.isascii() and text.isdigit()) or len(text) > 10 or int(text) < least:
         raise UserError(f"{where}: {name}={text[:40]} has to be a whole number from {least} on")
     return int(text)
 
 
-def _size(value: Any, where: str) -> tuple[int, int]:
+def _size(value: object, where: str) -> tuple[int, int]:
     sides = [_whole(side, "image_size", 1, where) for side in re.split(r"[x×,\s]+", str(value).strip())]
     if len(sides) > 2:
         raise UserError(f"{where}: image_size={value} has to be one number, or two: height width")

@@ -53,7 +53,7 @@ class TrainedLora(Trained):
         if self.saved.seeds is None:
             return make
 
-        def with_seeds(batch: Batch, place: Place) -> Sequence[Any]:
+        def with_seeds(batch: Batch, place: Place) -> Sequence[Tensor]:
             seeds = place.streams("lora_dropout")[0].integers(0, PRIME, 2)
             return (Tensor(seeds.astype(np.int32)), *make(batch, place))
 

@@ -22,7 +22,7 @@ from mindone.models.lpips import load_lpips
 from mindone.parallel.mesh import make_mesh
 from mindone.train.loop import Place
 from opensora.config.common import Refusals, refuse
-from opensora.config.vae import TrainVaeConfig, VaeData, VaeModel
+from opensora.config.vae import OF_TWO_PARTS, TrainVaeConfig, VaeData, VaeModel
 from opensora.data.dataset import Memory, VideoTextDataset
 from opensora.families.base import REFUSED, is_on
 from opensora.model_folder import require_path
@@ -48,10 +48,6 @@ from opensora.training.run import (
 logger = logging.getLogger(__name__)
 
 PARTS = ("l1", "mse", "kl", "lpips")
-# Names of the autoencoder that is an image autoencoder and a temporal one.
-TWO_PARTS = ("OpenSora-VAE-v1.2", "OpenSoraVAE_V1_2")
-# Names of autoencoders in recipes → those of `opensora.networks.AUTOENCODERS`, where they differ.
-NETWORK_NAMES = {"OpenSoraVAE_V1_2": "OpenSora-VAE-v1.2", "VideoAutoencoderKL": "SD-VAE"}
 # Clips that the result is judged on.
 JUDGED = 16
 
@@ -123,14 +119,14 @@ def check(config: TrainVaeConfig) -> None:
             f"perceptual_loss_weight={weight} needs the weights of VGG-16 and LPIPS; give their file or folder as "
             "--lpips_checkpoint, or leave them out by --perceptual_loss_weight 0"
         )
-    if config.model.model_type not in TWO_PARTS:
+    if not config.model.has_two_parts:
         for group, name in (("model", "vae_2d_only"), ("loss", "use_z_rec_loss")):
             if getattr(getattr(config, group), name):
-                raise UserError(f"{name} is for the two parts of {TWO_PARTS[0]}; {config.model.model_type} has one")
+                raise UserError(f"{name} is for the two parts of {OF_TWO_PARTS}; {config.model.model_type} has one")
         if config.model.vae2d_checkpoint and config.model.model_type != "Hunyuan-VAE":
-            raise UserError(f"vae2d_checkpoint is for {TWO_PARTS[0]} and Hunyuan-VAE; use pretrained_model_path")
+            raise UserError(f"vae2d_checkpoint is for {OF_TWO_PARTS} and Hunyuan-VAE; use pretrained_model_path")
         if config.loss.use_image_identity_loss:
-            raise UserError(f"use_image_identity_loss compares the two parts of {TWO_PARTS[0]}; leave it out")
+            raise UserError(f"use_image_identity_loss compares the two parts of {OF_TWO_PARTS}; leave it out")
     if config.model.vae_2d_only and not config.loss.use_real_rec_loss:
         raise UserError("vae_2d_only reconstructs pixels; set use_real_rec_loss, not use_z_rec_loss")
 
@@ -152,11 +148,10 @@ def build(model: VaeModel) -> Autoencoder:
     source = model.pretrained_model_path
     if source:
         require_path(source, "the autoencoder's weights", "pretrained_model_path")
-    name = NETWORK_NAMES.get(model.model_type, model.model_type)
     sizes = {"micro_batch_size": model.micro_batch_size}
-    if model.model_type in TWO_PARTS:
+    if model.has_two_parts:
         sizes["micro_frame_size"] = model.micro_frame_size
-    autoencoder = build_autoencoder(autoencoder_config(name, source, model.vae, **sizes), model.dtype)
+    autoencoder = build_autoencoder(autoencoder_config(model.network, source, model.vae, **sizes), model.dtype)
     if source:
         load_autoencoder_weights(autoencoder, source)
     if model.vae2d_checkpoint:
@@ -193,7 +188,7 @@ def make_loss(config: TrainVaeConfig, autoencoder: Autoencoder) -> nn.Cell:
     perceptual = loss.perceptual_loss_weight if loss.use_real_rec_loss else 0.0
     weights = LossWeights(loss.mse_loss_weight, loss.kl_loss_weight, perceptual, loss.use_image_identity_loss)
     lpips = load_lpips(loss.lpips_checkpoint) if perceptual else None
-    if config.model.model_type not in TWO_PARTS:
+    if not config.model.has_two_parts:
         return PixelLoss(autoencoder, weights, lpips)
     if config.model.vae_2d_only:
         return FrameLoss(autoencoder, weights, lpips)
@@ -207,7 +202,7 @@ def make_loss(config: TrainVaeConfig, autoencoder: Autoencoder) -> nn.Cell:
 
 def _on_latents(config: TrainVaeConfig) -> bool:
     """Whether pixels are not needed in the graph: the 2D part is frozen, and its latents are what is reconstructed."""
-    return config.model.model_type in TWO_PARTS and config.model.freeze_vae_2d and not config.loss.use_real_rec_loss
+    return config.model.has_two_parts and config.model.freeze_vae_2d and not config.loss.use_real_rec_loss
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mindspore import nn
 
@@ -65,6 +65,9 @@ from opensora.training.validation import (
     validation_settings,
 )
 
+if TYPE_CHECKING:
+    from opensora.models.types import DenoiserConfig
+
 logger = logging.getLogger(__name__)
 
 # Captions of the training data that are sampled if no prompts are given.
@@ -81,7 +84,7 @@ class Setting:
     config: TrainConfig
     """with the family's values where settings were left open"""
     family: Family
-    denoiser_config: Any
+    denoiser_config: DenoiserConfig
     autoencoder: Autoencoder
     size: VideoSize | None
     """of all samples; None: that of their buckets"""
@@ -203,7 +206,7 @@ def _require_text(config: TrainConfig, family: Family) -> None:
         require_path(getattr(config.text, option), "text embeddings", both)
 
 
-def _require_conditions(config: TrainConfig, network: Any, autoencoder: Autoencoder) -> None:
+def _require_conditions(config: TrainConfig, network: DenoiserConfig, autoencoder: Autoencoder) -> None:
     """Refuses conditions that the network is not told, or that the autoencoder does not encode by themselves."""
     if not config.flow.condition_config:
         return

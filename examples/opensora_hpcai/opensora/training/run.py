@@ -211,7 +211,7 @@ class Length:
     per_epoch: float
     save: int
 
-    def of(self, group: Any, name: str, unit: str = "updates") -> int:
+    def of(self, group: object, name: str, unit: str = "updates") -> int:
         """The updates that a setting says, in updates, epochs or percent; ``unit`` is that of a bare number."""
         value = getattr(group, name)
         return updates_of(f"{value} {unit}" if isinstance(value, int) else value, name, self.per_epoch, self.total)
