@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from mindone.checkpoint.atomic import UNFINISHED
 from mindone.data.arrays import read_npy
@@ -23,6 +22,7 @@ from mindone.data.write import to_uint8
 from mindone.errors import UserError
 from mindone.folders import make_run_folder
 from mindone.parallel.heartbeat import beat
+from mindone.progress import progress_bar
 from opensora import networks, outputs
 from opensora.data.aspect import parse_num_frames
 from opensora.data.cache import read_latent
@@ -69,7 +69,7 @@ def decode_files(config: DecodeConfig) -> list[Path]:
     )
     asked_frames = parse_num_frames(config.latents.num_frames) if config.latents.num_frames else None
     videos, bad = [], []
-    for file, relative in tqdm(files, desc="decode", disable=not current.is_main):
+    for file, relative in progress_bar("decode", files, shown=current.is_main):
         beat(f"decoding {relative}")
         try:
             frames = _decode(autoencoder, file, asked_frames)

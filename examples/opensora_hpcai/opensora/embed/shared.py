@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tqdm import tqdm
-
 from mindone import runtime
 from mindone.config import Settings, save_config
 from mindone.data.errors import BadSample
 from mindone.errors import UserError
 from mindone.parallel.heartbeat import beat
+from mindone.progress import progress_bar
 from opensora.config.embed import Cache
 from opensora.data import cache
 
@@ -96,7 +95,7 @@ class Progress:
 
     def __init__(self, what: str, total: int, counts: Counts):
         self.total, self.counts = total, counts
-        self.bar = tqdm(total=total, desc=what, disable=not runtime.current().is_main)
+        self.bar = progress_bar(what, total=total, shown=runtime.current().is_main)
 
     def __enter__(self) -> Progress:
         beat(f"file 1 of {self.total}")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from mindspore import Tensor, nn
-from tqdm import tqdm
 
 from mindone.checkpoint.atomic import atomic_write
 from mindone.data.errors import BadSample
@@ -22,6 +21,7 @@ from mindone.errors import UserError
 from mindone.folders import make_run_folder
 from mindone.metrics.image import psnr, ssim
 from mindone.models.lpips import LPIPS, load_lpips
+from mindone.progress import progress_bar
 from opensora import networks, outputs
 from opensora.config import EvaluateVaeConfig
 from opensora.data.aspect import parse_num_frames
@@ -95,7 +95,7 @@ def _clips(config: EvaluateVaeConfig) -> Iterator[tuple[str, np.ndarray]]:
     transform = ResizeCrop(sides[0], sides[-1])
     rows = read_video_table(data.csv_path, data.video_folder, data.video_column, None)
     read = 0
-    for row in tqdm(rows, desc="reconstruct"):
+    for row in progress_bar("reconstruct", rows):
         try:
             frames = read_video(row.file, parse_num_frames(data.num_frames), 0, data.frame_stride, data.video_backend)
         except BadSample as error:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from mindone import runtime
 from mindone.data.write import to_uint8, write_contact_sheet
 from mindone.parallel.heartbeat import beat
+from mindone.progress import progress_bar
 from opensora import networks, outputs
 from opensora.failures import require_finite, within_memory
 from opensora.generate.loops import Film
@@ -48,7 +48,7 @@ def decode(plan: Plan, texts: Texts, results: Sequence[Result], films: dict[Job,
     """
     autoencoder = load_autoencoder(plan)
     last, ends = loop == plan.loops - 1, {}
-    for result in tqdm(results, desc="decode", disable=not runtime.current().is_main):
+    for result in progress_bar("decode", results, shown=runtime.current().is_main):
         started = time.perf_counter()
         beat(f"decoding {result.job.stem}")
         video = _decoded(plan, autoencoder, result)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from mindone.parallel.heartbeat import beat
+from mindone.progress import progress_bar
 
 
 class Steps:
@@ -24,7 +25,7 @@ class Steps:
         self._steady, self._count, self._first = 0.0, 0, True
         self._last = clock()
         layout = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
-        self._bar = tqdm(total=total, desc="denoise", disable=not shown, bar_format=layout)
+        self._bar = progress_bar("denoise", total=total, shown=shown, layout=layout)
 
     def __enter__(self) -> Steps:
         return self
