@@ -44,6 +44,7 @@ COVERED = {
     "data_v12_mask_strategy_prompts": "examples/opensora_hpcai/tests/text/test_texts_of_loops.py",
     "data_v20_prompt_format": "examples/opensora_hpcai/tests/families/test_mmdit_family.py",
     "metric_psnr_ssim": "tests/metrics/test_image.py",
+    "disc_": "examples/opensora_hpcai/tests/models/test_discriminators.py",
     "lora_": "examples/opensora_hpcai/tests/models/test_lora_golden.py",
     "optim_steps": "tests/train/test_optim_golden.py",
     "optim_ema": "tests/train/test_optim_golden.py",

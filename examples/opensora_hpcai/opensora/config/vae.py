@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from mindone.config import FilePath, Settings, require_at_least
+from mindone.config import FilePath, SettingError, Settings, require_at_least
 from mindone.errors import UserError
 from opensora.config.common import UNUSED_EVERYWHERE, Autoencoder, Device, Dtype, VaeType, VideoBackend
 from opensora.config.train import TRAINING_UNUSED, Loop, Optim, Optimizer, Parallel, TrainRuntime
@@ -129,10 +129,32 @@ class VaeLoss:
     use_image_identity_loss: bool = False
     """an image's latents shall pass the temporal part unchanged"""
     use_discriminator: bool = False
-    """adversarial loss"""
+    """adversarial loss: a discriminator learns to tell reconstructions from videos, the autoencoder to deceive it"""
+    discriminator: dict[str, Any] = field(default_factory=dict)
+    """its kind (2d, 3d, 3d_v1_3, 3d_v2_0, blurred) and size (channels, layers, dropout); that of 2.0 if not given"""
+    discriminator_loss_type: Literal["hinge", "vanilla", "non-saturating", "wgan-gp"] = "hinge"
+    """what the discriminator is trained for"""
+    generator_loss_type: Literal["hinge", "non-saturating"] = "hinge"
+    """what the autoencoder is trained for against it"""
+    generator_factor: float = 0.05
+    """share of the weight at which both losses pull equally at the autoencoder's last layer (1.3: 0.5)"""
+    discriminator_start: int = 0
+    """updates before the discriminator takes part"""
+    discriminator_learning_rate: float = 1e-4
+    """of the discriminator, all the time"""
+    lecam_loss_weight: float = 0.0
+    """hold logits to their averages (LeCam)"""
+    gradient_penalty_loss_weight: float = 0.0
+    """hold the slope of the logits to 1 (gradient penalty, times 10)"""
 
     def check(self) -> None:
-        require_at_least(self, perceptual_loss_weight=0, mse_loss_weight=0, kl_loss_weight=0)
+        require_at_least(self, perceptual_loss_weight=0, mse_loss_weight=0, kl_loss_weight=0, discriminator_start=0)
+        require_at_least(self, generator_factor=0, lecam_loss_weight=0, gradient_penalty_loss_weight=0)
+        require_at_least(self, discriminator_learning_rate=0)
+        if self.use_discriminator and not self.use_real_rec_loss:
+            raise SettingError("use_discriminator judges pixels; set use_real_rec_loss", "use_discriminator")
+        if self.discriminator and not self.use_discriminator:
+            raise SettingError("discriminator belongs to use_discriminator; set it, or leave this out", "discriminator")
 
 
 @dataclass

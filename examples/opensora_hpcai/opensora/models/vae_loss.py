@@ -81,16 +81,23 @@ class _ReconstructionLoss(nn.Cell):
         self, target: Tensor, result: Tensor, mean: Tensor, logvar: Tensor | None, pixels: bool = True
     ) -> tuple[Tensor, tuple]:
         """The loss, and its absolute error, squared error, KL divergence per latent value, and LPIPS of a frame."""
+        error, pull, parts = self.errors(target, result, mean, logvar, pixels)
+        return error + pull, parts
+
+    def errors(
+        self, target: Tensor, result: Tensor, mean: Tensor, logvar: Tensor | None, pixels: bool = True
+    ) -> tuple[Tensor, Tensor, tuple]:
+        """The two terms of `compare`: of the reconstruction, and of the posterior; and the parts."""
         none = ops.zeros((), ms.float32)
         distances = frame_distances(self.lpips, target, result) if pixels and self.lpips is not None else None
         errors = frame_errors(target, result, distances, self.weights.perceptual)
         mse = ops.square(result - target).mean()
         kl = none if logvar is None else divergence(mean, logvar)
         likelihood = negative_log_likelihood(errors) / math.prod(errors.shape[1:])
-        loss = likelihood + self.weights.mse * mse + self.weights.kl / math.prod(target.shape[1:]) * kl
+        error, pull = likelihood + self.weights.mse * mse, self.weights.kl / math.prod(target.shape[1:]) * kl
         distance = none if distances is None else distances.mean()
         l1 = likelihood - self.weights.perceptual * distance
-        return loss, (l1, mse, kl / math.prod(mean.shape[1:]), distance)
+        return error, pull, (l1, mse, kl / math.prod(mean.shape[1:]), distance)
 
     def identity(self, z: Tensor, latents: Tensor) -> Tensor:
         """Mean absolute difference between frame latents and latents; 0 for clips, or if it is not asked for."""
@@ -110,8 +117,13 @@ class PixelLoss(_ReconstructionLoss):
         self.network = autoencoder
 
     def construct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, tuple]:
+        error, pull, parts, _ = self.reconstructed(x, noise)
+        return error + pull, parts
+
+    def reconstructed(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, tuple, Tensor]:
+        """The terms of the loss that are and are not about pixels, the parts, and the reconstruction."""
         results = self.network(x, noise)
-        return self.compare(x, results[0], results[1], results[2] if len(results) > 2 else None)
+        return *self.errors(x, results[0], results[1], results[2] if len(results) > 2 else None), results[0]
 
 
 class FrameLoss(PixelLoss):
@@ -159,12 +171,17 @@ class VideoLoss(_ReconstructionLoss):
         self.pixels, self.latents = pixels, latents
 
     def construct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, tuple]:
+        error, rest, parts, _ = self.reconstructed(x, noise)
+        return error + rest, parts
+
+    def reconstructed(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, tuple, Tensor]:
+        """See `PixelLoss.reconstructed`."""
         reconstruction, mean, logvar, z, z_reconstruction = self.network(x, noise)
-        identity = self.identity(z, mean + ops.exp(0.5 * logvar) * noise)
+        rest = self.identity(z, mean + ops.exp(0.5 * logvar) * noise)
         if not self.pixels:
-            loss, parts = self.compare(z, z_reconstruction, mean, logvar, pixels=False)
-            return loss + identity, parts
-        loss, parts = self.compare(x, reconstruction, mean, logvar)
+            error, pull, parts = self.errors(z, z_reconstruction, mean, logvar, pixels=False)
+            return error, pull + rest, parts, reconstruction
+        error, pull, parts = self.errors(x, reconstruction, mean, logvar)
         if self.latents:
-            loss = loss + ops.abs(z_reconstruction - z).mean()
-        return loss + identity, parts
+            rest = rest + ops.abs(z_reconstruction - z).mean()
+        return error, pull + rest, parts, reconstruction

@@ -32,6 +32,8 @@ from opensora.models.vae_loss import FrameLoss, LossWeights, PixelLoss, TimeLoss
 from opensora.models.vae_v1_2 import VideoAutoencoder
 from opensora.networks import autoencoder_config, build_autoencoder, into_module, load_autoencoder_weights, own_tensors
 from opensora.start import start
+from opensora.training.adversarial import PARTS as ADVERSARIAL_PARTS
+from opensora.training.adversarial import make_adversarial_step
 from opensora.training.contents import Contents
 from opensora.training.run import (
     CACHE_BYTES,
@@ -55,7 +57,6 @@ JUDGED = 16
 CANNOT: Refusals = {
     **REFUSED,
     "random_crop": (is_on, "leave it out; clips are cropped at the centre"),
-    "use_discriminator": (is_on, "leave it out"),
     "scale_lr": (is_on, "give the learning rate you want as start_learning_rate"),
 }
 
@@ -82,7 +83,11 @@ def _train(config: TrainVaeConfig, run: Run, rows: list[VideoRow]) -> Path:
     size = (trained_on.num_frames, config.data.image_size, config.data.image_size)
     plan = FixedPlan(len(trained_on), config.train.batch_size, run.mesh.data, run.seed, size=size)
     loader = make_loader(trained_on, config.data, plan, run)
-    step = make_step(config.optimizer, config.model.dtype, autoencoder, make_loss(config, autoencoder), run.mesh)
+    loss = make_loss(config, autoencoder)
+    if config.loss.use_discriminator:
+        step = make_adversarial_step(config, autoencoder, loss, run.mesh, run.seed)
+    else:
+        step = make_step(config.optimizer, config.model.dtype, autoencoder, loss, run.mesh)
     training = make_training(
         config,
         run,
@@ -92,7 +97,7 @@ def _train(config: TrainVaeConfig, run: Run, rows: list[VideoRow]) -> Path:
         loader,
         AutoencoderInputs(config, autoencoder),
         Contents(trained_rows),
-        PARTS,
+        PARTS + (ADVERSARIAL_PARTS if config.loss.use_discriminator else ()),
     )
     run_training(run, training)
     if step.ema:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import nn
+from mindspore import Parameter, nn
 
 from mindone import runtime
 from mindone.checkpoint import MODEL_LAYOUT, Layout
@@ -166,14 +166,21 @@ def cache_bytes(data: Data | VaeData) -> int:
 # --- step and loop ---------------------------------------------------------------------------------------------------
 
 
-def make_step(optim: Optim, dtype: str, network: nn.Cell, loss: nn.Cell, mesh: Mesh) -> TrainStep:
-    """The training update of the trainable parameters in ``loss``, which are those of ``network``.
+def make_step(
+    optim: Optim,
+    dtype: str,
+    network: nn.Cell,
+    loss: nn.Cell,
+    mesh: Mesh,
+    trained: Sequence[Parameter] | None = None,
+) -> TrainStep:
+    """The training update of the trainable parameters in ``loss``, which are those of ``network``, or of ``trained``.
 
     Raises:
         UserError: there are none.
     """
     broadcast_parameters(list(network.get_parameters()), mesh)
-    parameters = loss.trainable_params()
+    parameters = loss.trainable_params() if trained is None else list(trained)
     if not parameters:
         raise UserError("nothing is trained: all parameters are frozen by the settings")
     scale = LossScale()
