@@ -28,6 +28,7 @@ from opensora.families.base import REFUSED, is_on
 from opensora.model_folder import require_path
 from opensora.models.autoencoder import Autoencoder
 from opensora.models.inflate import inflate
+from opensora.models.vae_dc_ae import DCAE, Residual
 from opensora.models.vae_loss import FrameLoss, LossWeights, PixelLoss, TimeLoss, VideoLoss
 from opensora.models.vae_v1_2 import VideoAutoencoder
 from opensora.networks import autoencoder_config, build_autoencoder, into_module, load_autoencoder_weights, own_tensors
@@ -162,8 +163,8 @@ def build(model: VaeModel) -> Autoencoder:
     if model.vae2d_checkpoint:
         _start_from_images(autoencoder, model.vae2d_checkpoint)
     if model.use_recompute:
-        for half in _halves(autoencoder):
-            half.recompute()
+        for part in _recomputed(autoencoder):
+            part.recompute()
     return autoencoder
 
 
@@ -178,8 +179,10 @@ def _start_from_images(autoencoder: Autoencoder, path: str) -> None:
     load_into(autoencoder, inflate(image, fresh))
 
 
-def _halves(autoencoder: Autoencoder) -> list[nn.Cell]:
-    """Encoders and decoders."""
+def _recomputed(autoencoder: Autoencoder) -> list[nn.Cell]:
+    """Encoders and decoders; of a deep one each block by itself: in larger parts MindSpore finds a cycle."""
+    if isinstance(autoencoder, DCAE):
+        return [cell for _, cell in autoencoder.cells_and_names() if isinstance(cell, Residual)]
     if isinstance(autoencoder, VideoAutoencoder):
         parts = [autoencoder.spatial_vae.module, autoencoder.temporal_vae]
     else:

@@ -1,0 +1,101 @@
+"""Every training recipe of autoencoders, with small networks on small videos."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindone.config import parse
+from mindone.data.write import write_video
+from mindone.testing import golden
+from opensora.config import TrainVaeConfig
+from opensora.networks import load_autoencoder
+from opensora.training import autoencoder as training
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs" / "vae" / "train").glob("*.yaml"))
+FRAMES, SIDE, STEPS = 5, 16, 6
+TWO_PARTS = {
+    "autoencoder_kl": {
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "block_out_channels": [4, 4],
+        "layers_per_block": 1,
+        "norm_num_groups": 2,
+    },
+    "vae_temporal": {
+        "filters": 4,
+        "num_res_blocks": 1,
+        "num_groups": 2,
+        "channel_multipliers": [1, 1],
+        "temporal_downsample": [True],
+    },
+}
+STAGES = {
+    "width_list": [8, 32],
+    "depth_list": [1, 1],
+    "block_type": ["ResBlock", "EViTS5_GLU"],
+    "temporal": [True, False],
+}
+DEEP = {
+    "latent_channels": 4,
+    "time_compression_ratio": 2,
+    "spatial_compression_ratio": 2,
+    "encoder": STAGES,
+    "decoder": STAGES,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A table of two videos of moving gradients."""
+    root = tmp_path_factory.mktemp("videos")
+    ramp = np.linspace(40, 220, SIDE).astype(np.uint8)
+    for i in range(2):
+        frames = np.stack([np.roll(ramp, i + t) for t in range(FRAMES)])[:, None, :, None]
+        write_video(
+            root / f"clip{i}.mp4", np.ascontiguousarray(np.broadcast_to(frames, (FRAMES, SIDE, SIDE, 3))), fps=8
+        )
+    (root / "videos.csv").write_text("video\nclip0.mp4\nclip1.mp4\n")
+    return root
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_trains_an_autoencoder_whose_loss_falls(recipe, data, tmp_path):
+    golden.use_mode("graph")
+    deep = "dc_ae" in recipe.stem
+    values = {
+        "csv_path": data / "videos.csv",
+        "video_folder": data,
+        "image_size": SIDE,
+        "num_frames": 4 if deep else FRAMES,
+        "frame_stride": 1,
+        "vae": json.dumps(DEEP if deep else TWO_PARTS),
+        "pretrained_model_path": "",
+        "vae2d_checkpoint": "",
+        "perceptual_loss_weight": 0,
+        "lpips_checkpoint": "",
+        "mixed_image_ratio": 0,
+        "micro_frame_size": FRAMES,
+        "batch_size": 2,
+        "train_steps": STEPS,
+        "start_learning_rate": 0.01,
+        "warmup_steps": 0,
+        "num_parallel_workers": 0,
+        "output_path": tmp_path,
+        "add_datetime": False,
+        "device_target": "CPU",
+        "seed": 1,
+    }
+    if "disc" in recipe.stem:
+        values["discriminator"] = json.dumps({"kind": "3d_v2_0", "channels": 4, "layers": 2, "dropout": 0.3})
+    argv = ["--config", str(recipe), *(token for name, value in values.items() for token in (f"--{name}", str(value)))]
+    config = parse(TrainVaeConfig, argv)
+    folder = training.train(config)
+    with open(tmp_path / "result.log", newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file, delimiter="\t")]
+    assert len(losses) == STEPS and min(losses[-2:]) < losses[0]
+    video = np.zeros((1, 3, config.data.num_frames, SIDE, SIDE), np.float32)
+    autoencoder = load_autoencoder(folder)
+    assert autoencoder.decode(autoencoder.encode(video), config.data.num_frames).shape == video.shape
