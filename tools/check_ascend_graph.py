@@ -314,6 +314,16 @@ def _autoencoder_train(name: str, *size: int) -> tuple:
     return _training(PixelLoss(network, LossWeights())), (*_update_scalars(), _zeros(1, 3, *size), noise)
 
 
+def _discriminator_train(*size: int) -> tuple:
+    """What a discriminator learns from one video and its reconstruction."""
+    from opensora.models.adversarial import DiscriminatorJudgement
+    from opensora.models.discriminators import DiscriminatorConfig, build_discriminator
+
+    network = _bfloat16(build_discriminator(DiscriminatorConfig()).set_train(True))
+    judgement = DiscriminatorJudgement(network, "hinge", lecam=0.0, penalty=0.0, lecam_decay=0.999)
+    return _training(judgement), (*_update_scalars(), _zeros(1, 3, *size), _zeros(1, 3, *size), _zeros(2))
+
+
 def _short_rotary() -> tuple:
     """Rotation over 16 frames of 1800 places of 16 heads, which the fused operator refuses."""
     from mindspore import bfloat16, nn
@@ -412,6 +422,11 @@ CASES = {
         "DC-AE, training update, 32 x 256 x 256",
         partial(_autoencoder_train, "Video-DC-AE", 32, 256, 256),
         ("Conv3D", "Conv2D"),
+    ),
+    "discriminator-train": Case(
+        "discriminator of the DC-AE, training update, 32 x 256 x 256",
+        partial(_discriminator_train, 32, 256, 256),
+        ("Conv3D",),
     ),
 }
 

@@ -23,6 +23,7 @@ from mindone.adapters.dropout import SeededDropout, new_seeds
 from mindone.errors import UserError
 from mindone.models.sizes import require_positive
 from mindone.nn.conv import Conv2d, Conv3d, GroupNorm
+from mindone.nn.functional import cast
 from mindone.nn.kernels import kernels
 from mindone.nn.layers import Linear
 from mindone.nn.padding import Padding, pad_zeros
@@ -96,12 +97,12 @@ class BatchNorm(nn.Cell):
         self.num_batches_tracked = Parameter(Tensor(0, ms.int64), requires_grad=False)
 
     def construct(self, x: Tensor, remember: bool = True) -> Tensor:
-        rows = x.reshape(*x.shape[:2], -1)
+        rows = cast(x, ms.float32).reshape(*x.shape[:2], -1)
         mean, var = self._moments(rows)
         if self.training and remember:
             rows = ops.depend(rows, self._follow(mean, var, rows.shape[0] * rows.shape[2]))
         factor = self.weight.reshape(1, -1, 1) * ops.rsqrt(var + self.eps)
-        return ((rows - mean) * factor + self.bias.reshape(1, -1, 1)).reshape(x.shape)
+        return cast(((rows - mean) * factor + self.bias.reshape(1, -1, 1)).reshape(x.shape), x.dtype)
 
     def tangent(self, x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
         rows, slopes = x.reshape(*x.shape[:2], -1), dx.reshape(*x.shape[:2], -1)
@@ -178,11 +179,11 @@ class PatchDiscriminator(nn.Cell):
             _draw(layer)
 
     def construct(self, x: Tensor, remember: bool = True) -> Tensor:
-        """Logits (B, 1, ...); without ``remember`` running statistics stay as they are."""
+        """Logits (B, 1, ...) float32; without ``remember`` running statistics stay as they are."""
         x = to_images(x) if self.config.kind == "2d" and x.ndim == 5 else x
         for i in range(len(self._norms)):
             x = self.main[i](x, remember) if self._norms[i] else self.main[i](x)
-        return x
+        return cast(x, ms.float32)
 
     def tangent(self, x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and how they change along ``dx``; nothing is left out at random."""
@@ -312,7 +313,7 @@ class BlurredDiscriminator(nn.Cell):
         for block in self.res_block_list:
             x = block(x)
         x = self.act(self.norm1(self.conv2(x)))
-        return self.linear2(self.act(self.linear1(x.reshape(x.shape[0], -1))))
+        return cast(self.linear2(self.act(self.linear1(x.reshape(x.shape[0], -1)))), ms.float32)
 
     def tangent(self, x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and how they change along ``dx``."""
