@@ -18,6 +18,7 @@ import numpy as np
 
 from mindone.config import Settings, about
 from mindone.errors import UserError
+from mindone.train.band import LossBand
 from opensora.config.common import Refusals, Shape, Text, refuse
 from opensora.data.buckets import BucketConfig, BucketRules
 from opensora.sizes import VideoSize, video_size
@@ -108,6 +109,8 @@ class Objective(ABC):
 
     part_names: tuple[str, ...] = ()
     """names of the scalars that the cell returns beside the loss"""
+    band: ClassVar[LossBand] = LossBand(2.0)
+    """what the loss is of a network that gives zeros, for latents of variance 1; a flow's is that of data and noise"""
 
     @abstractmethod
     def loss_cell(self, denoiser: nn.Cell) -> nn.Cell:

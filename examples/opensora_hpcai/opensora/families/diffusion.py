@@ -17,6 +17,7 @@ from mindone.diffusion.dpm_solver import DPMSolver
 from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
 from mindone.diffusion.iddpm_loss import noisy, training_losses
 from mindone.errors import UserError
+from mindone.train.band import LossBand
 from mindone.train.loop import Place
 from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
@@ -110,6 +111,7 @@ class DiffusionObjective(Objective):
     packing: Packing | None = None
     """rows of patches, which the latents are then"""
     part_names: tuple[str, ...] = ("mse", "vb")
+    band: ClassVar[LossBand] = LossBand(1.0, "mse")
 
     def loss_cell(self, denoiser: nn.Cell) -> nn.Cell:
         if self.packing is None:

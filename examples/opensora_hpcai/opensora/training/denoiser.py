@@ -17,6 +17,7 @@ from mindone.data.table import VideoRow, read_video_table
 from mindone.data.transforms import ResizeWithin
 from mindone.errors import UserError
 from mindone.parallel.mesh import Mesh, make_mesh
+from mindone.train.band import BandWatch
 from mindone.train.loop import Every, Training
 from opensora.conditions.visual import given_ends
 from opensora.config.generate import Sampler as SamplerSettings
@@ -152,6 +153,9 @@ def prepare(config: TrainConfig, setting: Setting, run: Run) -> tuple[Training, 
         trained.digest,
     )
     training.hooks = make_hooks(setting, run, training, denoiser, inputs)
+    if run.mesh.is_main:
+        trained_before = bool(config.model.pretrained_model_path) or run.found is not None
+        training.trackers.trackers.append(BandWatch(objective.band, trained_before))
     return training, trained
 
 
