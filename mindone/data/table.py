@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,9 +36,14 @@ HOW_TO_QUOTE = (
 
 _NUMBER = re.compile(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST = 1 << 31
+_SMALLEST = sys.float_info.min
 # A path that is normal already: no part begins with a dot, none is empty, and there is an extension.
 _PLAIN_PATH = re.compile(r"(?:[\w-][\w. -]*/)*[\w-][\w. -]*\.[A-Za-z]\w*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+MOTION = "score_vmafmotion"
+"""The column of how much moves in a video, by its published name."""
 
 
 class VideoRow(NamedTuple):
@@ -54,6 +60,7 @@ class VideoRow(NamedTuple):
     height: int | None = None
     width: int | None = None
     line: int = 0
+    motion: float | None = None
 
     @property
     def file(self) -> Path:
@@ -110,8 +117,8 @@ def read_video_table(
 ) -> list[VideoRow]:
     """The rows of a table of videos; paths are relative to ``video_folder``, or to the CSV's own folder.
 
-    The columns ``fps``, ``num_frames``, ``height`` and ``width`` are read if they are there. Rows without a caption are
-    counted and reported.
+    The columns ``fps``, ``num_frames``, ``height``, ``width`` and ``score_vmafmotion`` are read if they are there. Rows
+    without a caption are counted and reported.
 
     Args:
         video_column: None takes the first column whatever its name, as the tables for autoencoders have it.
@@ -119,13 +126,13 @@ def read_video_table(
         drop_without_caption: leave out rows whose caption is empty or a word for nothing, such as NaN.
     Raises:
         UserError: as for `read_table`; an empty path, or one that leaves the folder; a rate, length or size that is
-            not a positive number; no row left.
+            not a positive number, or a motion below 0; no row left.
     """
     header, cells = _open(csv_path, [column for column in (video_column, caption_column) if column])
     root = Path(video_folder) if video_folder else Path(csv_path).parent
     video = header.index(video_column) if video_column else 0
     caption = header.index(caption_column) if caption_column else None
-    numbers = ("fps", "num_frames", "height", "width")
+    numbers = ("fps", "num_frames", "height", "width", MOTION)
     readers = [_Numbers(csv_path, header, name) if name in header else None for name in numbers]
     rows: list[VideoRow] = []
     is_plain = _PLAIN_PATH.fullmatch
@@ -138,7 +145,7 @@ def read_video_table(
         ]
         captions = itertools.repeat("") if caption is None else columns[caption]
         values = [reader.all(columns, lines) if reader else itertools.repeat(None) for reader in readers]
-        rows += map(VideoRow, paths, itertools.repeat(root), captions, *values, lines)
+        rows += map(VideoRow, paths, itertools.repeat(root), captions, *values[:-1], lines, values[-1])
     return rows if caption is None else _with_captions(rows, csv_path, drop_without_caption)
 
 
@@ -175,13 +182,15 @@ def says_something(text: str) -> bool:
 
 
 class _Numbers:
-    """Reads the cells of one column as positive numbers: whole ones, or ``fps`` as a float; None where it is empty.
+    """Reads the cells of one column as positive numbers, None where it is empty.
+
+    They are whole ones, but ``fps`` and the motion, which may be 0.
 
     Equal cells share one number, which saves time and memory.
     """
 
     def __init__(self, csv_path: str | Path, header: list[str], name: str):
-        self.csv_path, self.name, self.type = csv_path, name, float if name == "fps" else int
+        self.csv_path, self.name, self.type = csv_path, name, float if name in ("fps", MOTION) else int
         self.place = header.index(name)
         self.known: dict[str, float | int | None] = {"": None}
 
@@ -194,9 +203,11 @@ class _Numbers:
         return [self.known[cell] for cell in cells]
 
     def _number(self, cell: str, line: int) -> float | int:
-        value = float(cell) if _NUMBER.fullmatch(cell) else 0.0
-        if not 0 < value < _LARGEST or self.type(value) != value:
-            kind = "positive number" if self.type is float else "positive whole number"
+        value = float(cell) if _NUMBER.fullmatch(cell) else -1.0
+        least = 0.0 if self.name == MOTION else _SMALLEST
+        if not least <= value < _LARGEST or self.type(value) != value:
+            kind = "number, at least 0" if self.name == MOTION else "positive number"
+            kind = kind if self.type is float else "positive whole number"
             raise UserError(
                 f"{self.csv_path}, line {line}: {self.name}={cell[:40]} is not a {kind}; leave the cell empty if it is "
                 "not known"

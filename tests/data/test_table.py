@@ -90,7 +90,7 @@ def test_numbers_have_to_be_positive(tmp_path, name, cell):
 
 def test_frames_and_sizes_are_read_if_they_are_there(tmp_path):
     rows = read_video_table(table(tmp_path, "video,caption,width,fps,num_frames\na,x,640,29.97,51.0\nb,y,,,\n"))
-    assert [row[3:] for row in rows] == [(29.97, 51, None, 640, 2), (None, None, None, None, 3)]
+    assert [row[3:8] for row in rows] == [(29.97, 51, None, 640, 2), (None, None, None, None, 3)]
     with pytest.raises(UserError, match=r"num_frames=51.5 is not a positive whole number"):
         read_video_table(table(tmp_path, "video,caption,num_frames\na,x,51.5\n"))
 
@@ -172,3 +172,10 @@ def test_a_missing_table_is_named(tmp_path):
 def test_shards_cover_all_rows_once():
     rows = list(range(7))
     assert sorted(shard(rows, 0, 3) + shard(rows, 1, 3) + shard(rows, 2, 3)) == rows
+
+
+def test_the_motion_of_a_video_may_be_nothing_at_all(tmp_path):
+    rows = read_video_table(table(tmp_path, "video,caption,score_vmafmotion\na,x,0\nb,y,2.5\nc,z,\n"))
+    assert [row.motion for row in rows] == [0.0, 2.5, None]
+    with pytest.raises(UserError, match="line 2: score_vmafmotion=-1 is not a number, at least 0"):
+        read_video_table(table(tmp_path, "video,caption,score_vmafmotion\na,x,-1\n"))

@@ -26,6 +26,7 @@ from opensora.sizes import VideoSize, video_size
 if TYPE_CHECKING:
     from mindspore import Tensor, nn
 
+    from mindone.data.table import VideoRow
     from mindone.train.loop import Place
     from opensora.conditions.given import Conditioning
     from opensora.config.generate import Sampler as SamplerSettings
@@ -218,6 +219,15 @@ class Family(ABC):
             UserError: unknown names or values that cannot be, or a version that trains at one size only.
         """
         raise UserError(f"bucket_config is not supported by model_version {self.name}; give image_size")
+
+    def training_caption(self, row: VideoRow, fps: float | None, fps_max: float | None) -> str:
+        """The caption of a training video, before `prepare_prompt`.
+
+        Args:
+            fps: of the file; None if it is not known.
+            fps_max: see `opensora.config.train.TrainShape`.
+        """
+        return row.caption
 
     @abstractmethod
     def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:

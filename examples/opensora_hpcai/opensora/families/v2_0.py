@@ -22,6 +22,7 @@ from opensora.sizes import VideoSize, video_size_2_0
 from opensora.text.conditioner import T5ClipConditioner
 
 if TYPE_CHECKING:
+    from mindone.data.table import VideoRow
     from opensora.models.types import DenoiserConfig
 
 # Sides are multiples of a patch of 2x2 latents, or of one latent where it is larger.
@@ -79,6 +80,9 @@ class OpenSora20(Family):
 
     def bucket_rules(self, config: BucketConfig, compression: int = 8) -> BucketRules:
         return rules_2_0(config, max(GRID, compression))
+
+    def training_caption(self, row: VideoRow, fps: float | None, fps_max: float | None) -> str:
+        return training_text(row.caption, fps, row.motion, fps_max)
 
     def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:
         """As it is, for a picture: what has no frame rate has no motion."""

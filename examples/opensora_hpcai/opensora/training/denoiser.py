@@ -317,13 +317,14 @@ def make_trained(setting: Setting, denoiser: nn.Cell, seed: int) -> Trained:
 def make_dataset(setting: Setting, usual_size: VideoSize | None = None) -> LatentTextDataset | VideoTextDataset:
     """Cached latents if there are any, else videos; of ``usual_size`` where no other one is asked for."""
     data, (frames, height, width), autoencoder = setting.config.data, usual_size or setting.size, setting.autoencoder
+    rows = described_rows(setting)
     latent_frames: int | dict[int, int] = autoencoder.latent_size((frames, height, width))[0]
     if setting.buckets:
         lengths = setting.buckets.lengths
         latent_frames = {length: autoencoder.latent_size((length, height, width))[0] for length in lengths}
     if data.vae_latent_folder:
         return LatentTextDataset(
-            setting.rows,
+            rows,
             data.vae_latent_folder,
             data.text_embed_folder,
             latent_frames=latent_frames,
@@ -333,7 +334,7 @@ def make_dataset(setting: Setting, usual_size: VideoSize | None = None) -> Laten
             ends=[end.name for end in given_ends(setting.config.flow.condition_config or (), causal=True)],
         )
     return VideoTextDataset(
-        setting.rows,
+        rows,
         frames,
         ResizeWithin(setting.packing.max_image_size) if setting.packing else (height, width),
         setting.buckets.interval if setting.buckets else data.frame_stride,
@@ -342,6 +343,18 @@ def make_dataset(setting: Setting, usual_size: VideoSize | None = None) -> Laten
         backend=data.video_backend,
         cache_bytes=cache_bytes(data),
     )
+
+
+def described_rows(setting: Setting) -> list[VideoRow]:
+    """The rows with captions that say what the family says of training videos; those of a text cache as they are."""
+    config, family = setting.config, setting.family
+    if config.data.text_embed_folder:
+        return setting.rows
+    rates = setting.buckets.metadata.fps if setting.buckets else [row.fps or 0 for row in setting.rows]
+    return [
+        row._replace(caption=family.training_caption(row, float(rate) or None, config.shape.fps_max))
+        for row, rate in zip(setting.rows, rates)
+    ]
 
 
 def make_captions(setting: Setting) -> Captions:

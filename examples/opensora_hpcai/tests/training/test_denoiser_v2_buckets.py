@@ -69,6 +69,21 @@ def test_films_and_pictures_train_at_the_size_of_their_bucket_with_given_frames(
     assert "the batches of the first epoch have 4 shapes" in caplog.text
 
 
+def test_captions_say_the_rate_and_the_motion_that_a_film_is_trained_with(world, tmp_path):
+    table = (world / "video_caption.csv").read_text().splitlines()
+    scores = ["score_vmafmotion", "3.2", "0", "", "", "", "", ""]
+    told = tmp_path / "told.csv"
+    told.write_text("\n".join(f"{line},{score}" for line, score in zip(table, scores)) + "\n")
+    given = command(world, tmp_path, "--csv_path", f"{told}", "--video_folder", f"{world}")
+    setting = training.make_setting(load(TrainConfig, given))
+    captions = [row.caption.removeprefix("a red circle moves left") for row in training.described_rows(setting)]
+    at_the_limit, faster, without = " 12 FPS, 3 motion score.", " 12 FPS, 0 motion score.", ""
+    assert captions == [at_the_limit, faster, " 12 FPS.", " 12 FPS.", " 12 FPS.", without, without]
+    # The dataset has them, and the table as it is remembered does not change.
+    assert training.make_dataset(setting, (5, 48, 48)).rows[0].caption.endswith(at_the_limit)
+    assert setting.rows[0].caption == "a red circle moves left"
+
+
 def test_frames_are_taken_so_that_no_film_is_faster_than_the_limit(world, tmp_path):
     prepared = training.make_setting(load(TrainConfig, command(world, tmp_path)))
     plan = training.make_plan(prepared, 1, 1, "table")
