@@ -20,7 +20,7 @@ from mindone.data.transforms import normalise
 from mindone.errors import UserError
 from mindone.models.lpips import load_lpips
 from mindone.parallel.mesh import make_mesh
-from mindone.train.loop import Place
+from mindone.train.loop import Place, Training
 from opensora.config.common import Refusals, refuse
 from opensora.config.vae import OF_TWO_PARTS, TrainVaeConfig, VaeData, VaeModel
 from opensora.data.dataset import Memory, VideoTextDataset
@@ -73,10 +73,17 @@ def train(config: TrainVaeConfig) -> Path:
     check(config)
     rows = read_rows(config.data)
     with open_run(config, make_mesh()) as run:
-        return _train(config, run, rows)
+        training, autoencoder = prepare(config, run, rows)
+        run_training(run, training)
+        return _finish(config, run, training, autoencoder, rows)
 
 
-def _train(config: TrainVaeConfig, run: Run, rows: list[VideoRow]) -> Path:
+def prepare(config: TrainVaeConfig, run: Run, rows: list[VideoRow]) -> tuple[Training, Autoencoder]:
+    """All that a run of the loop needs, and what it trains.
+
+    Raises:
+        UserError: as for `train`.
+    """
     autoencoder = build(config.model)
     _check_size(config.data, autoencoder)
     trained_rows = rows[: len(rows) - config.data.held_out]
@@ -100,12 +107,18 @@ def _train(config: TrainVaeConfig, run: Run, rows: list[VideoRow]) -> Path:
         Contents(trained_rows),
         PARTS + (ADVERSARIAL_PARTS if config.loss.use_discriminator else ()),
     )
-    run_training(run, training)
-    if step.ema:
-        step.ema.assign()
+    return training, autoencoder
+
+
+def _finish(
+    config: TrainVaeConfig, run: Run, training: Training, autoencoder: Autoencoder, rows: list[VideoRow]
+) -> Path:
+    """Normalises the latents of what was trained, judges it, and writes it."""
+    if training.step.ema:
+        training.step.ema.assign()
     clips = config.model.latent_statistics
     if clips:
-        set_latent_statistics(autoencoder, trained_on, clips, config.train.batch_size, run.seed)
+        set_latent_statistics(autoencoder, training.loader.dataset, clips, config.train.batch_size, run.seed)
     judge(config, autoencoder, rows)
     folder = training.checkpoints.export(autoencoder.config.to_dict())
     logger.info("the autoencoder is in %s", folder)

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import yaml
 
 from mindone.checkpoint.run import RunCheckpoint, RunCheckpoints
 from mindone.config import load
 from mindone.data.loader import name_of
 from mindone.errors import UserError
-from mindone.parallel.mesh import make_mesh
+from mindone.parallel.mesh import Mesh, make_mesh
 from mindone.train.curves import draw_curves, log_rows, read_curves
-from mindone.train.loop import Replayed, replay
+from mindone.train.loop import Replayed, Training, replay
 from mindone.train.run_folder import CHECKPOINTS
 from mindone.train.tracker import RESULT_LOG, Trackers
-from opensora.config import PlotConfig, ReplayConfig, TrainConfig
+from opensora.config import PlotConfig, ReplayConfig, TrainConfig, TrainVaeConfig
 from opensora.start import start
-from opensora.training.denoiser import make_setting, prepare
+from opensora.training import autoencoder, denoiser
 from opensora.training.run import SETTINGS, open_run
 
 logger = logging.getLogger(__name__)
+
+VAE_GROUP = "loss"
+"""A group of settings that the training of an autoencoder has and that of a denoiser has not."""
 
 
 def plot(config: PlotConfig) -> Path:
@@ -50,7 +57,7 @@ class Update:
 
 
 def replay_update(config: ReplayConfig) -> Update:
-    """Computes an update of a denoiser's training again, from the nearest checkpoint before it, and prints it.
+    """Computes an update of a training again, from the nearest checkpoint before it, and prints it.
 
     The run's own folder stays as it is.
 
@@ -68,15 +75,8 @@ def replay_update(config: ReplayConfig) -> Update:
         loop = replace(
             settings.train, output_path=work, add_datetime=False, resume=str(nearest.path) if nearest else False
         )
-        again = replace(
-            settings,
-            train=loop,
-            samples=replace(settings.samples, sample_every=0),
-            validation=replace(settings.validation, validate=False),
-        )
-        setting = make_setting(again, mesh)
-        with open_run(again, mesh) as run:
-            training, _ = prepare(again, setting, run)
+        again = replace(settings, train=loop)
+        with _prepared(again, mesh) as training:
             training.total_steps, training.trackers = config.step, Trackers()
             found = replay(training)
         update = _described(found, config.step, training.loader.dataset, logged)
@@ -84,8 +84,26 @@ def replay_update(config: ReplayConfig) -> Update:
     return update
 
 
-def read_settings(folder: Path) -> TrainConfig:
-    """The settings of a denoiser's training.
+@contextlib.contextmanager
+def _prepared(settings: TrainConfig | TrainVaeConfig, mesh: Mesh) -> Iterator[Training]:
+    """What the run of these settings runs, without what is done between its updates."""
+    if isinstance(settings, TrainVaeConfig):
+        rows = autoencoder.read_rows(settings.data)
+        with open_run(settings, mesh) as run:
+            yield autoencoder.prepare(settings, run, rows)[0]
+        return
+    settings = replace(
+        settings,
+        samples=replace(settings.samples, sample_every=0),
+        validation=replace(settings.validation, validate=False),
+    )
+    setting = denoiser.make_setting(settings, mesh)
+    with open_run(settings, mesh) as run:
+        yield denoiser.prepare(settings, setting, run)[0]
+
+
+def read_settings(folder: Path) -> TrainConfig | TrainVaeConfig:
+    """The settings of a training, of a denoiser or of an autoencoder.
 
     Raises:
         UserError: it is not the folder of one.
@@ -93,7 +111,16 @@ def read_settings(folder: Path) -> TrainConfig:
     path = folder / SETTINGS
     if not path.is_file():
         raise UserError(f"run={folder} has no {SETTINGS}; give the folder of a training run")
-    return load(TrainConfig, ["--config", str(path)])
+    schema = TrainVaeConfig if _is_of_autoencoder(path) else TrainConfig
+    return load(schema, ["--config", str(path)])
+
+
+def _is_of_autoencoder(path: Path) -> bool:
+    # What cannot be read is for the reader of settings to refuse.
+    with contextlib.suppress(yaml.YAMLError, UnicodeError):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return isinstance(content, dict) and VAE_GROUP in content
+    return False
 
 
 def nearest_checkpoint(folder: Path, step: int) -> RunCheckpoint | None:

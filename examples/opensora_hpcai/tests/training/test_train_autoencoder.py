@@ -17,6 +17,7 @@ from mindone.models.lpips import LPIPS
 from mindone.testing import golden
 from mindone.train.loop import Place
 from opensora import networks
+from opensora.cli import enter
 from opensora.config import TrainVaeConfig
 from opensora.model_folder import read_config
 from opensora.models.vae_loss import FrameLoss, LossWeights, TimeLoss, VideoLoss, frame_distances
@@ -110,6 +111,8 @@ def test_a_run_trains_the_temporal_part_and_leaves_a_model_with_its_own_statisti
     np.testing.assert_allclose(stored["shift"], np.asarray(after["shift"]).ravel(), rtol=1e-6)
     assert "2 held-out clips: l1" in caplog.text
     assert len((tmp_path / "output" / "result.log").read_text().splitlines()) == 3
+    update = enter("replay", ["--run", str(tmp_path / "output"), "--step", "2"])
+    assert update.is_same and len(update.samples) == 2
 
 
 HUNYUAN = {"block_out_channels": [4, 4, 4, 4], "layers_per_block": 1, "norm_num_groups": 2, "latent_channels": 4}
