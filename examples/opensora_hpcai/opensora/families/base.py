@@ -246,6 +246,10 @@ class Family(ABC):
     def objective(self, flow: Flow, denoiser_config: DenoiserConfig, null_text: Arrays | None = None) -> Objective:
         """The training loss as the settings say; ``null_text`` has the arrays of the empty prompt, one row."""
 
+    def negative_of(self, text: Arrays, null_text: Arrays | None) -> Arrays | None:
+        """What sampling during training moves away from, a row for each text; None: a caption that is learned."""
+        return None
+
     @abstractmethod
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> Sampler:
         """What makes latents of noise with this denoiser."""

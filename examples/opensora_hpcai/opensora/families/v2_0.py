@@ -16,7 +16,7 @@ from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
 from opensora.data.buckets import BucketConfig, BucketRules, rules_2_0, sampling_intervals
 from opensora.families.base import NO_PATCHES, Arrays, Family, PromptRules, is_on
-from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler
+from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler, with_dropped
 from opensora.flow_settings import FLOW_SETTINGS
 from opensora.sizes import VideoSize, video_size_2_0
 from opensora.text.conditioner import T5ClipConditioner
@@ -48,7 +48,6 @@ class OpenSora20(Family):
         "sampling": (lambda value: value != "rflow", "use rflow"),
         "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
         "freeze_y_embedder": (is_on, "leave it out; its network has no null caption"),
-        "sample_every": (is_on, "use 0, and generate from a checkpoint"),
         "mask_ratios": (is_on, "use condition_config; its network is told conditions, not frames masks"),
         "aesthetic_score": (lambda value: value is not None, "use version 1.2"),
         "camera_motion": (lambda value: value is not None, "use version 1.2"),
@@ -102,6 +101,9 @@ class OpenSora20(Family):
         self, flow: Flow, denoiser_config: DenoiserConfig, null_text: Arrays | None = None
     ) -> FlowMatchingObjective:
         return FlowMatchingObjective(denoiser_config.patch_size, null_text, denoiser_config.cond_embed)
+
+    def negative_of(self, text: Arrays, null_text: Arrays | None) -> Arrays | None:
+        return with_dropped(text, null_text, {name: np.ones(len(values), bool) for name, values in text.items()})
 
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> GuidedSampler:
         flow = ShiftedFlowConfig(**{name: getattr(settings, common) for name, common in FLOW_SETTINGS.items()})

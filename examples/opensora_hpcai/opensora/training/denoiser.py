@@ -388,7 +388,7 @@ def make_hooks(
     if setting.config.validation.validate:
         hooks.append(make_validation(setting, run, training, denoiser, inputs))
     if setting.config.samples.sample_every:
-        hooks.append(make_samples(setting, run, training, denoiser, inputs.captions))
+        hooks.append(make_samples(setting, run, training, denoiser, inputs))
     return hooks
 
 
@@ -419,9 +419,9 @@ def make_validation(setting: Setting, run: Run, training: Training, denoiser: nn
     return Every(run_length(setting.config, len(training.loader)).of(given, "val_interval", "epochs"), validation)
 
 
-def make_samples(setting: Setting, run: Run, training: Training, denoiser: nn.Cell, captions: Captions) -> Every:
+def make_samples(setting: Setting, run: Run, training: Training, denoiser: nn.Cell, inputs: DenoiserInputs) -> Every:
     """Sampling every few updates: of the given prompts, or of the first different captions of the data."""
-    config, family = setting.config, setting.family
+    config, family, captions = setting.config, setting.family, inputs.captions
     prompts = config.samples.sample_prompts
     if prompts:
         text = captions.of_captions(prompts)
@@ -440,6 +440,7 @@ def make_samples(setting: Setting, run: Run, training: Training, denoiser: nn.Ce
         run.folder,
         training.trackers,
         run.mesh,
+        family.negative_of(text, make_null_text(setting, captions)),
     )
     every = run_length(config, len(training.loader)).of(config.samples, "sample_every")
     return Every(every, samples)

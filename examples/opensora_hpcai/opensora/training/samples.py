@@ -45,6 +45,7 @@ class Samples:
         prompts, text: what is sampled, as it is written below the videos and as the denoiser is told.
         fps: frames per second that the denoiser is told, and of the files.
         folder: of the run.
+        negative: what the sampler moves away from, a row for each text; None: a caption that the denoiser has learned.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class Samples:
         folder: Path,
         trackers: Trackers,
         mesh: Mesh,
+        negative: Arrays | None = None,
     ):
+        self.negative = negative
         self.sampler, self.autoencoder, self.ema = sampler, autoencoder, ema
         self.prompts, self.text, self.size, self.fps = list(prompts), text, size, fps
         self.folder, self.trackers, self.mesh = folder, trackers, mesh
@@ -76,7 +79,7 @@ class Samples:
     def _sample(self) -> np.ndarray:
         shape = (self.autoencoder.latent_channels, *self.autoencoder.latent_size(self.size))
         noise = initial_noise(range(SEED, SEED + len(self.prompts)), shape)
-        *_, latents = self.sampler.steps(SampleRequest(noise, self.text, self.size, self.fps))
+        *_, latents = self.sampler.steps(SampleRequest(noise, self.text, self.size, self.fps, self.negative))
         return latents
 
     def _write(self, step: int, latents: np.ndarray) -> None:
