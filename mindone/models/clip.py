@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import mindspore as ms
 import numpy as np
@@ -40,12 +40,7 @@ class CLIPTextConfig:
     """The token whose hidden state is the pooled vector; 2 stands for the largest id in the text."""
 
     def __post_init__(self) -> None:
-        if self.hidden_act not in ACTIVATIONS:
-            raise UserError(f"hidden_act={self.hidden_act} is not supported; use one of {', '.join(ACTIVATIONS)}")
-        if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}"
-            )
+        require_heads(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CLIPTextConfig:
@@ -90,7 +85,7 @@ class CLIPTextTransformer(nn.Cell):
         super().__init__()
         self.eos_token_id = config.eos_token_id
         self.embeddings = CLIPTextEmbeddings(config)
-        self.encoder = CLIPTextBlocks(config)
+        self.encoder = CLIPBlocks(config)
         self.final_layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def construct(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -125,21 +120,42 @@ class CLIPTextEmbeddings(nn.Cell):
         return F.cast(self.token_embedding(input_ids), ms.float32) + F.cast(positions, ms.float32)
 
 
-class CLIPTextBlocks(nn.Cell):
-    def __init__(self, config: CLIPTextConfig):
-        super().__init__()
-        self.layers = nn.CellList([CLIPTextBlock(config) for _ in range(config.num_hidden_layers)])
+class Widths(Protocol):
+    """What the blocks of both towers are made of."""
 
-    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_act: str
+    layer_norm_eps: float
+
+
+def require_heads(config: Widths) -> None:
+    """Refuses an activation that is not known, or heads that do not divide the width."""
+    if config.hidden_act not in ACTIVATIONS:
+        raise UserError(f"hidden_act={config.hidden_act} is not supported; use one of {', '.join(ACTIVATIONS)}")
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"hidden_size={config.hidden_size} is not divisible by num_attention_heads={config.num_attention_heads}"
+        )
+
+
+class CLIPBlocks(nn.Cell):
+    def __init__(self, config: Widths):
+        super().__init__()
+        self.layers = nn.CellList([CLIPBlock(config) for _ in range(config.num_hidden_layers)])
+
+    def construct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for layer in self.layers:
             x = layer(x, mask)
         return x
 
 
-class CLIPTextBlock(nn.Cell):
+class CLIPBlock(nn.Cell):
     """Self-attention and MLP, each behind a norm and with a shortcut; the stream stays float32."""
 
-    def __init__(self, config: CLIPTextConfig):
+    def __init__(self, config: Widths):
         super().__init__()
         width = config.hidden_size
         self.layer_norm1 = LayerNorm(width, config.layer_norm_eps)
@@ -147,13 +163,13 @@ class CLIPTextBlock(nn.Cell):
         self.layer_norm2 = LayerNorm(width, config.layer_norm_eps)
         self.mlp = Mlp(width, config.intermediate_size, width, ACTIVATIONS[config.hidden_act])
 
-    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
+    def construct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x), mask)
         return x + self.mlp(self.layer_norm2(x))
 
 
 class CLIPAttention(nn.Cell):
-    """Multi-head self-attention where ``mask`` (1 or B, 1, L, L) bool is True."""
+    """Multi-head self-attention where ``mask`` (1 or B, 1, L, L) bool is True; everywhere if it is None."""
 
     def __init__(self, width: int, num_heads: int):
         super().__init__()
@@ -163,7 +179,7 @@ class CLIPAttention(nn.Cell):
         self.v_proj = Linear(width, width)
         self.out_proj = Linear(width, width)
 
-    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
+    def construct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = self._heads(self.q_proj(x)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
         return self.out_proj(F.attention(q, k, v, mask).reshape(x.shape))
 

@@ -163,18 +163,21 @@ class GoldenCase:
         Args:
             network: the network that holds the parameters named in ``grads/``.
             loss_cell: a cell ``(*inputs) -> (loss, result, ...)`` around the network.
-            inputs: what the cell is called with.
+            inputs: what the cell is called with: if the case has gradients of inputs, all of its inputs in their order.
         Returns:
             The further results, to be compared by the caller.
         """
         named = dict(network.parameters_and_names())
-        names = list(self.grads)
+        places = [f"inputs/{name}" for name in self.inputs]
+        of_inputs = tuple(place for place, name in enumerate(places) if name in self.grads)
+        names = [name for name in self.grads if name not in places]
         missing = sorted(set(names) - set(named))
         if missing:
             raise AssertionError(f"{self.stem}: the network has no parameters {missing}")
-        (loss, *results), gradients = loss_and_gradients(loss_cell, [named[name] for name in names], inputs)
+        parameters = [named[name] for name in names]
+        (loss, *results), gradients, slopes = loss_and_gradients(loss_cell, parameters, inputs, of_inputs)
         self.check_outputs("loss", loss)
-        self.check_gradients(dict(zip(names, gradients)))
+        self.check_gradients({**dict(zip(names, gradients)), **{places[i]: each for i, each in zip(of_inputs, slopes)}})
         return results
 
 
@@ -195,20 +198,30 @@ def mean_square(network):
     return MeanSquare()
 
 
-def loss_and_gradients(loss_cell, parameters: Sequence, inputs: Sequence) -> tuple:
-    """``((loss, results...), gradients)`` of a cell ``(*inputs) -> (loss, results...)``, in one compiled call."""
+def loss_and_gradients(loss_cell, parameters: Sequence, inputs: Sequence, of_inputs: tuple[int, ...] = ()) -> tuple:
+    """``((loss, results...), gradients, gradients of inputs)`` of a cell, in one compiled call.
+
+    Args:
+        loss_cell: ``(*inputs) -> (loss, results...)``.
+        of_inputs: numbers of the inputs whose gradients are wanted, too.
+    """
     import mindspore as ms
     from mindspore import ParameterTuple, nn
 
     class LossAndGradients(nn.Cell):
         def __init__(self):
             super().__init__(auto_prefix=False)
-            self.run = ms.value_and_grad(loss_cell, None, weights=ParameterTuple(parameters), has_aux=True)
+            weights = ParameterTuple(parameters)
+            self.run = ms.value_and_grad(loss_cell, of_inputs or None, weights=weights, has_aux=True)
 
         def construct(self, *args):
             return self.run(*args)
 
-    return LossAndGradients()(*inputs)
+    values, gradients = LossAndGradients()(*inputs)
+    if not of_inputs:
+        return values, gradients, ()
+    slopes = gradients[0] if isinstance(gradients[0], tuple) else (gradients[0],)
+    return values, gradients[1], slopes
 
 
 def use_mode(mode: str) -> None:
