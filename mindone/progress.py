@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import TypeVar
@@ -11,7 +12,7 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 SECONDS_ON_TERMINAL, SECONDS_IN_FILE = 0.1, 30.0
-"""Least time between two states of a bar."""
+"""Least time between two states of a bar, unless the environment says another as ``TQDM_MININTERVAL``."""
 
 
 def progress_bar(
@@ -29,5 +30,6 @@ def progress_bar(
         shown: False is silent.
         layout: a ``bar_format`` of tqdm.
     """
-    seconds = SECONDS_ON_TERMINAL if sys.stderr.isatty() else SECONDS_IN_FILE
+    usual = SECONDS_ON_TERMINAL if sys.stderr.isatty() else SECONDS_IN_FILE
+    seconds = float(os.environ.get("TQDM_MININTERVAL") or usual)
     return tqdm(items, what, total, disable=not shown, bar_format=layout, mininterval=seconds, file=sys.stderr)

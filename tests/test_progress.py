@@ -26,3 +26,10 @@ def test_a_hidden_bar_writes_nothing(capsys):
     bar.update(3)
     bar.close()
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_environment_may_say_how_often(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setenv("TQDM_MININTERVAL", "0")
+    list(progress_bar("count", range(200)))
+    assert len(sys.stderr.getvalue().split("\r")) > 20

@@ -45,7 +45,7 @@ class Ended:
 
 def stop_at(command: list[str], moment: Moment, number: signal.Signals) -> Ended:
     """Starts a command, sends it a signal at that moment, and waits for its end."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "0.1"}
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=EXAMPLE,
