@@ -80,7 +80,7 @@ def lecam_loss(real: Tensor, fake: Tensor, average_real: Tensor, average_fake: T
 
 
 class SlopeOfLogits(nn.Cell):
-    """The gradient of the sum of a discriminator's logits for videos, of their shape."""
+    """The gradient of the sum of a discriminator's logits for videos, of their shape; nothing is left out at random."""
 
     def __init__(self, discriminator: Discriminator):
         super().__init__(auto_prefix=False)
@@ -89,7 +89,7 @@ class SlopeOfLogits(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         def total(video):
-            return self.discriminator(video, False).sum()
+            return self.discriminator.tangent(video, ops.zeros_like(video))[0].sum()
 
         return self.gradient(total)(x)
 
@@ -200,6 +200,7 @@ class Regularisers:
     def __init__(self, discriminator: Discriminator, penalty: float, averages: LeCam, seed: int):
         self.averages, self.penalty = averages, penalty
         self.seeds, self.seed = discriminator.seeds, seed
+        self.frames_are_rows = discriminator.config.kind == "2d"
         self.slope = SlopeOfLogits(discriminator)
         self.slope.set_train(True)
 
@@ -212,7 +213,12 @@ class Regularisers:
         averages = Tensor(np.array([self.averages.real, self.averages.fake], np.float32))
         if not self.penalty:
             return (averages,)
-        return averages, Tensor(penalty_direction(self.slope(real).asnumpy())[1])
+        slope = self.slope(real).asnumpy()
+        if not self.frames_are_rows:
+            return averages, Tensor(penalty_direction(slope)[1])
+        frames = slope.swapaxes(1, 2)
+        direction = penalty_direction(frames.reshape(-1, *frames.shape[2:]))[1].reshape(frames.shape)
+        return averages, Tensor(np.ascontiguousarray(direction.swapaxes(1, 2)))
 
     def after(self, aux: Sequence[float]) -> None:
         self.averages.update(aux[0], aux[1])

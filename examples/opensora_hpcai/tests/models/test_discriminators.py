@@ -7,6 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindone.errors import UserError
 from opensora.models.adversarial import (
     LeCam,
+    Regularisers,
     SlopeOfLogits,
     adaptive_weight,
     discriminator_loss,
@@ -177,6 +178,16 @@ def test_the_regularisers_are_those_of_the_original(golden_case, mode, training)
     (_, lecam), gradients = GradientOf(judge, parameters)(rows, fake, pair, Tensor(direction))
     golden_case.check_outputs(f"{part}/lecam_loss", lecam)
     check_gradients(golden_case, f"{part}/regularised/", parameters, gradients)
+
+
+def test_the_penalty_of_frames_is_that_of_each_frame_by_itself():
+    network = build_discriminator(DiscriminatorConfig("2d", 4, 1)).set_train(False)
+    video = Tensor(np.random.default_rng(0).normal(size=(2, 3, 3, 16, 16)).astype(np.float32))
+    _, direction = Regularisers(network, 1.0, LeCam(), 0).extras(video)
+    frames = to_images(video)
+    slope = SlopeOfLogits(network).set_train(True)(frames).asnumpy()
+    expected = penalty_direction(slope)[1]
+    np.testing.assert_allclose(to_images(direction).asnumpy(), expected, rtol=1e-4, atol=1e-6)
 
 
 def check_gradients(case, prefix, parameters, gradients):
