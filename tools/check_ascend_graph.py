@@ -349,8 +349,8 @@ def _training(loss):
 
 
 def _update_scalars() -> tuple:
-    """Learning rate, EMA rate and loss scale."""
-    return tuple(_zeros(1)[0] for _ in range(3))
+    """Learning rate, EMA rate, loss scale and the largest loss that is accepted."""
+    return tuple(_zeros(1)[0] for _ in range(4))
 
 
 CASES = {

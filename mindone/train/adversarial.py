@@ -7,6 +7,7 @@ generator makes of the batch; then the generator is updated, and then the judge,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import mindspore as ms
@@ -90,7 +91,7 @@ class AdversarialStep:
         if update < self.start:
             result = self.generator([(_scalar(0.0), *inputs) for inputs in micro_batches], lr, update)
             none = (_scalar(0.0),) * (2 + self.judge_aux)
-            return StepResult(result.loss, result.grad_norm, result.finite, (*result.aux, *none))
+            return replace(result, aux=(*result.aux, *none))
         weighed, judged, weights = [], [], []
         self.inputs.before(update, "generator")
         for inputs in micro_batches:
@@ -107,6 +108,7 @@ class AdversarialStep:
             result.grad_norm,
             ops.logical_and(result.finite, verdict.finite),
             (*result.aux, _scalar(float(np.mean(weights))), verdict.loss, *verdict.aux),
+            result.accepted and verdict.accepted,
         )
 
     def state(self) -> StepState:

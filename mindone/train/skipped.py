@@ -1,4 +1,4 @@
-"""Updates whose loss or gradients were not finite, and were left out: what they saw, and when to give up."""
+"""Updates that were left out, not finite or with a spike of the loss: what they saw, and when to give up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = ("step", "loss", "grad_norm", "seed", "epoch_positions", "samples", "n
 
 
 class SkippedUpdates:
-    """Takes note of every update; those that were not finite get a line in a CSV, with all that repeats them.
+    """Takes note of every update; those that were left out get a line in a CSV, with all that repeats them.
 
     Args:
         path: the file, which appears with the first line.
@@ -37,15 +37,21 @@ class SkippedUpdates:
         Raises:
             UserError: it is one too many.
         """
-        if bool(result.finite.asnumpy()):
+        is_finite = bool(result.finite.asnumpy())
+        if is_finite and result.accepted:
             self.in_a_row = 0
             return
         self.in_a_row += 1
         self._write(step, result, batches, dataset)
-        logger.warning("step %d: loss or gradients are not finite; what it saw is in %s", step, self.path.name)
+        if is_finite:
+            loss = float(result.loss.asnumpy())
+            logger.warning("step %d: loss %.4g is a spike, left out; what it saw is in %s", step, loss, self.path.name)
+        else:
+            logger.warning("step %d: loss or gradients are not finite; what it saw is in %s", step, self.path.name)
         if self.most and self.in_a_row >= self.most:
+            what = "the loss was a spike" if is_finite else "loss or gradients were not finite"
             raise UserError(
-                f"loss or gradients were not finite in {self.in_a_row} updates in a row, up to step {step}; lower "
+                f"{what} in {self.in_a_row} updates in a row, up to step {step}; lower "
                 f"start_learning_rate, set clip_grad, use dtype fp32, or look at the samples in {self.path}"
             )
 

@@ -74,17 +74,48 @@ class LossScale:
             self.value, self.good = self.value * self.factor, 0
 
 
+@dataclass
+class SpikeGuard:
+    """Tells a loss that is much larger than those before it: such an update is left out.
+
+    The loss is compared with ``factor`` times the mean of the accepted ones, in which each counts ``decay`` times as
+    much as the next one, once there are ``warmup`` of them.
+    """
+
+    factor: float
+    warmup: int = 100
+    decay: float = 0.99
+    mean: float = 0.0
+    seen: int = 0
+    """accepted updates"""
+
+    @property
+    def limit(self) -> float:
+        """The largest loss that is accepted now."""
+        return self.factor * self.mean if self.seen >= self.warmup else float("inf")
+
+    def after(self, loss: float, accepted: bool) -> None:
+        """Takes note of an update."""
+        if not accepted:
+            return
+        self.seen += 1
+        share = max(1 - self.decay, 1 / self.seen)
+        self.mean += share * (loss - self.mean)
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What an update gave: float32 scalars as tensors (aux a tuple of them), averaged over micro batches and ranks.
 
-    ``finite`` (bool) is False for an update whose loss or gradients were not, which changed nothing.
+    ``finite`` (bool) is False for an update whose loss or gradients were not; ``accepted`` is False for those that
+    changed nothing, because they were not finite or the loss was a spike.
     """
 
     loss: Tensor
     grad_norm: Tensor
     finite: Tensor
     aux: tuple[Tensor, ...] = ()
+    accepted: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,12 +179,16 @@ class _Update(nn.Cell):
         self.mean_over_ranks = InBuckets(mean, optimizer.parameters)
         self.map_ = ops.HyperMap()
 
-    def construct(self, gradients, loss: Tensor, lr: Tensor, ema_rate: Tensor, scale: Tensor):
-        """Updates with ``scale * gradients``; returns their norm before clipping, and whether all was finite."""
+    def construct(self, gradients, loss: Tensor, lr: Tensor, ema_rate: Tensor, scale: Tensor, limit: Tensor):
+        """Updates with ``scale * gradients`` unless the loss is above a limit.
+
+        Returns the norm of the gradients before clipping, and whether all was finite.
+        """
         gradients = self.mean_over_ranks(gradients)
         norm = ops.sqrt(ops.addn(self.map_(_square_sum, gradients))) * scale
         finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(loss))
         apply = finite if self.skip_non_finite else ops.ones_like(finite)
+        apply = ops.logical_and(apply, ops.logical_not(loss > limit))
         if self.max_grad_norm is not None:
             scale = scale * ops.minimum(self.max_grad_norm / (norm + CLIP_EPS), ops.ones_like(norm))
         self.optimizer(gradients, lr, scale, apply)
@@ -183,10 +218,10 @@ class _WholeStep(nn.Cell):
         self.mean_metrics = _MeanMetrics(mean)
         self.value_and_grad = ops.value_and_grad(loss, None, update.optimizer.parameters, has_aux=True)
 
-    def construct(self, lr: Tensor, ema_rate: Tensor, loss_scale: Tensor, *inputs):
+    def construct(self, lr: Tensor, ema_rate: Tensor, loss_scale: Tensor, limit: Tensor, *inputs):
         (_, metrics), gradients = self.value_and_grad(loss_scale, *inputs)
         metrics = self.mean_metrics(metrics)
-        return metrics, *self.update(gradients, metrics[0], lr, ema_rate, 1 / loss_scale)
+        return metrics, *self.update(gradients, metrics[0], lr, ema_rate, 1 / loss_scale, limit)
 
 
 class _Accumulate(nn.Cell):
@@ -215,8 +250,8 @@ class _Apply(nn.Cell):
         self.zero = Tensor(0.0, ms.float32)
         self.map_ = ops.HyperMap()
 
-    def construct(self, loss: Tensor, lr: Tensor, ema_rate: Tensor, scale: Tensor):
-        norm, finite = self.update(self.totals, loss, lr, ema_rate, scale)
+    def construct(self, loss: Tensor, lr: Tensor, ema_rate: Tensor, scale: Tensor, limit: Tensor):
+        norm, finite = self.update(self.totals, loss, lr, ema_rate, scale, limit)
         self.map_(ops.partial(_reset, self.zero), self.totals)
         return norm, finite
 
@@ -236,9 +271,11 @@ class TrainStep:
         skip_non_finite: leave out an update whose loss or gradients are not finite.
         mean: averages a tensor over the ranks that share an update, see `mindone.parallel.collectives.Mean`; None with
             one rank.
+        spikes: leaves out updates whose loss is much larger than those before; None leaves out none.
     Attributes:
-        skipped: updates that were not finite.
-        graph: without accumulation, the cell of a whole update: learning rate, EMA rate, loss scale, loss inputs.
+        skipped: updates that were left out.
+        graph: without accumulation, the cell of a whole update: learning rate, EMA rate, loss scale, largest loss that
+            is accepted, loss inputs.
     """
 
     def __init__(
@@ -251,8 +288,10 @@ class TrainStep:
         loss_scale: LossScale | None = None,
         skip_non_finite: bool = True,
         mean: nn.Cell | None = None,
+        spikes: SpikeGuard | None = None,
     ):
         self.loss, self.optimizer, self.ema = loss, optimizer, ema
+        self.skip_non_finite, self.spikes = skip_non_finite, spikes
         self.accumulation_steps, self.loss_scale = accumulation_steps, loss_scale or LossScale()
         self.skipped = 0
         loss.set_train(True)
@@ -275,7 +314,8 @@ class TrainStep:
         if self.ema:
             arrays[AVERAGES] = dict(zip((p.name for p in self.ema.parameters), self.ema.averages))
         scale = {"loss_scale": self.loss_scale.value, "finite_in_a_row": self.loss_scale.good}
-        return StepState(arrays, {"skipped": self.skipped, **scale})
+        usual = {"usual_loss": self.spikes.mean, "usual_seen": self.spikes.seen} if self.spikes else {}
+        return StepState(arrays, {"skipped": self.skipped, **scale, **usual})
 
     def load_state(self, state: StepState) -> None:
         own = self.state().arrays
@@ -285,6 +325,9 @@ class TrainStep:
         if self.ema and AVERAGES not in state.arrays:
             self.ema.restart()
         self.skipped = state.numbers.get("skipped", 0)
+        if self.spikes:
+            self.spikes.mean = state.numbers.get("usual_loss", 0.0)
+            self.spikes.seen = state.numbers.get("usual_seen", 0)
         if self.loss_scale.dynamic and "loss_scale" in state.numbers:
             self.loss_scale.value, self.loss_scale.good = (
                 state.numbers["loss_scale"],
@@ -302,21 +345,25 @@ class TrainStep:
             raise ValueError(f"{len(micro_batches)} micro batches for accumulation_steps={self.accumulation_steps}")
         rates = (_scalar(lr), _scalar(self.ema.rate(update) if self.ema else 0.0))
         run = self._run_whole if self.accumulation_steps == 1 else self._run_accumulated
-        metrics, norm, finite = run(micro_batches, rates)
-        if not bool(finite.asnumpy()):
-            self.skipped += 1
-        self.loss_scale.after(bool(finite.asnumpy()))
-        return StepResult(metrics[0], norm, finite, tuple(metrics[1:]))
+        limit = self.spikes.limit if self.spikes else float("inf")
+        metrics, norm, finite = run(micro_batches, rates, _scalar(limit))
+        is_finite, loss = bool(finite.asnumpy()), float(metrics[0].asnumpy())
+        accepted = (is_finite or not self.skip_non_finite) and not loss > np.float32(limit)
+        self.skipped += not accepted
+        self.loss_scale.after(is_finite)
+        if self.spikes:
+            self.spikes.after(loss, accepted and is_finite)
+        return StepResult(metrics[0], norm, finite, tuple(metrics[1:]), accepted)
 
-    def _run_whole(self, micro_batches: Sequence[Sequence[Tensor]], rates: tuple[Tensor, Tensor]):
-        return self.graph(*rates, _scalar(self.loss_scale.value), *micro_batches[0])
+    def _run_whole(self, micro_batches: Sequence[Sequence[Tensor]], rates: tuple[Tensor, Tensor], limit: Tensor):
+        return self.graph(*rates, _scalar(self.loss_scale.value), limit, *micro_batches[0])
 
-    def _run_accumulated(self, micro_batches: Sequence[Sequence[Tensor]], rates: tuple[Tensor, Tensor]):
+    def _run_accumulated(self, micro_batches: Sequence[Sequence[Tensor]], rates: tuple[Tensor, Tensor], limit: Tensor):
         loss_scale = _scalar(self.loss_scale.value)
         metrics = [self._accumulate(loss_scale, *inputs).asnumpy() for inputs in micro_batches]
         mean = np.mean(metrics, axis=0, dtype=np.float32)
         scale = _scalar(1 / (self.loss_scale.value * self.accumulation_steps))
-        norm, finite = self._apply(_scalar(mean[0]), *rates, scale)
+        norm, finite = self._apply(_scalar(mean[0]), *rates, scale, limit)
         return Tensor(mean), norm, finite
 
 

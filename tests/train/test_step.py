@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindone.testing import golden
 from mindone.train.ema import Ema
 from mindone.train.optim import AdamW
-from mindone.train.step import LossScale, StepState, TrainStep
+from mindone.train.step import LossScale, SpikeGuard, StepState, TrainStep
 
 DATA = np.random.default_rng(1)
 INPUTS = DATA.normal(size=(6, 8, 4)).astype(np.float32)
@@ -52,11 +52,13 @@ class Training:
         settings.setdefault("max_grad_norm", 0.5)
         self.step = TrainStep(self.network, self.optimizer, self.ema, accumulation_steps=micro_batches, **settings)
 
-    def update(self, i, lr=0.01, inputs=None):
+    def pieces(self, i, inputs=None):
         x, y = INPUTS[i] if inputs is None else inputs, TARGETS[i]
         k = self.micro_batches
-        pieces = [(Tensor(np.ascontiguousarray(x[j::k])), Tensor(np.ascontiguousarray(y[j::k]))) for j in range(k)]
-        return self.step(pieces, lr, i)
+        return [(np.ascontiguousarray(x[j::k]), np.ascontiguousarray(y[j::k])) for j in range(k)]
+
+    def update(self, i, lr=0.01, inputs=None):
+        return self.step([(Tensor(x), Tensor(y)) for x, y in self.pieces(i, inputs)], lr, i)
 
     def values(self):
         state = (*self.weights, *self.ema.averages, *self.optimizer.state().values())
@@ -128,6 +130,31 @@ def test_an_update_with_nan_is_skipped_counted_and_leaves_no_trace(micro_batches
     assert all(np.array_equal(a, b) for a, b in zip(before, training.values()))
     assert bool(training.update(2).finite.asnumpy())
     assert np.isfinite(training.values()[0]).all()
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_an_update_whose_loss_is_a_spike_is_left_out_and_the_usual_loss_is_remembered(micro_batches):
+    training = Training(micro_batches, spikes=SpikeGuard(5.0, warmup=2))
+    for i in range(3):
+        assert training.update(i).accepted
+    before, usual = training.values(), training.step.spikes.mean
+    spiked = [(Tensor(x), Tensor(y + 100)) for x, y in training.pieces(3)]
+    result = training.step(spiked, 0.01, 3)
+    assert bool(result.finite.asnumpy()) != result.accepted and training.step.skipped == 1
+    assert all(np.array_equal(a, b) for a, b in zip(before, training.values()))
+    assert training.step.spikes.mean == usual and usual > 0
+    again = Training(micro_batches, spikes=SpikeGuard(5.0, warmup=2))
+    again.step.load_state(training.step.state())
+    assert again.step.spikes == training.step.spikes
+    assert training.update(4).accepted
+
+
+def test_the_usual_loss_is_the_mean_of_those_that_were_accepted():
+    guard = SpikeGuard(3.0, warmup=2)
+    for loss, accepted in ((1.0, True), (3.0, True), (50.0, False)):
+        assert guard.limit == (float("inf") if guard.seen < 2 else 6.0)
+        guard.after(loss, accepted)
+    assert guard.mean == 2.0 and guard.limit == 6.0
 
 
 def test_the_loss_scale_changes_neither_loss_nor_update():

@@ -232,13 +232,17 @@ class Optim:
     """updates without overflow before a dynamic loss scale grows"""
     drop_overflow_update: bool = True
     """leave out an update whose gradients are not finite"""
+    max_loss_factor: float = 0.0
+    """leave out an update whose loss is more than so many times the running mean, after 100 updates; 0: never"""
     max_skipped_updates: int = 20
-    """stop when the gradients of so many updates in a row are not finite; 0: never"""
+    """stop when so many updates in a row are left out; 0: never"""
 
     def check(self) -> None:
         require_at_least(self, weight_decay=0, gradient_accumulation_steps=1, initial_learning_rate=0)
         require_span_at_least(self, warmup_steps=0, decay_steps=0)
         require_at_least(self, max_skipped_updates=0)
+        factor = self.max_loss_factor
+        require(self, "max_loss_factor", factor == 0 or factor > 1, "more than 1, or 0")
         require_at_least(self, start_learning_rate=0, end_learning_rate=0, optim_eps=0, scale_window=1)
         for name in ("max_grad_norm", "init_loss_scale", "loss_scale_factor", "clip_threshold"):
             if not getattr(self, name) > 0:

@@ -39,7 +39,7 @@ from mindone.train.optim import make_optimizer
 from mindone.train.run_folder import RESULT, Found, check_changes, find_run, open_folder
 from mindone.train.schedule import WITHOUT_DECAY, Schedule, make_schedule
 from mindone.train.skipped import SkippedUpdates
-from mindone.train.step import LossScale, TrainStep
+from mindone.train.step import LossScale, SpikeGuard, TrainStep
 from mindone.train.tracker import Trackers, make_trackers
 from opensora.config.train import Data, Optim, TrainConfig
 from opensora.config.vae import TrainVaeConfig, VaeData
@@ -207,6 +207,7 @@ def make_step(
         scale,
         optim.drop_overflow_update,
         Mean(mesh) if mesh.world_size > 1 else None,
+        SpikeGuard(optim.max_loss_factor) if optim.max_loss_factor else None,
     )
 
 
