@@ -368,7 +368,7 @@ class TrainRuntime(Runtime):
     seed: int | None = 3407
     """seed of all random numbers"""
     profile: bool = False
-    """measure operators during the first steps"""
+    """profile the third to fifth update of a run into its folder, as a trace that Perfetto shows"""
 
 
 TRAINING_UNUSED = {

@@ -52,7 +52,6 @@ REFUSED: Refusals = {
     "sequence_parallel_shards": (lambda value: value > 1, "use 1"),
     "zero_stage": (is_on, "use 0"),
     "parallel_mode": (lambda value: value != "data", "use data"),
-    "profile": (is_on, "leave it out"),
 }
 
 

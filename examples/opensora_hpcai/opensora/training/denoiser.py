@@ -152,7 +152,7 @@ def prepare(config: TrainConfig, setting: Setting, run: Run) -> tuple[Training, 
         trained.layout,
         trained.digest,
     )
-    training.hooks = make_hooks(setting, run, training, denoiser, inputs)
+    training.hooks = [*training.hooks, *make_hooks(setting, run, training, denoiser, inputs)]
     if run.mesh.is_main:
         trained_before = bool(config.model.pretrained_model_path) or run.found is not None
         training.trackers.trackers.append(BandWatch(objective.band, trained_before))

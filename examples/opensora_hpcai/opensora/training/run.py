@@ -34,8 +34,9 @@ from mindone.signals import exit_code
 from mindone.train.checkpoints import STATE, Saved, TrainingCheckpoints, TrainState, read_state
 from mindone.train.ema import Ema
 from mindone.train.intervals import updates_of
-from mindone.train.loop import Inputs, Training, fit
+from mindone.train.loop import Every, Inputs, Training, fit
 from mindone.train.optim import make_optimizer
+from mindone.train.profiler import ProfileUpdates
 from mindone.train.run_folder import RESULT, Found, check_changes, find_run, open_folder
 from mindone.train.schedule import WITHOUT_DECAY, Schedule, make_schedule
 from mindone.train.skipped import SkippedUpdates
@@ -302,7 +303,15 @@ def make_training(
         trackers,
         length.save,
         part_names,
+        _profiling(config, run, length.total - state.step),
     )
+
+
+def _profiling(config: TrainConfig | TrainVaeConfig, run: Run, left: int) -> list[Every]:
+    """On the main rank, if it is asked for."""
+    if not (config.runtime.profile and run.mesh.is_main):
+        return []
+    return [Every(1, ProfileUpdates(run.folder / "profile", left))]
 
 
 def _first_state(
