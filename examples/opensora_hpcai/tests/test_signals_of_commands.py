@@ -14,6 +14,7 @@ import pytest
 from phases import NOT_OURS, Moment, stop_at
 
 from mindone.checkpoint import read_tensors
+from mindone.data.write import write_video
 from mindone.signals import exit_code
 from opensora.data.cache import LatentEntry, write_latent, write_text
 
@@ -29,12 +30,24 @@ GENERATE = {
     "next decode": Moment("decode: +50%"),
 }
 EMBED = {"import": Moment(seconds=0.5), "compile": Moment("encode texts: +0%", 0.3)}
+EMBED_VIDEOS = {"compile": Moment("encode videos: +0%", 0.5), "step": Moment("encode videos: +[1-9]")}
 TRAIN = {
     "import": Moment(seconds=0.5),
     "compile": Moment("the first step compiles", 1.0),
     "step": Moment("step +2/"),
 }
-PHASES = {"generate": GENERATE, "embed-text": EMBED, "train": TRAIN}
+# Every update is saved, which takes longer than the update.
+SAVE = {"save": Moment("step +3/")}
+# A batch takes seconds to decode, an update nothing.
+WAIT = {"waiting for data": Moment("step +1/", 0.5)}
+PHASES = {
+    "generate": GENERATE,
+    "embed-text": EMBED,
+    "embed-videos": EMBED_VIDEOS,
+    "train": TRAIN,
+    "train and save": SAVE,
+    "train on videos": WAIT,
+}
 # Phase and signal that always run.
 CHOSEN = [
     ("generate", "compile", signal.SIGINT),
@@ -56,6 +69,13 @@ def data(tmp_path_factory):
         write_latent(root / "latents" / f"clip{i}.npz", entry)
         arrays = {"text_emb": np.ones((TOKENS, WIDTH)), "mask": np.ones(TOKENS), "tokens": np.zeros(TOKENS)}
         write_text(root / "text" / f"clip{i}.npz", arrays)
+    films = ["video,caption"]
+    for i in range(12):
+        films.append(f"film{i}.mp4,caption 0")
+        frames = np.full((200, 240, 320, 3), 20 * i, np.uint8)
+        write_video(root / f"film{i}.mp4", frames, fps=24)
+        write_text(root / "text" / f"film{i}.npz", arrays)
+    (root / "films.csv").write_text("\n".join(films) + "\n")
     return root
 
 
@@ -67,6 +87,11 @@ def command(name, data, output):
     if name == "embed-text":
         recipe = "configs/tiny/opensora_v1_2_embed_text.yaml"
         return ["scripts/infer_t5.py", "--config", recipe, "--output_path", str(output), "--captions", *PROMPTS]
+    if name == "embed-videos":
+        autoencoder = ["--model_version", "v1", "--vae_type", "VideoAutoencoderKL"]
+        autoencoder += ["--vae_checkpoint", "models/tiny/vae2d", "--num_frames", "4", "--image_size", "64"]
+        table = ["--csv_path", str(data / "films.csv"), "--video_folder", str(data), "--output_path", str(output)]
+        return ["scripts/infer_vae.py", *autoencoder, *table, "--batch_size", "1"]
     settings = {
         "csv_path": data / "video_caption.csv",
         "vae_latent_folder": data / "latents",
@@ -84,6 +109,13 @@ def command(name, data, output):
         "num_parallel_workers": 1,
         "device_target": "CPU",
     }
+    if name == "train and save":
+        settings["ckpt_save_steps"] = 1
+    if name == "train on videos":
+        del settings["vae_latent_folder"]
+        autoencoder = {"vae_type": "OpenSora-VAE-v1.2", "vae_checkpoint": "models/tiny/vae"}
+        settings |= {"csv_path": data / "films.csv", "video_folder": data, "frame_stride": 45, "batch_size": 6}
+        settings |= {**autoencoder, "prefetch_size": 1}
     return ["scripts/train.py", *(word for key, value in settings.items() for word in (f"--{key}", str(value)))]
 
 
@@ -102,8 +134,8 @@ def test_a_signal_in_a_phase_ends_a_command_with_its_code_and_leaves_nothing_hal
     output = tmp_path / "output"
     ended = stop_at(command(name, data, output), PHASES[name][phase], number)
     check(ended, number, output)
-    if name == "train" and phase != "import":
-        (saved,) = output.glob("*/ckpt/step-*")
+    if name.startswith("train") and phase != "import":
+        *_, saved = sorted(output.glob("*/ckpt/step-*"))
         assert len(read_tensors(saved)) > 10
         assert "which is saved; go on with --resume True" in ended.output
     if phase == "next decode":
