@@ -111,6 +111,8 @@ class Shape:
         sides = [self.image_size] if isinstance(self.image_size, int) else self.image_size
         if sides is not None and (len(sides) not in (1, 2) or min(sides) < 1):
             raise UserError(f"image_size={self.image_size} has to be one positive number or two: height width")
+        if isinstance(self.num_frames, int) and self.num_frames < 1:
+            raise SettingError(f"num_frames={self.num_frames} has to be at least 1", "num_frames")
         if bool(self.resolution) != bool(self.aspect_ratio):
             raise UserError("resolution and aspect_ratio belong together; give both, or image_size instead")
 

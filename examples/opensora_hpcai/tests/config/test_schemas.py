@@ -213,6 +213,8 @@ VAE = ["--csv_path", "a.csv", "--video_folder", "v", "--use_z_rec_loss", "True"]
         (TrainConfig, [*TRAIN[:4], *BUCKETS, "--fps_max", "0"], "fps_max=0.0 has to be more than 0"),
         (GenerateConfig, GENERATE[:2], "the video has no size"),
         (GenerateConfig, [*GENERATE, "--sd_scale_factor", "0"], "sd_scale_factor=0.0 has to be larger than 0"),
+        (GenerateConfig, ["--num_frames", "0"], "num_frames=0 has to be at least 1"),
+        (TrainConfig, [*TRAIN, "--num_frames", "0"], "num_frames=0 has to be at least 1"),
         (GenerateConfig, [*GENERATE, "--sampling_steps", "0"], "sampling_steps=0 has to be at least 1"),
         (GenerateConfig, [*GENERATE, "--use_vae_decode", "False"], "would write nothing"),
         (GenerateConfig, [*GENERATE, "--camera_motion", "pan lef"], "did you mean pan left?"),
