@@ -8,7 +8,6 @@ import itertools
 import logging
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ HOW_TO_QUOTE = (
 
 _NUMBER = re.compile(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST = 1 << 31
-_SMALLEST = sys.float_info.min
 # A path that is normal already: no part begins with a dot, none is empty, and there is an extension.
 _PLAIN_PATH = re.compile(r"(?:[\w-][\w. -]*/)*[\w-][\w. -]*\.[A-Za-z]\w*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -191,6 +189,7 @@ class _Numbers:
 
     def __init__(self, csv_path: str | Path, header: list[str], name: str):
         self.csv_path, self.name, self.type = csv_path, name, float if name in ("fps", MOTION) else int
+        self.may_be_zero = name == MOTION
         self.place = header.index(name)
         self.known: dict[str, float | int | None] = {"": None}
 
@@ -204,10 +203,10 @@ class _Numbers:
 
     def _number(self, cell: str, line: int) -> float | int:
         value = float(cell) if _NUMBER.fullmatch(cell) else -1.0
-        least = 0.0 if self.name == MOTION else _SMALLEST
-        if not least <= value < _LARGEST or self.type(value) != value:
-            kind = "number, at least 0" if self.name == MOTION else "positive number"
-            kind = kind if self.type is float else "positive whole number"
+        is_large_enough = value >= 0 if self.may_be_zero else value > 0
+        if not (is_large_enough and value < _LARGEST) or self.type(value) != value:
+            kind = "positive number" if self.type is float else "positive whole number"
+            kind = "number, at least 0" if self.may_be_zero else kind
             raise UserError(
                 f"{self.csv_path}, line {line}: {self.name}={cell[:40]} is not a {kind}; leave the cell empty if it is "
                 "not known"

@@ -51,8 +51,16 @@ class DiffusionConfig:
     """a fixed variance is that of the posterior instead of beta"""
     loss: str = "mse"
     """mse (and the bound for a learned variance), rescaled_mse (the bound times T / 1000), rescaled_kl (the bound)"""
+    snr_range: tuple[float, float] | None = None
+    """with predict_xstart, the squared error counts its signal-to-noise ratio within this range; None: it counts once"""
 
     def __post_init__(self):
+        if self.snr_range is not None:
+            low, high = self.snr_range
+            if not 0 <= low <= high or high == 0:
+                raise UserError(f"snr_range={low} {high} has to be two numbers, the smaller one first and not below 0")
+            if not self.predict_xstart:
+                raise UserError("snr_range weighs the errors of a network that predicts x_0; use predict_xstart")
         for name, value, known in (
             ("noise_schedule", self.noise_schedule, NOISE_SCHEDULES),
             ("loss", self.loss, LOSSES),

@@ -44,6 +44,7 @@ def training_losses(
     loss: str = "mse",
     num_timesteps: int = 1000,
     columns: Tensor | None = None,
+    snr_range: tuple[float, float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, its squared error and its bound, each (B,) float32.
 
@@ -55,6 +56,7 @@ def training_losses(
         frames_mask: (B, T) bool; given frames (False) are left out of all means.
         num_timesteps: steps of the schedule, for rescaled losses.
         columns: (B, W), 1 where there is something along the width, and 0 for what is left out of all means.
+        snr_range: limits of `snr_weights`, by which the error counts in the loss; None: it counts once.
     """
     channels = x_start.shape[1]
     prediction = output[:, :channels]
@@ -70,7 +72,18 @@ def training_losses(
             bound = bound * num_timesteps
         elif loss == "rescaled_mse":
             bound = bound * (num_timesteps / 1000.0)
-    return error + bound, error, bound
+    weighted = error if snr_range is None else error * snr_weights(coefficients, snr_range)
+    return weighted + bound, error, bound
+
+
+def snr_weights(coefficients: Tensor, snr_range: tuple[float, float]) -> Tensor:
+    """What the error of a predicted x_0 counts: the signal-to-noise ratio of its step, within a range; (B,).
+
+    A lower limit of 1 is the truncated weighting of Salimans and Ho, "Progressive Distillation"; an upper limit that of
+    Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy".
+    """
+    ratio = ops.square(coefficients[:, 0] / coefficients[:, 1])
+    return ops.clamp(ratio, snr_range[0], snr_range[1])
 
 
 def _bound(

@@ -8,11 +8,12 @@ H, W). Legend: `N` images, `C` channels in, `O` channels out, `T` frames, `H`/`W
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from mindspore import Tensor, nn, ops
 
 from mindone.errors import UserError
+from mindone.models.sizes import known_entries
 from mindone.nn import functional as F
 from mindone.nn.conv import Conv2d, GroupNorm, nearest_upsample
 from mindone.nn.layers import Linear
@@ -62,8 +63,7 @@ class AutoencoderKLConfig:
                 raise UserError(
                     f"{switch}=false in the autoencoder's config is not supported; remove it or set it to true"
                 )
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return cls(**known_entries(cls, values))
 
 
 def same_conv(in_channels: int, out_channels: int, kernel_size: int) -> Conv2d:

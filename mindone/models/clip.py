@@ -8,7 +8,7 @@ Legend: `B` batch, `L` tokens, `D` hidden size, `h` heads, `d` head size.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import mindspore as ms
@@ -16,6 +16,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindone.errors import UserError
+from mindone.models.sizes import known_entries
 from mindone.nn import functional as F
 from mindone.nn.layers import Embedding, LayerNorm, Linear, Mlp
 
@@ -46,8 +47,7 @@ class CLIPTextConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> CLIPTextConfig:
         """The config from the entries of a config.json, of the text model or of the whole CLIP."""
         values = values.get("text_config") or values
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return cls(**known_entries(cls, values))
 
 
 class CLIPTextEncoder(nn.Cell):

@@ -9,7 +9,7 @@ Legend: `B` batch, `H`/`W` height/width, `N` patches and the class token, `D` hi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
@@ -20,6 +20,7 @@ from PIL import Image
 
 from mindone.errors import UserError
 from mindone.models.clip import CLIPBlocks, CLIPTextConfig, CLIPTextTransformer, require_heads
+from mindone.models.sizes import known_entries
 from mindone.nn import functional as F
 from mindone.nn.conv import Conv2d
 from mindone.nn.layers import Embedding, LayerNorm, Linear
@@ -54,8 +55,7 @@ class CLIPVisionConfig:
         """The config from the entries of a config.json, of the vision model or of the whole CLIP."""
         common = {"projection_dim": values["projection_dim"]} if "projection_dim" in values else {}
         own = {**(values.get("vision_config") or values), **common}
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in own.items() if name in known})
+        return cls(**known_entries(cls, own))
 
 
 def pixel_values(frames: np.ndarray, size: int) -> np.ndarray:

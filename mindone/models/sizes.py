@@ -1,11 +1,23 @@
-"""Checks of the sizes in a network's config."""
+"""Sizes in a network's config: which entries are sizes, and checks of them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from mindone.errors import UserError
+
+
+def known_entries(schema: type, values: Mapping[str, Any], *without: str) -> dict[str, Any]:
+    """The entries of a ``config.json`` that are fields of a dataclass; the others do not change the network.
+
+    Args:
+        without: fields that are not meant.
+    """
+    names = {field.name for field in fields(schema)} - set(without)
+    return {name: value for name, value in values.items() if name in names}
 
 
 def require_positive(config: Any, *names: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindone.errors import UserError
+from mindone.models.sizes import known_entries
 from mindone.nn import functional as F
 from mindone.nn.layers import Embedding, Linear, RMSNorm
 
@@ -48,8 +49,7 @@ class T5Config:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> T5Config:
         """The config from the entries of a config.json, of which only the encoder's sizes count."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return cls(**known_entries(cls, values))
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> T5Config:

@@ -101,10 +101,16 @@ class GoldenCase:
         if name in self.intermediates:
             self._check(value, self.intermediates[name], f"intermediate/{name}")
 
-    def check_gradients(self, gradients: Mapping[str, Any]) -> None:
-        """Compares gradients by parameter name: ``max|a - b| <= grads_atol_over_max * max|b|`` per tensor."""
+    def check_gradients(self, gradients: Mapping[str, Any], under: str = "") -> None:
+        """Compares gradients by parameter name: ``max|a - b| <= grads_atol_over_max * max|b|`` per tensor.
+
+        Args:
+            gradients: all that the case has, or all of those whose names begin with ``under``.
+        """
         limit = self.tolerance["grads_atol_over_max"]
         for name, expected in self.grads.items():
+            if not name.startswith(under):
+                continue
             actual = as_numpy(gradients[name])
             if actual.shape != expected.shape:
                 raise AssertionError(f"{self.stem} grads/{name}: shape {actual.shape}, expected {expected.shape}")

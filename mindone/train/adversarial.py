@@ -10,17 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindone.train.ema import Ema
-from mindone.train.step import StepResult, StepState, TrainStep
+from mindone.train.step import StepResult, StepState, TrainStep, fill, scalar
 
 JUDGE, JUDGE_OPTIMIZER = "judge", "judge_optimizer"
 """Groups of a state: the judge's parameters, and what its optimizer has."""
 
-NEXT_JUDGE = "judge_numbers"
+JUDGE_NUMBERS = "judge_numbers"
 
 
 class JudgeInputs(Protocol):
@@ -89,8 +88,8 @@ class AdversarialStep:
         and its values.
         """
         if update < self.start:
-            result = self.generator([(_scalar(0.0), *inputs) for inputs in micro_batches], lr, update)
-            none = (_scalar(0.0),) * (2 + self.judge_aux)
+            result = self.generator([(scalar(0.0), *inputs) for inputs in micro_batches], lr, update)
+            none = (scalar(0.0),) * (2 + self.judge_aux)
             return replace(result, aux=(*result.aux, *none))
         weighed, judged, weights = [], [], []
         self.inputs.before(update, "generator")
@@ -107,7 +106,7 @@ class AdversarialStep:
             result.loss,
             result.grad_norm,
             ops.logical_and(result.finite, verdict.finite),
-            (*result.aux, _scalar(float(np.mean(weights))), verdict.loss, *verdict.aux),
+            (*result.aux, scalar(float(np.mean(weights))), verdict.loss, *verdict.aux),
             result.accepted and verdict.accepted,
         )
 
@@ -119,18 +118,12 @@ class AdversarialStep:
             JUDGE: dict(self.network.parameters_and_names()),
             JUDGE_OPTIMIZER: judge.arrays["optimizer"],
         }
-        return StepState(arrays, {**own.numbers, NEXT_JUDGE: {**judge.numbers, **self.inputs.state()}})
+        return StepState(arrays, {**own.numbers, JUDGE_NUMBERS: {**judge.numbers, **self.inputs.state()}})
 
     def load_state(self, state: StepState) -> None:
         arrays, numbers = dict(state.arrays), dict(state.numbers)
-        parameters = dict(self.network.parameters_and_names())
-        for name, array in arrays.pop(JUDGE).items():
-            parameters[name].set_data(Tensor(np.array(array), parameters[name].dtype))
-        of_judge = numbers.pop(NEXT_JUDGE, {})
+        fill(dict(self.network.parameters_and_names()), arrays.pop(JUDGE))
+        of_judge = numbers.pop(JUDGE_NUMBERS, {})
         self.judge.load_state(StepState({"optimizer": arrays.pop(JUDGE_OPTIMIZER)}, of_judge))
         self.inputs.load_state(of_judge)
         self.generator.load_state(StepState(arrays, numbers))
-
-
-def _scalar(value: float) -> Tensor:
-    return Tensor(value, ms.float32)

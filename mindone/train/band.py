@@ -41,8 +41,8 @@ class BandWatch:
     """
 
     def __init__(self, band: LossBand, trained: bool):
-        self.band, self.check_first = band, trained
-        self.check_always = True
+        self.band, self.trained = band, trained
+        self.has_warned = False
         self.seen = 0
         self.recent: deque[float] = deque(maxlen=WINDOW)
 
@@ -50,8 +50,7 @@ class BandWatch:
         self.seen += 1
         self.recent.append(self.band.of(record))
         mean, untrained = sum(self.recent) / len(self.recent), self.band.untrained
-        if self.check_first and self.seen == FIRST and mean > LIKE_UNTRAINED * untrained:
-            self.check_first = False
+        if self.trained and self.seen == FIRST and mean > LIKE_UNTRAINED * untrained:
             logger.warning(
                 "%s of the first %d updates is %.3g, about what a network without training has (%.3g): were the "
                 "weights loaded, and do they belong to this version and autoencoder?",
@@ -60,8 +59,8 @@ class BandWatch:
                 mean,
                 untrained,
             )
-        if self.check_always and len(self.recent) == WINDOW and mean > WORSE * untrained:
-            self.check_always = False
+        if not self.has_warned and len(self.recent) == WINDOW and mean > WORSE * untrained:
+            self.has_warned = True
             logger.warning(
                 "%s of the last %d updates is %.3g, more than a network without training has (%.3g): the latents are "
                 "not those that it expects, or the training diverges",

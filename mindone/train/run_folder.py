@@ -30,11 +30,13 @@ from mindone.errors import UserError
 from mindone.folders import make_run_folder, time_stamp
 from mindone.parallel.collectives import barrier, from_first_rank
 from mindone.parallel.mesh import Mesh
-from mindone.train.tracker import RESULT_LOG
+from mindone.train.tracker import RESULT_LOG, VALIDATION_LOG, has_updates
 
 logger = logging.getLogger(__name__)
 
 RESULT = "model"
+# What is there before the first update, and tells nothing without one.
+STARTED = ("args.yaml", RESULT_LOG, VALIDATION_LOG, "log_*.txt", "rows.npy", "tensorboard", CHECKPOINTS)
 
 # True: the newest run has to be there; auto: it may be; a path: this run, or this checkpoint of it.
 Resume = bool | Literal["auto"] | str
@@ -89,7 +91,25 @@ def _subfolders(output_path: str | Path) -> list[Path]:
 
 
 def _is_used(folder: Path) -> bool:
-    return (folder / RESULT_LOG).exists() or any((folder / CHECKPOINTS).glob("step-*"))
+    """Whether an update was made in it: a start that failed leaves nothing that could be lost."""
+    return has_updates(folder / RESULT_LOG) or any((folder / CHECKPOINTS).glob("step-*"))
+
+
+def remove_unless_used(folder: Path) -> None:
+    """Takes what a start has written out of a run's folder, and the folder if nothing else is in it.
+
+    A run that made an update stays as it is, and so does a list of bad samples.
+    """
+    if _is_used(folder):
+        return
+    for name in STARTED:
+        for path in folder.glob(name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def find_run(output_path: str | Path, resume: Resume) -> Found | None:

@@ -182,7 +182,7 @@ class _Update(nn.Cell):
     def construct(self, gradients, loss: Tensor, lr: Tensor, ema_rate: Tensor, scale: Tensor, limit: Tensor):
         """Updates with ``scale * gradients`` unless the loss is above a limit.
 
-        Returns the norm of the gradients before clipping, and whether all was finite.
+        Returns the norm of the gradients before clipping, whether all was finite, and whether it updated.
         """
         gradients = self.mean_over_ranks(gradients)
         norm = ops.sqrt(ops.addn(self.map_(_square_sum, gradients))) * scale
@@ -194,7 +194,7 @@ class _Update(nn.Cell):
         self.optimizer(gradients, lr, scale, apply)
         if self.ema is not None:
             self.ema(ops.select(apply, ema_rate, ops.zeros_like(ema_rate)))
-        return norm, finite
+        return norm, finite, apply
 
 
 class _MeanMetrics(nn.Cell):
@@ -251,9 +251,9 @@ class _Apply(nn.Cell):
         self.map_ = ops.HyperMap()
 
     def construct(self, loss: Tensor, lr: Tensor, ema_rate: Tensor, scale: Tensor, limit: Tensor):
-        norm, finite = self.update(self.totals, loss, lr, ema_rate, scale, limit)
+        norm, finite, applied = self.update(self.totals, loss, lr, ema_rate, scale, limit)
         self.map_(ops.partial(_reset, self.zero), self.totals)
-        return norm, finite
+        return norm, finite, applied
 
 
 class TrainStep:
@@ -291,7 +291,7 @@ class TrainStep:
         spikes: SpikeGuard | None = None,
     ):
         self.loss, self.optimizer, self.ema = loss, optimizer, ema
-        self.skip_non_finite, self.spikes = skip_non_finite, spikes
+        self.spikes = spikes
         self.accumulation_steps, self.loss_scale = accumulation_steps, loss_scale or LossScale()
         self.skipped = 0
         loss.set_train(True)
@@ -320,8 +320,7 @@ class TrainStep:
     def load_state(self, state: StepState) -> None:
         own = self.state().arrays
         for group, arrays in state.arrays.items():
-            for name, array in arrays.items():
-                own[group][name].set_data(Tensor(np.array(array), own[group][name].dtype))
+            fill(own[group], arrays)
         if self.ema and AVERAGES not in state.arrays:
             self.ema.restart()
         self.skipped = state.numbers.get("skipped", 0)
@@ -343,29 +342,34 @@ class TrainStep:
         """
         if len(micro_batches) != self.accumulation_steps:
             raise ValueError(f"{len(micro_batches)} micro batches for accumulation_steps={self.accumulation_steps}")
-        rates = (_scalar(lr), _scalar(self.ema.rate(update) if self.ema else 0.0))
+        rates = (scalar(lr), scalar(self.ema.rate(update) if self.ema else 0.0))
         run = self._run_whole if self.accumulation_steps == 1 else self._run_accumulated
         limit = self.spikes.limit if self.spikes else float("inf")
-        metrics, norm, finite = run(micro_batches, rates, _scalar(limit))
-        is_finite, loss = bool(finite.asnumpy()), float(metrics[0].asnumpy())
-        accepted = (is_finite or not self.skip_non_finite) and not loss > np.float32(limit)
+        metrics, norm, finite, applied = run(micro_batches, rates, scalar(limit))
+        is_finite, accepted = bool(finite.asnumpy()), bool(applied.asnumpy())
         self.skipped += not accepted
         self.loss_scale.after(is_finite)
         if self.spikes:
-            self.spikes.after(loss, accepted and is_finite)
+            self.spikes.after(float(metrics[0].asnumpy()), accepted and is_finite)
         return StepResult(metrics[0], norm, finite, tuple(metrics[1:]), accepted)
 
     def _run_whole(self, micro_batches: Sequence[Sequence[Tensor]], rates: tuple[Tensor, Tensor], limit: Tensor):
-        return self.graph(*rates, _scalar(self.loss_scale.value), limit, *micro_batches[0])
+        return self.graph(*rates, scalar(self.loss_scale.value), limit, *micro_batches[0])
 
     def _run_accumulated(self, micro_batches: Sequence[Sequence[Tensor]], rates: tuple[Tensor, Tensor], limit: Tensor):
-        loss_scale = _scalar(self.loss_scale.value)
+        loss_scale = scalar(self.loss_scale.value)
         metrics = [self._accumulate(loss_scale, *inputs).asnumpy() for inputs in micro_batches]
         mean = np.mean(metrics, axis=0, dtype=np.float32)
-        scale = _scalar(1 / (self.loss_scale.value * self.accumulation_steps))
-        norm, finite = self._apply(_scalar(mean[0]), *rates, scale, limit)
-        return Tensor(mean), norm, finite
+        scale = scalar(1 / (self.loss_scale.value * self.accumulation_steps))
+        return Tensor(mean), *self._apply(scalar(mean[0]), *rates, scale, limit)
 
 
-def _scalar(value: float) -> Tensor:
+def scalar(value: float) -> Tensor:
+    """A number as a graph takes it, () float32."""
     return Tensor(value, ms.float32)
+
+
+def fill(parameters: Mapping[str, Parameter], arrays: Mapping[str, Parameter | np.ndarray]) -> None:
+    """Sets parameters by name, each in its own dtype."""
+    for name, array in arrays.items():
+        parameters[name].set_data(Tensor(np.array(array), parameters[name].dtype))

@@ -149,6 +149,11 @@ class ResultLog:
         self._file.close()
 
 
+def has_updates(result_log: Path) -> bool:
+    """Whether the log of a run names an update."""
+    return result_log.is_file() and len(result_log.read_text(encoding="utf-8").splitlines()) > 1
+
+
 class TensorBoard:
     """Event files in ``folder/tensorboard``, written without TensorFlow or PyTorch."""
 

@@ -215,3 +215,23 @@ def test_both_schedules_rise_and_stay_below_one():
     for name in ("linear", "squaredcos_cap_v2"):
         betas = betas_of(name, 1000)
         assert (np.diff(betas) >= 0).all() and betas[0] > 0 and betas[-1] <= 0.999
+
+
+def test_errors_of_a_predicted_video_count_their_signal_to_noise_ratio_within_a_range():
+    diffusion = Diffusion(DiffusionConfig(predict_xstart=True, snr_range=(1.0, 5.0), learn_sigma=False))
+    steps = np.array([5, 150, 900])
+    ratio = diffusion.alphas_cumprod[steps] / (1 - diffusion.alphas_cumprod[steps])
+    assert ratio[0] > 5 > ratio[1] > 1 > ratio[2]
+    video, off = np.zeros((3, 4, 2, 2, 2), np.float32), np.full((3, 4, 2, 2, 2), 0.5, np.float32)
+    arrays = (off, video, video, video, steps == 0, diffusion.coefficients(steps))
+    loss, error, _ = training_losses(
+        *map(Tensor, arrays), learn_sigma=False, predict_xstart=True, snr_range=diffusion.config.snr_range
+    )
+    np.testing.assert_allclose(error.asnumpy(), 0.25, rtol=1e-6)
+    np.testing.assert_allclose(loss.asnumpy(), 0.25 * np.array([5, ratio[1], 1]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("limits", [(5.0, 1.0), (-1.0, 5.0), (0.0, 0.0)])
+def test_a_range_of_ratios_that_is_none_is_refused(limits):
+    with pytest.raises(UserError, match="snr_range"):
+        DiffusionConfig(predict_xstart=True, snr_range=limits)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mindone.checkpoint.files import read_json
 from mindone.checkpoint.find import find_model
 from mindone.errors import UserError
+from mindone.models.sizes import known_entries
 
 Config = TypeVar("Config")
 
@@ -48,8 +48,7 @@ def config_from(schema: type[Config], values: Mapping[str, Any]) -> Config:
     """A config dataclass from a published ``config.json``, whose further entries do not change the network."""
     if hasattr(schema, "from_dict"):
         return schema.from_dict(values)
-    known = {field.name for field in fields(schema)}
     try:
-        return schema(**{name: value for name, value in values.items() if name in known})
+        return schema(**known_entries(schema, values))
     except TypeError as error:
         raise UserError(f"config.json does not fit {schema.__name__}: {error}") from error

@@ -163,6 +163,8 @@ class Flow:
     """distribution of the training timesteps"""
     use_timestep_transform: bool | None = None
     """move timesteps towards noise for large or long videos; the model version's own (1.2: True) if not given"""
+    snr_range: tuple[float, float] | None = None
+    """a network of 1.0 or 1.1 that predicts x_0: its errors count their signal-to-noise ratio within these limits"""
     mask_ratios: dict[str, float] | None = None
     """share of samples per kind of frames that are given instead of generated; identity: none given"""
     condition_config: dict[str, float] | None = None

@@ -116,6 +116,10 @@ class Objective(ABC):
     def loss_cell(self, denoiser: nn.Cell) -> nn.Cell:
         """A cell ``(*inputs) -> loss`` or ``-> (loss, parts)``, deterministic in its inputs."""
 
+    def negative_of(self, text: Arrays) -> Arrays | None:
+        """What sampling during training moves away from, a row for each text; None: a caption that is learned."""
+        return None
+
     @abstractmethod
     def loss_inputs(self, batch: LatentBatch, place: Place, at: float | None = None) -> tuple[Tensor | None, ...]:
         """The inputs of `loss_cell`; every random number belongs to one sample's place.
@@ -219,14 +223,16 @@ class Family(ABC):
         """
         raise UserError(f"bucket_config is not supported by model_version {self.name}; give image_size")
 
-    def training_caption(self, row: VideoRow, fps: float | None, fps_max: float | None) -> str:
-        """The caption of a training video, before `prepare_prompt`.
+    def described(
+        self, rows: Sequence[VideoRow], rates: Sequence[float] | None, fps_max: float | None
+    ) -> Sequence[VideoRow]:
+        """Rows of training videos whose captions say what this version says of them, before `prepare_prompt`.
 
         Args:
-            fps: of the file; None if it is not known.
+            rates: frames per second of the files, 0 where it is not known; None: those that the rows say.
             fps_max: see `opensora.config.train.TrainShape`.
         """
-        return row.caption
+        return rows
 
     @abstractmethod
     def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:
@@ -244,10 +250,6 @@ class Family(ABC):
     @abstractmethod
     def objective(self, flow: Flow, denoiser_config: DenoiserConfig, null_text: Arrays | None = None) -> Objective:
         """The training loss as the settings say; ``null_text`` has the arrays of the empty prompt, one row."""
-
-    def negative_of(self, text: Arrays, null_text: Arrays | None) -> Arrays | None:
-        """What sampling during training moves away from, a row for each text; None: a caption that is learned."""
-        return None
 
     @abstractmethod
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> Sampler:

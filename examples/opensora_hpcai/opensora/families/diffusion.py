@@ -96,6 +96,7 @@ class DiffusionLoss(nn.Cell):
             self.config.loss,
             self.config.num_timesteps,
             columns,
+            self.config.snr_range,
         )
         return loss.mean(), (error.mean(), bound.mean())
 
@@ -190,10 +191,17 @@ class DiffusionSampler:
         )
 
 
-def _diffusion(config: FactorizedConfig, respacing: str = "") -> Diffusion:
-    """The noise schedule, and what the network predicts of it."""
+def _diffusion(
+    config: FactorizedConfig, respacing: str = "", snr_range: tuple[float, float] | None = None
+) -> Diffusion:
+    """The noise schedule, what the network predicts of it, and what its errors count."""
     return Diffusion(
-        DiffusionConfig(respacing=respacing, learn_sigma=config.pred_sigma, predict_xstart=config.predict_xstart)
+        DiffusionConfig(
+            respacing=respacing,
+            learn_sigma=config.pred_sigma,
+            predict_xstart=config.predict_xstart,
+            snr_range=snr_range,
+        )
     )
 
 
@@ -227,7 +235,8 @@ class DiffusionFamily(STDiTFamily):
     def objective(
         self, flow: Flow, denoiser_config: DenoiserConfig, null_text: Arrays | None = None
     ) -> DiffusionObjective:
-        return DiffusionObjective(_diffusion(denoiser_config), self.condition_names, denoiser_config.class_dropout_prob)
+        diffusion = _diffusion(denoiser_config, snr_range=flow.snr_range)
+        return DiffusionObjective(diffusion, self.condition_names, denoiser_config.class_dropout_prob)
 
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> DiffusionSampler:
         return DiffusionSampler(denoiser, settings)

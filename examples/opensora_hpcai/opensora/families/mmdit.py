@@ -179,6 +179,9 @@ class FlowMatchingObjective(Objective):
     def loss_cell(self, denoiser: nn.Cell) -> nn.Cell:
         return FlowMatchingLoss(denoiser)
 
+    def negative_of(self, text: Arrays) -> Arrays | None:
+        return with_dropped(text, self.null_text, {name: np.ones(len(values), bool) for name, values in text.items()})
+
     def loss_inputs(self, batch: LatentBatch, place: Place, at: float | None = None) -> tuple[Tensor | None, ...]:
         shape = batch.latents.shape
         frames, height, width = shape[2:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +17,7 @@ from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
 from opensora.data.buckets import BucketConfig, BucketRules, rules_2_0, sampling_intervals
 from opensora.families.base import NO_PATCHES, Arrays, Family, PromptRules, is_on
-from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler, with_dropped
+from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler
 from opensora.flow_settings import FLOW_SETTINGS
 from opensora.sizes import VideoSize, video_size_2_0
 from opensora.text.conditioner import T5ClipConditioner
@@ -46,6 +47,7 @@ class OpenSora20(Family):
         **NO_PATCHES,
         "vae_type": (lambda value: value not in AUTOENCODERS, f"use {', '.join(AUTOENCODERS)}"),
         "sampling": (lambda value: value != "rflow", "use rflow"),
+        "snr_range": (is_on, "leave it out; versions 1.0 and 1.1 have it"),
         "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
         "freeze_y_embedder": (is_on, "leave it out; its network has no null caption"),
         "mask_ratios": (is_on, "use condition_config; its network is told conditions, not frames masks"),
@@ -80,8 +82,14 @@ class OpenSora20(Family):
     def bucket_rules(self, config: BucketConfig, compression: int = 8) -> BucketRules:
         return rules_2_0(config, max(GRID, compression))
 
-    def training_caption(self, row: VideoRow, fps: float | None, fps_max: float | None) -> str:
-        return training_text(row.caption, fps, row.motion, fps_max)
+    def described(
+        self, rows: Sequence[VideoRow], rates: Sequence[float] | None, fps_max: float | None
+    ) -> Sequence[VideoRow]:
+        rates = [row.fps or 0 for row in rows] if rates is None else rates
+        return [
+            row._replace(caption=training_text(row.caption, float(rate) or None, row.motion, fps_max))
+            for row, rate in zip(rows, rates)
+        ]
 
     def prepare_prompt(self, prompt: str, rules: PromptRules) -> str:
         """As it is, for a picture: what has no frame rate has no motion."""
@@ -101,9 +109,6 @@ class OpenSora20(Family):
         self, flow: Flow, denoiser_config: DenoiserConfig, null_text: Arrays | None = None
     ) -> FlowMatchingObjective:
         return FlowMatchingObjective(denoiser_config.patch_size, null_text, denoiser_config.cond_embed)
-
-    def negative_of(self, text: Arrays, null_text: Arrays | None) -> Arrays | None:
-        return with_dropped(text, null_text, {name: np.ones(len(values), bool) for name, values in text.items()})
 
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> GuidedSampler:
         flow = ShiftedFlowConfig(**{name: getattr(settings, common) for name, common in FLOW_SETTINGS.items()})

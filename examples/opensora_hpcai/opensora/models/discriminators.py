@@ -68,9 +68,6 @@ class DiscriminatorConfig:
             raise UserError("a discriminator of whole clips has to know their size; give clip: [frames, height, width]")
 
 
-Moments = tuple[Tensor, Tensor]
-
-
 class LeakyReLU(nn.Cell):
     """``x`` where that is positive, else ``0.2 x``."""
 
@@ -106,20 +103,20 @@ class BatchNorm(nn.Cell):
 
     def tangent(self, x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
         rows, slopes = x.reshape(*x.shape[:2], -1), dx.reshape(*x.shape[:2], -1)
-        mean, var = self._moments(rows)
-        factor = ops.rsqrt(var + self.eps)
-        normal = (rows - mean) * factor
+        gain, shift = self.weight.reshape(1, -1, 1), self.bias.reshape(1, -1, 1)
         if self.training:
-            slopes = slopes - _mean(slopes) - normal * _mean(normal * slopes)
-        gain = self.weight.reshape(1, -1, 1)
-        y = normal * gain + self.bias.reshape(1, -1, 1)
-        return y.reshape(x.shape), (slopes * factor * gain).reshape(x.shape)
+            normal, slopes = _normal_tangent(rows, slopes, (0, 2), self.eps)
+        else:
+            mean, var = self._moments(rows)
+            factor = ops.rsqrt(var + self.eps)
+            normal, slopes = (rows - mean) * factor, slopes * factor
+        return (normal * gain + shift).reshape(x.shape), (slopes * gain).reshape(x.shape)
 
-    def _moments(self, rows: Tensor) -> Moments:
+    def _moments(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return self.running_mean.reshape(1, -1, 1), self.running_var.reshape(1, -1, 1)
-        mean = _mean(rows)
-        return mean, _mean(ops.square(rows - mean))
+        mean = rows.mean((0, 2), keep_dims=True)
+        return mean, ops.square(rows - mean).mean((0, 2), keep_dims=True)
 
     def _follow(self, mean: Tensor, var: Tensor, count: int) -> Tensor:
         unbiased = ops.stop_gradient(var).reshape(-1) * (count / max(1, count - 1))
@@ -130,9 +127,13 @@ class BatchNorm(nn.Cell):
         return first.sum() + second.sum() + third.astype(ms.float32)
 
 
-def _mean(rows: Tensor) -> Tensor:
-    """Of (B, C, N) over samples and positions, (1, C, 1)."""
-    return rows.mean((0, 2), keep_dims=True)
+def _normal_tangent(rows: Tensor, slopes: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
+    """Rows of mean 0 and variance 1 over some axes, and how they change along ``slopes``."""
+    centred = rows - rows.mean(axes, keep_dims=True)
+    factor = ops.rsqrt(ops.square(centred).mean(axes, keep_dims=True) + eps)
+    normal = centred * factor
+    along = normal * (normal * slopes).mean(axes, keep_dims=True)
+    return normal, (slopes - slopes.mean(axes, keep_dims=True) - along) * factor
 
 
 def _convolution_tangent(convolution: nn.Cell, x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,16 +156,15 @@ class PatchDiscriminator(nn.Cell):
     def __init__(self, config: DiscriminatorConfig, in_channels: int = 3):
         super().__init__()
         self.config = config
-        kernel, in_time, dropout = _LAYOUTS[config.kind]
+        kernel, _, dropout = _LAYOUTS[config.kind]
         self.seeds = new_seeds() if dropout and config.dropout else None
         flat = config.kind == "2d"
         widths = [config.channels * min(2**n, 8) for n in range(config.layers + 1)]
         layers: list[nn.Cell] = []
-        for number, width in enumerate([*widths, 1]):
+        for number, (width, strides) in enumerate(zip([*widths, 1], _strides(config))):
             before = in_channels if number == 0 else widths[number - 1]
-            stride = 1 if number >= config.layers else 2
             edge = number in (0, config.layers + 1)
-            layers.append(_convolution(before, width, kernel, stride, number < in_time, flat, edge))
+            layers.append(_convolution(before, width, kernel, strides, flat, edge))
             if not edge:
                 layers.append(BatchNorm(width))
             if number <= config.layers:
@@ -197,12 +197,18 @@ class PatchDiscriminator(nn.Cell):
         return x, dx
 
 
+def _strides(config: DiscriminatorConfig) -> list[tuple[int, int, int]]:
+    """Of each convolution of a patch discriminator in time, height and width."""
+    _, in_time, _ = _LAYOUTS[config.kind]
+    strided = [(2 if number < in_time else 1, 2, 2) for number in range(config.layers)]
+    return [*strided, (1, 1, 1), (1, 1, 1)]
+
+
 def _convolution(
-    before: int, after: int, kernel: int, stride: int, stride_in_time: bool, flat: bool, has_bias: bool
+    before: int, after: int, kernel: int, strides: tuple[int, int, int], flat: bool, has_bias: bool
 ) -> Conv3d:
     if flat:
-        return Conv2d(before, after, kernel, stride, 1, has_bias)
-    strides = (stride if stride_in_time else 1, stride, stride)
+        return Conv2d(before, after, kernel, strides[2], 1, has_bias)
     around: Padding = ((1, 1),) * 3
     return Conv3d(before, after, (kernel,) * 3, strides, around, has_bias)
 
@@ -244,14 +250,11 @@ def _every_second(x: Tensor, axis: int) -> Tensor:
 
 def _group_norm_tangent(norm: GroupNorm, x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
     rows, slopes = x.reshape(x.shape[0], norm.num_groups, -1), dx.reshape(x.shape[0], norm.num_groups, -1)
-    centred = rows - rows.mean(-1, keep_dims=True)
-    factor = ops.rsqrt(ops.square(centred).mean(-1, keep_dims=True) + norm.eps)
-    normal = centred * factor
-    slopes = slopes - slopes.mean(-1, keep_dims=True) - normal * (normal * slopes).mean(-1, keep_dims=True)
+    normal, slopes = _normal_tangent(rows, slopes, (2,), norm.eps)
     per_channel = (1, -1) + (1,) * (x.ndim - 2)
     gain = norm.weight.reshape(per_channel)
     y = normal.reshape(x.shape) * gain + norm.bias.reshape(per_channel)
-    return y, (slopes * factor).reshape(x.shape) * gain
+    return y, slopes.reshape(x.shape) * gain
 
 
 class _BlurredBlock(nn.Cell):
@@ -339,10 +342,8 @@ def require_size(config: DiscriminatorConfig, size: tuple[int, int, int]) -> Non
         if tuple(config.clip) != size:
             raise UserError(f"a blurred discriminator judges clips of one size, not of {shown} as well")
         return
-    kernel, in_time, _ = _LAYOUTS[config.kind]
-    for number in range(config.layers + 2):
-        strided = 2 if number < config.layers else 1
-        strides = (strided if number < in_time else 1, strided, strided)
+    kernel, _, _ = _LAYOUTS[config.kind]
+    for strides in _strides(config):
         size = tuple((length + 2 - kernel) // stride + 1 for length, stride in zip(size, strides))
         if min(size[1:] if config.kind == "2d" else size) < 1:
             raise UserError(

@@ -11,12 +11,13 @@ Legend: `B` batch, `C` channels, `T` frames, `H`/`W` height/width, `N = T*H*W`, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindone.errors import UserError
+from mindone.models.sizes import known_entries
 from mindone.nn import functional as F
 from mindone.nn.conv import Conv3d, channels_to_space, nearest_upsample, space_to_channels
 from mindone.nn.layers import ChannelRMSNorm
@@ -118,11 +119,10 @@ class DCAEConfig:
     def from_dict(cls, values: Mapping) -> DCAEConfig:
         """Takes the known fields of a ``config.json``."""
         default = cls()
-        known = {field.name for field in fields(cls)} - {"kind", "encoder", "decoder"}
         return cls(
             encoder=StagesConfig.from_dict(values.get("encoder", {}), default.encoder),
             decoder=StagesConfig.from_dict(values.get("decoder", {}), default.decoder),
-            **{name: value for name, value in values.items() if name in known},
+            **known_entries(cls, values, "kind", "encoder", "decoder"),
         )
 
     def to_dict(self) -> dict:

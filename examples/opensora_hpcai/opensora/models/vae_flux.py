@@ -7,11 +7,12 @@ convolutions around them. Legend: `N` images, `C` channels, `H`/`W` height/width
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 from mindspore import Tensor, nn
 
 from mindone.models import autoencoder_kl as kl
+from mindone.models.sizes import known_entries
 from mindone.nn import functional as F
 from mindone.nn.conv import Conv2d, GroupNorm
 from opensora.models.autoencoder import positive_or_none
@@ -43,8 +44,7 @@ class FluxAutoencoderConfig:
     @classmethod
     def from_dict(cls, values: Mapping) -> FluxAutoencoderConfig:
         """Takes the known fields of a ``config.json``."""
-        known = {field.name for field in fields(cls)} - {"kind"}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return cls(**known_entries(cls, values, "kind"))
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 
 from mindspore import Tensor, nn, ops
 
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import Decoder, Downsampler, Encoder, Layers, split_moments
+from mindone.models.sizes import known_entries
 from mindone.nn.conv import CausalConv3d, Conv3d, nearest_upsample
 from mindone.nn.tiling import Tiles
 from opensora.models.autoencoder import TiledAutoencoder, positive_or_none, sampled
@@ -68,8 +69,7 @@ class HunyuanAutoencoderConfig:
         values = {"scaling_factor": None, **values}
         scale = values.pop("scaling_factor")
         values = values if scale is None else {"scale_factor": scale, **values}
-        known = {field.name for field in fields(cls)} - {"kind"}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return cls(**known_entries(cls, values, "kind"))
 
     def to_dict(self) -> dict:
         return asdict(self)

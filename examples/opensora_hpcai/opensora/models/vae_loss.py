@@ -77,17 +77,17 @@ class _ReconstructionLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.weights, self.lpips = weights, lpips
 
-    def compare(
-        self, target: Tensor, result: Tensor, mean: Tensor, logvar: Tensor | None, pixels: bool = True
-    ) -> tuple[Tensor, tuple]:
-        """The loss, and its absolute error, squared error, KL divergence per latent value, and LPIPS of a frame."""
-        error, pull, parts = self.errors(target, result, mean, logvar, pixels)
-        return error + pull, parts
+    def construct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, tuple]:
+        error, rest, parts, _ = self.reconstructed(x, noise)
+        return error + rest, parts
 
     def errors(
         self, target: Tensor, result: Tensor, mean: Tensor, logvar: Tensor | None, pixels: bool = True
     ) -> tuple[Tensor, Tensor, tuple]:
-        """The two terms of `compare`: of the reconstruction, and of the posterior; and the parts."""
+        """The terms of the loss about the reconstruction and about the posterior, and the parts of both.
+
+        Those are the absolute error, squared error, KL divergence per latent value, and LPIPS of a frame.
+        """
         none = ops.zeros((), ms.float32)
         distances = frame_distances(self.lpips, target, result) if pixels and self.lpips is not None else None
         errors = frame_errors(target, result, distances, self.weights.perceptual)
@@ -115,10 +115,6 @@ class PixelLoss(_ReconstructionLoss):
     def __init__(self, autoencoder: Autoencoder, weights: LossWeights, lpips: LPIPS | None = None):
         super().__init__(weights, lpips)
         self.network = autoencoder
-
-    def construct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, tuple]:
-        error, pull, parts, _ = self.reconstructed(x, noise)
-        return error + pull, parts
 
     def reconstructed(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, tuple, Tensor]:
         """The terms of the loss that are and are not about pixels, the parts, and the reconstruction."""
@@ -151,8 +147,8 @@ class TimeLoss(_ReconstructionLoss):
             means.append(mean)
             logvars.append(logvar)
             done += mean.shape[2]
-        loss, parts = self.compare(z, joined(results), joined(means), joined(logvars), pixels=False)
-        return loss + self.identity(z, joined(sampled)), parts
+        error, pull, parts = self.errors(z, joined(results), joined(means), joined(logvars), pixels=False)
+        return error + pull + self.identity(z, joined(sampled)), parts
 
 
 class VideoLoss(_ReconstructionLoss):
@@ -169,10 +165,6 @@ class VideoLoss(_ReconstructionLoss):
         super().__init__(weights, lpips)
         self.network = autoencoder
         self.pixels, self.latents = pixels, latents
-
-    def construct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, tuple]:
-        error, rest, parts, _ = self.reconstructed(x, noise)
-        return error + rest, parts
 
     def reconstructed(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, tuple, Tensor]:
         """See `PixelLoss.reconstructed`."""

@@ -8,12 +8,13 @@ zeros in FRONT of the first one, and decoding drops as many frames from the fron
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from mindspore import Tensor, nn, ops
 
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import split_moments
+from mindone.models.sizes import known_entries
 from mindone.nn import functional as F
 from mindone.nn.conv import CausalConv3d, GroupNorm
 from mindone.nn.padding import pad_zeros
@@ -54,8 +55,7 @@ class TemporalAutoencoderConfig:
     @classmethod
     def from_dict(cls, values: Mapping) -> TemporalAutoencoderConfig:
         """Takes the known fields of a ``config.json`` entry, ignoring others."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return cls(**known_entries(cls, values))
 
 
 class ResBlock(nn.Cell):

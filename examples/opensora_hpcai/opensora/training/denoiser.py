@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -345,16 +346,12 @@ def make_dataset(setting: Setting, usual_size: VideoSize | None = None) -> Laten
     )
 
 
-def described_rows(setting: Setting) -> list[VideoRow]:
+def described_rows(setting: Setting) -> Sequence[VideoRow]:
     """The rows with captions that say what the family says of training videos; those of a text cache as they are."""
-    config, family = setting.config, setting.family
-    if config.data.text_embed_folder:
+    if setting.config.data.text_embed_folder:
         return setting.rows
-    rates = setting.buckets.metadata.fps if setting.buckets else [row.fps or 0 for row in setting.rows]
-    return [
-        row._replace(caption=family.training_caption(row, float(rate) or None, config.shape.fps_max))
-        for row, rate in zip(setting.rows, rates)
-    ]
+    rates = setting.buckets.metadata.fps if setting.buckets else None
+    return setting.family.described(setting.rows, rates, setting.config.shape.fps_max)
 
 
 def make_captions(setting: Setting) -> Captions:
@@ -440,7 +437,7 @@ def make_samples(setting: Setting, run: Run, training: Training, denoiser: nn.Ce
         run.folder,
         training.trackers,
         run.mesh,
-        family.negative_of(text, make_null_text(setting, captions)),
+        inputs.objective.negative_of(text),
     )
     every = run_length(config, len(training.loader)).of(config.samples, "sample_every")
     return Every(every, samples)

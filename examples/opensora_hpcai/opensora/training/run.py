@@ -37,7 +37,7 @@ from mindone.train.intervals import updates_of
 from mindone.train.loop import Every, Inputs, Training, fit
 from mindone.train.optim import make_optimizer
 from mindone.train.profiler import ProfileUpdates
-from mindone.train.run_folder import RESULT, Found, check_changes, find_run, open_folder
+from mindone.train.run_folder import RESULT, Found, check_changes, find_run, open_folder, remove_unless_used
 from mindone.train.schedule import WITHOUT_DECAY, Schedule, make_schedule
 from mindone.train.skipped import SkippedUpdates
 from mindone.train.step import LossScale, SpikeGuard, TrainStep
@@ -89,6 +89,8 @@ def open_run(config: TrainConfig | TrainVaeConfig, mesh: Mesh) -> Iterator[Run]:
 
     Raises:
         UserError: what should be resumed is not there, or the folder cannot be made or has another run in it.
+
+    What is refused within this context before the first update leaves no folder behind.
     """
     import mindspore as ms
 
@@ -98,14 +100,19 @@ def open_run(config: TrainConfig | TrainVaeConfig, mesh: Mesh) -> Iterator[Run]:
     seed = from_first_rank(runtime.random_seed() if given is None else given, mesh)
     if found:
         seed = _resumed_seed(found, given)
-    if mesh.is_main:
-        save_config(config, folder / SETTINGS)
     ms.set_seed(seed)
     what = f"resumes step {found.checkpoint.step} of {found.folder} in" if found else "starts"
-    with _log_file(folder / f"log_{mesh.rank}.txt"):
-        device = runtime.current().device
-        logger.info("this run %s %s (seed %d, %d ranks on %s)", what, folder, seed, mesh.world_size, device)
-        yield Run(folder, seed, mesh, found)
+    try:
+        if mesh.is_main:
+            save_config(config, folder / SETTINGS)
+        with _log_file(folder / f"log_{mesh.rank}.txt"):
+            device = runtime.current().device
+            logger.info("this run %s %s (seed %d, %d ranks on %s)", what, folder, seed, mesh.world_size, device)
+            yield Run(folder, seed, mesh, found)
+    except UserError:
+        if mesh.is_main:
+            remove_unless_used(folder)
+        raise
 
 
 def _resumed_seed(found: Found, given: int | None) -> int:

@@ -8,6 +8,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
 from mindone.errors import UserError
 from opensora.config.generate import Sampler
+from opensora.config.train import Flow
 from opensora.families import get_family
 from opensora.families.base import SampleRequest
 from opensora.families.diffusion import DiffusionLoss, DiffusionSampler
@@ -85,8 +86,17 @@ def test_a_network_that_predicts_the_video_is_trained_as_such(predict_xstart):
 def test_the_config_of_a_network_says_what_it_predicts(version):
     family = get_family(version)
     config = denoiser_config(family.denoiser_preset, None, {"predict_xstart": True})
-    assert family.objective(None, config).diffusion.config.predict_xstart
-    assert not family.objective(None, denoiser_config(family.denoiser_preset)).diffusion.config.predict_xstart
+    assert family.objective(Flow(), config).diffusion.config.predict_xstart
+    assert not family.objective(Flow(), denoiser_config(family.denoiser_preset)).diffusion.config.predict_xstart
+
+
+@pytest.mark.parametrize("version", ["v1", "v1.1"])
+def test_errors_count_their_signal_to_noise_ratio_within_the_range_of_the_recipe(version):
+    family = get_family(version)
+    config = denoiser_config(family.denoiser_preset, None, {"predict_xstart": True})
+    assert family.objective(Flow(snr_range=(1.0, 5.0)), config).diffusion.config.snr_range == (1.0, 5.0)
+    with pytest.raises(UserError, match="snr_range .* use predict_xstart"):
+        family.objective(Flow(snr_range=(1.0, 5.0)), denoiser_config(family.denoiser_preset))
 
 
 def test_other_networks_predict_one_thing_only():

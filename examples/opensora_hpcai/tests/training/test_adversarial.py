@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
+from tiny_vae import arguments
 
 from mindone.checkpoint import read_tensors
 from mindone.config import parse
@@ -51,33 +52,22 @@ def data(tmp_path_factory):
 def settings(data, tmp_path):
     def build(**changes):
         values = {
-            "csv_path": data / "videos.csv",
-            "video_folder": data,
-            "image_size": SIDE,
-            "num_frames": FRAMES,
-            "frame_stride": 1,
             "model_type": "VideoAutoencoderKL",
             "vae": json.dumps(IMAGES),
             "use_real_rec_loss": True,
             "perceptual_loss_weight": 0,
             "use_discriminator": True,
             "discriminator": json.dumps({"channels": 4, "layers": 2}),
-            "batch_size": 2,
             "train_steps": 3,
             "ckpt_save_steps": 1,
-            "scheduler": "constant",
-            "warmup_steps": 0,
             "start_learning_rate": 0.001,
             "discriminator_learning_rate": 0.01,
-            "num_parallel_workers": 0,
             "output_path": tmp_path / "output",
-            "add_datetime": False,
-            "device_target": "CPU",
             "seed": 3,
             "log_interval": 1,
             **changes,
         }
-        return parse(TrainVaeConfig, [token for name, value in values.items() for token in (f"--{name}", str(value))])
+        return parse(TrainVaeConfig, arguments(data, SIDE, FRAMES, **values))
 
     return build
 

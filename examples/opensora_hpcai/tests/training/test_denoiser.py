@@ -171,6 +171,21 @@ def test_a_used_folder_is_refused_unless_told_to_begin_anew(data, half, capsys):
     assert len(result_rows(half)) == 2
 
 
+LATE = ("--scheduler", "cosine_decay", "--warmup_steps", "5")
+
+
+def test_a_start_that_is_refused_leaves_no_folder_and_the_next_one_begins(data, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert "warm" in refused(capsys, data, folder, "--train_steps", "2", *LATE)
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    refused(capsys, data, folder, "--train_steps", "2", *LATE)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    run(data, folder, "--train_steps", "1")
+    assert len(result_rows(folder)) == 2
+
+
 def test_a_resume_of_nothing_is_refused_and_auto_begins_a_run(data, tmp_path, capsys):
     assert "no run in" in refused(capsys, data, tmp_path, "--train_steps", "1", "--resume", "True")
     run(data, tmp_path, "--train_steps", "1", "--resume", "auto")

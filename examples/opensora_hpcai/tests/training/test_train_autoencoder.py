@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
+from tiny_vae import TWO_PARTS, arguments
 
 from mindone.checkpoint import read_tensors
 from mindone.config import parse
@@ -25,22 +26,6 @@ from opensora.models.vae_v1_2 import gaussian_kl
 from opensora.training import autoencoder as training
 
 CLIPS, FRAMES, SIDE = 6, 5, 8
-NETWORK = {
-    "autoencoder_kl": {
-        "down_block_types": ["DownEncoderBlock2D"] * 2,
-        "up_block_types": ["UpDecoderBlock2D"] * 2,
-        "block_out_channels": [4, 4],
-        "layers_per_block": 1,
-        "norm_num_groups": 2,
-    },
-    "vae_temporal": {
-        "filters": 4,
-        "num_res_blocks": 1,
-        "num_groups": 2,
-        "channel_multipliers": [1, 1],
-        "temporal_downsample": [True],
-    },
-}
 
 
 @pytest.fixture(scope="module")
@@ -61,27 +46,15 @@ def settings(data, tmp_path):
 
     def build(**changes):
         values = {
-            "csv_path": data / "videos.csv",
-            "video_folder": data,
-            "image_size": SIDE,
-            "num_frames": FRAMES,
-            "frame_stride": 1,
-            "vae": json.dumps(NETWORK),
+            "vae": json.dumps(TWO_PARTS),
             "use_z_rec_loss": True,
             "kl_loss_weight": 0.01,
-            "batch_size": 2,
             "train_steps": 2,
-            "scheduler": "constant",
-            "warmup_steps": 0,
             "start_learning_rate": 0.01,
-            "num_parallel_workers": 0,
             "output_path": tmp_path / "output",
-            "add_datetime": False,
-            "device_target": "CPU",
             **changes,
         }
-        argv = [token for name, value in values.items() for token in (f"--{name}", str(value))]
-        return parse(TrainVaeConfig, argv)
+        return parse(TrainVaeConfig, arguments(data, SIDE, FRAMES, **values))
 
     return build
 
@@ -120,7 +93,7 @@ HUNYUAN = {"block_out_channels": [4, 4, 4, 4], "layers_per_block": 1, "norm_num_
 
 @pytest.mark.parametrize(
     ("name", "network"),
-    [("Hunyuan-VAE", HUNYUAN), ("VideoAutoencoderKL", {"autoencoder_kl": NETWORK["autoencoder_kl"]})],
+    [("Hunyuan-VAE", HUNYUAN), ("VideoAutoencoderKL", {"autoencoder_kl": TWO_PARTS["autoencoder_kl"]})],
 )
 def test_autoencoders_of_one_part_are_trained_on_pixels_and_leave_normal_latents(settings, tmp_path, name, network):
     more = {"use_z_rec_loss": False, "use_real_rec_loss": True, "perceptual_loss_weight": 0, "latent_statistics": 4}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_vae import TWO_PARTS, arguments
 
 from mindone.config import parse
 from mindone.data.write import write_video
@@ -16,22 +17,6 @@ from opensora.training import autoencoder as training
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "vae" / "train").glob("*.yaml"))
 FRAMES, SIDE, STEPS = 5, 16, 6
-TWO_PARTS = {
-    "autoencoder_kl": {
-        "down_block_types": ["DownEncoderBlock2D"] * 2,
-        "up_block_types": ["UpDecoderBlock2D"] * 2,
-        "block_out_channels": [4, 4],
-        "layers_per_block": 1,
-        "norm_num_groups": 2,
-    },
-    "vae_temporal": {
-        "filters": 4,
-        "num_res_blocks": 1,
-        "num_groups": 2,
-        "channel_multipliers": [1, 1],
-        "temporal_downsample": [True],
-    },
-}
 STAGES = {
     "width_list": [8, 32],
     "depth_list": [1, 1],
@@ -66,11 +51,6 @@ def test_a_recipe_trains_an_autoencoder_whose_loss_falls(recipe, data, tmp_path)
     golden.use_mode("graph")
     deep = "dc_ae" in recipe.stem
     values = {
-        "csv_path": data / "videos.csv",
-        "video_folder": data,
-        "image_size": SIDE,
-        "num_frames": 4 if deep else FRAMES,
-        "frame_stride": 1,
         "vae": json.dumps(DEEP if deep else TWO_PARTS),
         "pretrained_model_path": "",
         "vae2d_checkpoint": "",
@@ -78,19 +58,14 @@ def test_a_recipe_trains_an_autoencoder_whose_loss_falls(recipe, data, tmp_path)
         "lpips_checkpoint": "",
         "mixed_image_ratio": 0,
         "micro_frame_size": FRAMES,
-        "batch_size": 2,
         "train_steps": STEPS,
         "start_learning_rate": 0.01,
-        "warmup_steps": 0,
-        "num_parallel_workers": 0,
         "output_path": tmp_path,
-        "add_datetime": False,
-        "device_target": "CPU",
         "seed": 1,
     }
     if "disc" in recipe.stem:
         values["discriminator"] = json.dumps({"kind": "3d_v2_0", "channels": 4, "layers": 2, "dropout": 0.3})
-    argv = ["--config", str(recipe), *(token for name, value in values.items() for token in (f"--{name}", str(value)))]
+    argv = ["--config", str(recipe), *arguments(data, SIDE, 4 if deep else FRAMES, **values)]
     config = parse(TrainVaeConfig, argv)
     folder = training.train(config)
     with open(tmp_path / "result.log", newline="") as file:
