@@ -52,7 +52,7 @@ class DiffusionConfig:
     loss: str = "mse"
     """mse (and the bound for a learned variance), rescaled_mse (the bound times T / 1000), rescaled_kl (the bound)"""
     snr_range: tuple[float, float] | None = None
-    """with predict_xstart, the squared error counts its signal-to-noise ratio within this range; None: it counts once"""
+    """with predict_xstart, the squared error counts its signal-to-noise ratio, within this range"""
 
     def __post_init__(self):
         if self.snr_range is not None:
