@@ -159,8 +159,8 @@ class Flow:
 
     noise_scheduler: Literal["rflow", "ddpm"] | None = None
     """rectified flow (1.2) or IDDPM (1.0, 1.1); the model version's own if not given"""
-    sample_method: Literal["uniform", "discrete-uniform", "logit-normal"] = "uniform"
-    """distribution of the training timesteps"""
+    sample_method: Literal["uniform", "discrete-uniform", "logit-normal", "speed"] = "uniform"
+    """distribution of the training timesteps; speed (1.0, 1.1): less often where the noise hardly changes"""
     use_timestep_transform: bool | None = None
     """move timesteps towards noise for large or long videos; the model version's own (1.2: True) if not given"""
     snr_range: tuple[float, float] | None = None

@@ -16,6 +16,7 @@ from mindspore import Tensor, nn, ops
 from mindone.diffusion.dpm_solver import DPMSolver
 from mindone.diffusion.iddpm import Diffusion, DiffusionConfig
 from mindone.diffusion.iddpm_loss import noisy, training_losses
+from mindone.diffusion.speed import Speed
 from mindone.errors import UserError
 from mindone.train.band import LossBand
 from mindone.train.loop import Place
@@ -112,6 +113,8 @@ class DiffusionObjective(Objective):
     packing: Packing | None = None
     """rows of patches, which the latents are then"""
     part_names: tuple[str, ...] = ("mse", "vb")
+    speed: Speed | None = None
+    """draws the timesteps; None: they are uniform"""
     band: ClassVar[LossBand] = LossBand(1.0, "mse")
 
     def loss_cell(self, denoiser: nn.Cell) -> nn.Cell:
@@ -119,12 +122,15 @@ class DiffusionObjective(Objective):
             return DiffusionLoss(denoiser, self.diffusion.config)
         return DiffusionLoss(PackedDenoiser(denoiser), self.diffusion.config, self.packing.patch[2])
 
+    def draw(self, place: Place, at: float | None = None) -> np.ndarray:
+        """(B,) int32 timesteps of the samples at a place of the run; all the same if a time in [0, 1] is given."""
+        if at is None:
+            return (self.speed or self.diffusion).draw_timesteps(place.streams("timestep"))
+        return np.full(len(place.streams("timestep")), round(at * (len(self.diffusion) - 1)), np.int32)
+
     def loss_inputs(self, batch: LatentBatch, place: Place, at: float | None = None) -> tuple[Tensor | None, ...]:
         shape = batch.latents.shape
-        if at is None:
-            t = self.diffusion.draw_timesteps(place.streams("timestep"))
-        else:
-            t = np.full(shape[0], round(at * (len(self.diffusion) - 1)), np.int32)
+        t = self.draw(place, at)
         told = all_conditions(batch.fps, batch.num_frames, batch.height, batch.width, shape[0]) | (batch.packed or {})
         names = self.condition_names if self.packing is None else PackedDenoiser.condition_names
         return (
@@ -216,6 +222,7 @@ class DiffusionFamily(STDiTFamily):
         "vae_type": (lambda value: value != "VideoAutoencoderKL", "use VideoAutoencoderKL"),
         "noise_scheduler": (lambda value: value != "ddpm", "use ddpm"),
         "sampling": (lambda value: value == "rflow", "use ddpm, ddim or dpm-solver"),
+        "sample_method": (lambda value: value == "logit-normal", "use uniform or speed"),
         "aesthetic_score": (lambda value: value is not None, "use version 1.2"),
         "motion_score": (lambda value: value is not None, "use version 1.2"),
         "camera_motion": (lambda value: value is not None, "use version 1.2"),
@@ -236,7 +243,8 @@ class DiffusionFamily(STDiTFamily):
         self, flow: Flow, denoiser_config: DenoiserConfig, null_text: Arrays | None = None
     ) -> DiffusionObjective:
         diffusion = _diffusion(denoiser_config, snr_range=flow.snr_range)
-        return DiffusionObjective(diffusion, self.condition_names, denoiser_config.class_dropout_prob)
+        speed = Speed.of(diffusion) if flow.sample_method == "speed" else None
+        return DiffusionObjective(diffusion, self.condition_names, denoiser_config.class_dropout_prob, speed=speed)
 
     def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> DiffusionSampler:
         return DiffusionSampler(denoiser, settings)

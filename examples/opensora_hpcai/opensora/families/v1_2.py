@@ -40,6 +40,7 @@ class OpenSora12(STDiTFamily):
         "condition_config": (is_on, "use mask_ratios"),
         "fps_max": (is_on, "use frame_stride"),
         "sampling": (lambda value: value != "rflow", "use rflow"),
+        "sample_method": (lambda value: value == "speed", "use uniform, discrete-uniform or logit-normal"),
         "snr_range": (is_on, "leave it out; versions 1.0 and 1.1 have it"),
     }
 

@@ -47,6 +47,10 @@ class OpenSora20(Family):
         **NO_PATCHES,
         "vae_type": (lambda value: value not in AUTOENCODERS, f"use {', '.join(AUTOENCODERS)}"),
         "sampling": (lambda value: value != "rflow", "use rflow"),
+        "sample_method": (
+            lambda value: value in ("speed", "discrete-uniform"),
+            "leave it out; its timesteps are logit-normal",
+        ),
         "snr_range": (is_on, "leave it out; versions 1.0 and 1.1 have it"),
         "noise_scheduler": (lambda value: value != "rflow", "use rflow"),
         "freeze_y_embedder": (is_on, "leave it out; its network has no null caption"),

@@ -90,6 +90,17 @@ def test_the_config_of_a_network_says_what_it_predicts(version):
     assert not family.objective(Flow(), denoiser_config(family.denoiser_preset)).diffusion.config.predict_xstart
 
 
+def test_timesteps_are_drawn_by_speed_where_the_recipe_says_so():
+    family = get_family("v1")
+    config = denoiser_config(family.denoiser_preset)
+    place = SimpleNamespace(streams=lambda name: [np.random.default_rng(index) for index in range(2000)])
+    shares = {}
+    for method in ("uniform", "speed"):
+        objective = family.objective(Flow(sample_method=method), config)
+        shares[method] = float((objective.draw(place) > 650).mean())
+    assert 0.31 < shares["uniform"] < 0.39 and 0.06 < shares["speed"] < 0.13
+
+
 @pytest.mark.parametrize("version", ["v1", "v1.1"])
 def test_errors_count_their_signal_to_noise_ratio_within_the_range_of_the_recipe(version):
     family = get_family(version)
