@@ -16,12 +16,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memory import MEGABYTE, peak, write_checkpoint
-
-if TYPE_CHECKING:
-    pass
 
 LIMIT = 1.1
 PROMPT = "a red circle moves left"
