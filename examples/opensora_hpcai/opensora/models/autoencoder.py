@@ -9,7 +9,7 @@ latents (B, C, T', h, w), float32.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -18,6 +18,8 @@ from mindspore import Tensor, nn, ops
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import MAX_LOGVAR, MIN_LOGVAR
 from mindone.nn.tiling import Tiles, run_tiled
+from mindone.parallel.mesh import Mesh
+from mindone.parallel.pieces import Pieces
 
 Array = Tensor | np.ndarray
 Size = tuple[int, int, int]
@@ -37,20 +39,29 @@ def on_host(x: Array) -> np.ndarray:
     return x.asnumpy() if isinstance(x, Tensor) else np.asarray(x)
 
 
-def in_micro_batches(step: Callable, samples: np.ndarray, size: int | None) -> list[np.ndarray]:
-    """Applies ``step`` to pieces of ``samples`` and concatenates each of its results.
+def compute(step: Callable, piece: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The results of a network on a piece, on the host."""
+    results = step(Tensor(np.ascontiguousarray(piece), ms.float32))
+    return tuple(result.asnumpy() for result in (results if isinstance(results, tuple) else (results,)))
 
-    The last piece is filled up with copies of its last sample, whose results are dropped: one shape, one compilation.
+
+def in_micro_batches(
+    step: Callable, samples: np.ndarray, size: int | None, pieces: Pieces | None = None
+) -> list[np.ndarray]:
+    """Applies ``step`` to micro batches of ``samples``, perhaps shared out, and concatenates each of its results.
+
+    The last one is filled up with copies of its last sample, whose results are dropped: one shape, one compilation.
     """
     count = len(samples)
-    collected = []
-    for start, stop in chunks(count, size):
-        piece = samples[start:stop]
-        if count > (size or count) > len(piece):
-            piece = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)])
-        results = step(Tensor(np.ascontiguousarray(piece), ms.float32))
-        results = results if isinstance(results, tuple) else (results,)
-        collected.append([result.asnumpy()[: stop - start] for result in results])
+
+    def one(bounds: tuple[int, int]) -> tuple[np.ndarray, ...]:
+        piece = samples[slice(*bounds)]
+        filling = size - len(piece) if count > (size or count) else 0
+        if filling:
+            piece = np.concatenate([piece, np.repeat(piece[-1:], filling, axis=0)])
+        return tuple(result[: len(piece) - filling] for result in compute(step, piece))
+
+    collected = (pieces or Pieces()).map(one, chunks(count, size))
     return [np.concatenate(parts) for parts in zip(*collected)]
 
 
@@ -67,6 +78,7 @@ class Autoencoder(nn.Cell):
         spatial_compression, time_compression: pixels per latent and side, frames per latent frame.
         scale_factor, shift_factor: normalised latents are ``scale_factor * (z - shift_factor)``.
         chunk_frames: so many frames at a time are encoded independently of the others; None: a video is one piece.
+        pieces: how micro batches, chunks of frames and tiles are shared out over ranks.
     """
 
     latent_channels: int
@@ -75,6 +87,11 @@ class Autoencoder(nn.Cell):
     scale_factor: float = 1.0
     shift_factor: float = 0.0
     chunk_frames: int | None = None
+    pieces: Pieces = Pieces()
+
+    def share(self, mesh: Mesh) -> None:
+        """Every rank of a row of ``mesh`` computes a part of each video from now on; all of them get all of it."""
+        self.pieces = Pieces(mesh)
 
     @property
     def chunk_latents(self) -> int:
@@ -204,7 +221,14 @@ class TiledAutoencoder(Autoencoder):
 
     def _in_tiles(self, x: np.ndarray, step: nn.Cell, tiles: tuple[Tiles, Tiles]) -> np.ndarray:
         space, time = (tile if on else None for tile, on in zip(tiles, (self.spatial_tiling, self.temporal_tiling)))
-        return run_tiled(x, lambda part: in_micro_batches(step, part, self.micro_batch_size)[0], space, time)
+
+        def run(tile: np.ndarray) -> np.ndarray:
+            return in_micro_batches(step, tile, self.micro_batch_size)[0]
+
+        def each(run: Callable, tiles: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+            return (result for (result,) in self.pieces.map(lambda tile: (run(tile),), tiles))
+
+        return run_tiled(x, run, space, time, each)
 
     def host_moments(self, x: Array) -> np.ndarray:
         return self._in_tiles(self.checked(x, self.in_channels, "a video"), self._moments[0], self.encode_tiles)

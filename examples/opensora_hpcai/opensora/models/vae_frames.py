@@ -123,7 +123,7 @@ class FrameAutoencoder(Autoencoder):
 
     def posterior(self, x: Array) -> tuple[Tensor, Tensor]:
         x = self.checked(x, self.in_channels, "a video")
-        mean, std = in_micro_batches(self._encode_step[0], _fold(x), self.micro_batch_size)
+        mean, std = in_micro_batches(self._encode_step[0], _fold(x), self.micro_batch_size, self.pieces)
         return Tensor(_unfold(mean, len(x))), Tensor(_unfold(std, len(x)))
 
     def decode(self, z: Array, num_frames: int | None = None) -> Tensor:
@@ -131,8 +131,9 @@ class FrameAutoencoder(Autoencoder):
         z = self.checked(z, self.latent_channels, "latents")
         if num_frames not in (None, z.shape[2]):
             raise UserError(f"{z.shape[2]} latent frames cannot be decoded to num_frames={num_frames}")
-        images = in_micro_batches(self._decode_step[0], self.denormalize(_fold(z)), self.micro_batch_size)
-        return Tensor(_unfold(images[0], len(z)))
+        batch, z = len(z), self.denormalize(_fold(z))
+        (images,) = in_micro_batches(self._decode_step[0], z, self.micro_batch_size, self.pieces)
+        return Tensor(_unfold(images, batch))
 
     def encode_frames(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (B, C, T, h, w) of the latents before scale and shift, in one graph."""

@@ -15,7 +15,8 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindone.errors import UserError
 from mindone.models.autoencoder_kl import AutoencoderKLConfig
 from mindone.models.presets import config_of
-from opensora.models.autoencoder import Array, Autoencoder, Size, chunks, positive_or_none, unregistered
+from mindone.parallel.mesh import Mesh
+from opensora.models.autoencoder import Array, Autoencoder, Size, chunks, compute, positive_or_none, unregistered
 from opensora.models.vae_frames import FrameAutoencoderConfig, VideoAutoencoderKL
 from opensora.models.vae_temporal import TemporalAutoencoder, TemporalAutoencoderConfig
 
@@ -118,6 +119,10 @@ class VideoAutoencoder(Autoencoder):
         self._encode_step = unregistered(_TemporalEncodeStep(self.temporal_vae))
         self._decode_steps: dict[int, _TemporalDecodeStep] = {}
 
+    def share(self, mesh: Mesh) -> None:
+        super().share(mesh)
+        self.spatial_vae.share(mesh)
+
     def load_statistics(self, tensors: Mapping[str, np.ndarray]) -> None:
         for name, parameter in (("shift", self.shift), ("scale", self.scale)):
             if name in tensors:
@@ -150,10 +155,11 @@ class VideoAutoencoder(Autoencoder):
         The frames' own latents are their posterior means, or samples if ``spatial_noise`` (B, 4, T, h, w) is given.
         """
         z = self.spatial_vae.encode(x, spatial_noise).asnumpy()
-        parts = []
-        for start, stop in chunks(z.shape[2], self.config.micro_frame_size):
-            parts.append(self._encode_step[0](Tensor(np.ascontiguousarray(z[:, :, start:stop]))))
-        mean, std = (np.concatenate([part[i].asnumpy() for part in parts], axis=2) for i in (0, 1))
+        parts = self.pieces.map(
+            lambda bounds: compute(self._encode_step[0], z[:, :, slice(*bounds)]),
+            chunks(z.shape[2], self.config.micro_frame_size),
+        )
+        mean, std = (np.concatenate(part, axis=2) for part in zip(*parts))
         return Tensor(mean), Tensor(std)
 
     def normalize(self, z: Tensor) -> Tensor:
@@ -169,11 +175,10 @@ class VideoAutoencoder(Autoencoder):
         if num_frames < 1 or pieces[-1][1] != z.shape[2]:
             raise UserError(f"{z.shape[2]} latent frames cannot be decoded to num_frames={num_frames}")
         z = self.denormalize(Tensor(z, ms.float32)).asnumpy()
-        parts = []
-        for start, stop, frames in pieces:
-            step = self._temporal_decode_step(frames)
-            parts.append(step(Tensor(np.ascontiguousarray(z[:, :, start:stop]))).asnumpy())
-        return self.spatial_vae.decode(np.concatenate(parts, axis=2))
+        parts = self.pieces.map(
+            lambda piece: compute(self._temporal_decode_step(piece[2]), z[:, :, piece[0] : piece[1]]), pieces
+        )
+        return self.spatial_vae.decode(np.concatenate([part for (part,) in parts], axis=2))
 
     def _temporal_decode_step(self, num_frames: int) -> _TemporalDecodeStep:
         if num_frames not in self._decode_steps:
