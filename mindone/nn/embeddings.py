@@ -60,9 +60,10 @@ def position_table_2d(height: int, width: int, size: int, scale: Tensor, base_si
     return _grid_table(by_height, by_width)
 
 
-def index_table_2d(height: int, width: int, size: int, scale: float = 1.0) -> Tensor:
-    """As `position_table_2d`, with ``index / scale`` as the coordinate, whatever the size of the grid."""
-    return _grid_table(index_table_1d(height, size // 2, scale), index_table_1d(width, size // 2, scale))
+def index_table_2d(height: int, width: int, size: int, scale: float = 1.0, base_size: int | None = None) -> Tensor:
+    """As `position_table_2d`, computed in float64; without ``base_size`` the coordinate is ``index / scale``."""
+    scales = [scale if base_size is None else scale * n / base_size for n in (height, width)]
+    return _grid_table(*(index_table_1d(n, size // 2, each) for n, each in zip((height, width), scales)))
 
 
 def index_table_1d(length: int, size: int, scale: float = 1.0) -> Tensor:

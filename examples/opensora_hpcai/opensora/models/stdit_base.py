@@ -203,21 +203,26 @@ class STDiTBase(nn.Cell):
             self.recompute_blocks(num_recompute_blocks)
 
     def initialize_weights(self, seed: int = 0) -> None:
-        """Draws fresh weights; every parameter has its own random stream.
+        """Draws fresh weights, see `draw_weights`."""
+        draw_weights(self, self.zero_at_start, self.small_at_start, seed)
 
-        - every bias and what `zero_at_start` names: zero; what `small_at_start` names: normal with std 0.02;
-        - every other matrix, and the patch kernel as a matrix: Xavier-uniform;
-        - ``scale_shift_table``: normal / sqrt(D); ``y_embedding``: normal / sqrt(caption_channels).
-        """
-        for name, parameter in self.parameters_and_names():
-            rng = runtime.stream(seed, "init", name)
-            if name.endswith(".bias") or matches(name, self.zero_at_start):
-                init.zeros(parameter)
-            elif matches(name, self.small_at_start):
-                init.normal(parameter, rng, 0.02)
-            elif "scale_shift_table" in name:
-                init.normal(parameter, rng, 1 / math.sqrt(self.config.hidden_size))
-            elif name.endswith("y_embedding"):
-                init.normal(parameter, rng, 1 / math.sqrt(self.config.caption_channels))
-            elif parameter.ndim > 1:
-                init.xavier_uniform(parameter, rng)
+
+def draw_weights(network: nn.Cell, zero: Sequence[str], small: Sequence[str], seed: int) -> None:
+    """Draws fresh weights; every parameter has its own random stream.
+
+    - every bias and what the patterns ``zero`` name: zero; what ``small`` names: normal with std 0.02;
+    - every other matrix, and the patch kernel as a matrix: Xavier-uniform;
+    - ``scale_shift_table``: normal / sqrt(D); ``y_embedding``: normal / sqrt(caption_channels).
+    """
+    for name, parameter in network.parameters_and_names():
+        rng = runtime.stream(seed, "init", name)
+        if name.endswith(".bias") or matches(name, zero):
+            init.zeros(parameter)
+        elif matches(name, small):
+            init.normal(parameter, rng, 0.02)
+        elif "scale_shift_table" in name:
+            init.normal(parameter, rng, 1 / math.sqrt(network.config.hidden_size))
+        elif name.endswith("y_embedding"):
+            init.normal(parameter, rng, 1 / math.sqrt(network.config.caption_channels))
+        elif parameter.ndim > 1:
+            init.xavier_uniform(parameter, rng)
