@@ -68,8 +68,13 @@ def index_table_2d(height: int, width: int, size: int, scale: float = 1.0, base_
 
 def index_table_1d(length: int, size: int, scale: float = 1.0) -> Tensor:
     """``[sin, cos]`` of ``index / scale * 10000^(-2k / size)`` → (length, size) float32, computed in float64."""
-    angles = np.arange(length)[:, None] / scale * _axis_frequencies(size)
-    return Tensor(np.concatenate((np.sin(angles), np.cos(angles)), -1).astype(np.float32))
+    return Tensor(sine_cosine(np.arange(length) / scale, size).astype(np.float32))
+
+
+def sine_cosine(places: np.ndarray, size: int) -> np.ndarray:
+    """``[sin, cos]`` of ``place * 10000^(-2k / size)`` for places (N,) → (N, size) float64."""
+    angles = places[:, None] * _axis_frequencies(size)
+    return np.concatenate((np.sin(angles), np.cos(angles)), -1)
 
 
 def _grid_table(by_height: Tensor, by_width: Tensor) -> Tensor:
