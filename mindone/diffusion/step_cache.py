@@ -1,0 +1,95 @@
+"""Which steps of sampling compute a network anew, and which take results of a step before.
+
+Pyramid attention broadcast (PAB, arXiv:2408.12588) reuses the branches of a block, and TeaCache (arXiv:2411.19108) the
+whole network. These are their decisions; networks and samplers do the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mindone.errors import UserError
+
+MlpStep = Literal["compute", "store", "reuse"]
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """How often the branches of one kind are computed while the noise is of a middling level.
+
+    Within ``window``, timesteps of 0 to 1000 and neither end of it, every ``every``-th step computes them.
+    """
+
+    every: int
+    window: tuple[float, float] = (450, 930)
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or not self.window[0] < self.window[1]:
+            raise UserError(
+                f"a branch that is computed every {self.every} steps within {list(self.window)} cannot be; "
+                "use a whole number from 1, and a window whose first timestep is the smaller one"
+            )
+
+    def reuses(self, timesteps: Sequence[int]) -> list[bool]:
+        """For each step whether it takes the branch of the latest step that computed it."""
+        low, high = self.window
+        return [step % self.every != 0 and low < t < high for step, t in enumerate(timesteps)]
+
+
+@dataclass(frozen=True)
+class MlpBroadcast:
+    """The MLPs of some blocks are kept at the timesteps ``keys``, and reused in the next ``skip_count`` steps."""
+
+    keys: tuple[int, ...] = (676, 788, 864)
+    blocks: tuple[int, ...] = (0, 1, 2, 3, 4)
+    skip_count: int = 2
+
+    def steps(self, timesteps: Sequence[int], block: int) -> list[MlpStep]:
+        """What each step does with the MLP of a block."""
+        found: list[MlpStep] = []
+        left = 0
+        for t in timesteps:
+            if block in self.blocks and t in self.keys:
+                found.append("store")
+                left = self.skip_count
+            else:
+                found.append("reuse" if left else "compute")
+                left = max(0, left - 1)
+        return found
+
+
+@dataclass(frozen=True)
+class TeaCache:
+    """Steps are left out as long as the network's input changes little.
+
+    Attributes:
+        threshold: how much change may add up before the network runs again; more is faster and less exact.
+        coefficients: of a polynomial, the highest power first, that tells the change of the result from that of the
+            input; measured once per network.
+    """
+
+    threshold: float
+    coefficients: tuple[float, ...] = (217.546007, -118.329252, 26.8662585, -0.0459364272, 0.048442624)
+    """of Open-Sora 1.2"""
+
+    def change(self, distance: float) -> float:
+        """What a relative distance of two inputs, ``mean|m - m'| / mean|m'|``, is expected to change."""
+        return float(np.polyval(self.coefficients, distance))
+
+    def schedule(self, distances: Sequence[float]) -> tuple[list[bool], list[float]]:
+        """Whether each step computes, and the change that has added up after it.
+
+        Args:
+            distances: of the inputs of each step but the first from the step before.
+        """
+        computes, added = [True], [0.0]
+        for number, distance in enumerate(distances, start=1):
+            total = added[-1] + self.change(distance)
+            runs = number == len(distances) or not total < self.threshold
+            computes.append(runs)
+            added.append(0.0 if runs else total)
+        return computes, added
