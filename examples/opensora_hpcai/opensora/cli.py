@@ -131,7 +131,29 @@ DOORS: dict[str, Door] = {
 GROUPS: dict[str, tuple[str, dict[str, Door]]] = {
     "data": (
         "from raw videos to a training table",
-        {},
+        {
+            "index": Door(
+                "opensora.data_tools.index:index",
+                "opensora.config:IndexConfig",
+                "a table of videos and pictures: captions, length, size, frame rate",
+            ),
+            "filter": Door(
+                "opensora.data_tools.sets:filter_table",
+                "opensora.config:FilterConfig",
+                "the rows of a table that meet a condition",
+            ),
+            "merge": Door(
+                "opensora.data_tools.sets:merge",
+                "opensora.config:MergeConfig",
+                "tables as sets: all rows, those in common, those of one alone, or their columns together",
+            ),
+            "sample": Door(
+                "opensora.data_tools.sets:sample",
+                "opensora.config:SampleConfig",
+                "some rows of a table, in another order, or in several files",
+            ),
+            "info": Door("opensora.data_tools.info:info", "opensora.config:InfoConfig", "what is in a table"),
+        },
     ),
 }
 """Commands of two words, such as ``opensora data index``: what the first one is about, and the doors of the second.

@@ -26,6 +26,13 @@ def test_help_of_a_group_lists_its_verbs(group, capsys):
     assert all(listed.count(f"  {name} ") == 2 for name in GROUPS[group][1])
 
 
+def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(["data", "indx"])
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err == "error: unknown command 'data indx'; did you mean data index?\n"
+
+
 def test_unknown_command_is_refused_with_the_nearest_one(capsys):
     with pytest.raises(SystemExit) as leaving:
         main(["generat"])

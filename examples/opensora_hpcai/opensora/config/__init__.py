@@ -1,6 +1,7 @@
 """The settings of every command, one dataclass tree each. Importing them does not import MindSpore."""
 
 from opensora.config.convert import ConvertConfig, ConvertFluxConfig, ConvertImageVaeConfig, ConvertVideoVaeConfig
+from opensora.config.data import FilterConfig, IndexConfig, InfoConfig, MergeConfig, SampleConfig
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
 from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
@@ -23,13 +24,18 @@ __all__ = [
     "EmbedTextV2Config",
     "EmbedVideoConfig",
     "EvaluateVaeConfig",
+    "FilterConfig",
     "GalleryConfig",
     "GenerateConfig",
+    "IndexConfig",
     "InferenceV2Config",
+    "InfoConfig",
+    "MergeConfig",
     "MergeLoraConfig",
     "PlanDataConfig",
     "PlotConfig",
     "ReplayConfig",
+    "SampleConfig",
     "ScoreConfig",
     "TinyClipConfig",
     "TinyT5Config",
