@@ -137,6 +137,11 @@ GROUPS: dict[str, tuple[str, dict[str, Door]]] = {
                 "opensora.config:IndexConfig",
                 "a table of videos and pictures: captions, length, size, frame rate",
             ),
+            "caption": Door(
+                "opensora.data_tools.caption:caption",
+                "opensora.config:CaptionConfig",
+                "captions by a model that sees, behind an OpenAI-compatible endpoint",
+            ),
             "filter": Door(
                 "opensora.data_tools.sets:filter_table",
                 "opensora.config:FilterConfig",

@@ -149,3 +149,49 @@ class InfoConfig(Settings):
 
     def check(self) -> None:
         require_given(self, table="the table to read as --table FILE.csv")
+
+
+@dataclass
+class CaptionConfig(TableSettings):
+    """Captions of videos by a model that sees, behind an OpenAI-compatible endpoint; the key is OPENAI_API_KEY."""
+
+    endpoint: str | None = None
+    """base address, such as http://127.0.0.1:8000/v1"""
+    model: str | None = None
+    """the model's name there"""
+    video_folder: FilePath | None = None
+    """where the paths in the table start from; the table's own folder if not given"""
+    template: Literal["short", "long", "structured"] = "long"
+    """short: a sentence; long: a paragraph; structured: a paragraph, and columns caption_subject, caption_action,
+    caption_setting, caption_camera and caption_style"""
+    instructions: FilePath | None = None
+    """a text file that says what is wanted, in place of the template's own words"""
+    frames: int = 3
+    """pictures of a video that the model sees, evenly spaced"""
+    max_side: int = 512
+    """longest side of these pictures in pixels"""
+    workers: int = 8
+    """questions under way at once"""
+    retries: int = 4
+    """how often a question is repeated that was not answered, with longer and longer waits"""
+    timeout: float = 60.0
+    """seconds to wait for an answer"""
+    temperature: float = 0.0
+    """0: the model's likeliest words"""
+    max_tokens: int = 400
+    """longest answer; one that is cut off ends with its last whole sentence"""
+    overwrite: bool = False
+    """also rows that have a caption already"""
+    retry: bool = False
+    """also rows that got no caption before"""
+    price_in: float = 0.0
+    """price of a million tokens that the model reads, to print what it has cost"""
+    price_out: float = 0.0
+    """price of a million tokens that it writes"""
+
+    def check(self) -> None:
+        super().check()
+        require_given(self, endpoint="an address as --endpoint http://127.0.0.1:8000/v1", model="--model NAME")
+        require_at_least(self, frames=1, max_side=32, workers=1, retries=0, max_tokens=1, temperature=0)
+        require_at_least(self, price_in=0, price_out=0)
+        require(self, "timeout", self.timeout > 0, "more than 0")

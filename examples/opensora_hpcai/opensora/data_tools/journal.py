@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 Record = list[dict[str, str]]
 
+TRANSIENT = "\0transient"
+"""A cell that marks a record as one to forget when the journal is read again."""
+
 
 class Journal:
     """Records by key, in a file of one JSON line each below a line with the label of the work they belong to.
@@ -66,7 +69,9 @@ class Journal:
             for line in self._file:
                 if not line.endswith(b"\n"):
                     break
-                self._places[json.loads(line)[0]] = end
+                key, record = json.loads(line)
+                if not any(TRANSIENT in row for row in record):
+                    self._places[key] = end
                 end += len(line)
         elif head:
             logger.warning("%s is of work with other settings, which begins anew", self.path)

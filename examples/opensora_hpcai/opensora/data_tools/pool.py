@@ -66,12 +66,20 @@ class Threads:
     def run(self, groups: Iterator[Group]) -> Iterator[Done]:
         """Yields the keys and results of each group."""
         pending: dict[Future, Group] = {}
-        for group in groups:
-            pending[self._submit(group[1])] = group
-            if len(pending) >= UNDER_WAY * self.workers:
+        try:
+            for group in groups:
+                pending[self._submit(group[1])] = group
+                if len(pending) >= UNDER_WAY * self.workers:
+                    yield from self._collect(pending)
+            while pending:
                 yield from self._collect(pending)
-        while pending:
-            yield from self._collect(pending)
+        except Exception:
+            # what is being worked on is not thrown away because of another row
+            running = [(future, keys) for future, (keys, _) in pending.items() if not future.cancel()]
+            for future, keys in running:
+                if future.exception() is None:
+                    yield keys, future.result()
+            raise
 
     def _collect(self, pending: dict[Future, Group]) -> Iterator[Done]:
         finished, _ = wait(pending, return_when=FIRST_COMPLETED)

@@ -15,7 +15,8 @@ and writes the rows with what it gave, in the order of the table:
                          settings={"folder": folder}, workers=2)
 
 - A `UserError` (or any other exception) of the function becomes the row's problem: ``score: REASON``. A worker process
-  that is killed or crashes costs the one row that does it, which gets a problem. `Stop` ends the whole verb.
+  that is killed or crashes costs the one row that does it, which gets a problem. `Stop` ends the whole verb. After
+  `Transient` the row is tried again if the verb is started again before its table is written.
 - Finished rows are kept at once in ``OUTPUT.journal``. Killed and started again with the same `settings`, a verb does
   only what is left and writes the same table; then the journal vanishes. Rows are told by their content, so rows may be
   added to the table meanwhile, and equal rows are worked on once.
@@ -48,7 +49,7 @@ from opensora.data_tools.files import (
     to_text,
     write_table,
 )
-from opensora.data_tools.journal import Journal
+from opensora.data_tools.journal import TRANSIENT, Journal
 from opensora.data_tools.pool import Crashed, Inline, Processes, Threads
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Rows",
     "Stop",
     "Tally",
+    "Transient",
     "is_number",
     "open_table",
     "process_rows",
@@ -72,6 +74,10 @@ Result = Mapping[str, Cell] | Sequence[Mapping[str, Cell]]
 Function = Callable[[Row], Result] | Callable[[list[Row]], Sequence[Result]]
 
 REPORTED_SINGLY = 3
+
+
+class Transient(UserError):
+    """A failure that another try may not have: a problem of the row, but done again when the verb is started again."""
 
 
 class Stop(UserError):
@@ -206,7 +212,8 @@ def _apply(function: Function, in_batches: bool, what: str, rows: list[Row]) -> 
         raise
     except Exception as error:
         if len(rows) == 1:
-            return [[{PROBLEM: _problem(what, error)}]]
+            mark = {TRANSIENT: "1"} if isinstance(error, Transient) else {}
+            return [[{PROBLEM: _problem(what, error)} | mark]]
         # one row may have spoiled it for the others
         return [_apply(function, True, what, [row])[0] for row in rows]
 
@@ -216,6 +223,8 @@ def _attempt(function: Function, row: Row, what: str) -> list[Row]:
         return _cells(function(row), what)
     except Stop:
         raise
+    except Transient as error:
+        return [{PROBLEM: _problem(what, error), TRANSIENT: "1"}]
     except Exception as error:
         return [{PROBLEM: _problem(what, error)}]
 
@@ -246,6 +255,7 @@ def _finish(plan: _Plan, journal: Journal, output: str | Path, columns: list[str
         nonlocal reported, problems
         for key, row in plan:
             for cells in [{}] if key is None else journal[key]:
+                cells.pop(TRANSIENT, None)
                 unknown = cells.keys() - columns
                 if unknown:
                     raise TypeError(f"{plan.what} gave columns that it did not announce: {', '.join(sorted(unknown))}")
