@@ -19,6 +19,8 @@ WARNINGS = ["-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
 STRICT = os.environ.get("MINDONE_WERROR") == "1"
 
 PLOT = "matplotlib>=3.7,<4"
+# Tables as Parquet; 26 asks for numpy 2, with which MindSpore fails.
+PARQUET = "pyarrow>=15,<26"
 
 
 def requirements() -> list[str]:
@@ -67,8 +69,10 @@ setup(
             "ruff>=0.6,<1",
             "codespell>=2.3,<3",
             PLOT,
+            PARQUET,
         ],
         "plot": [PLOT],
+        "data": [PLOT, PARQUET],
         "decord": ["decord>=0.6,<1"],
         "bench": ["torch>=2.3,<3"],
     },

@@ -8,10 +8,6 @@ workers; when too large a share is bad, loading stops.
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,17 +20,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from mindone import runtime
+from mindone.data import workers
 from mindone.data.bad_samples import BadRecord, BadSamples
 from mindone.data.errors import BadSample
 from mindone.data.plan import Plan, Planned, Size
 from mindone.errors import UserError
 from mindone.parallel.mesh import Mesh
-from mindone.signals import WATCHED
 
 # How many samples may be tried in the place of a bad one.
 MAX_REPLACEMENTS = 64
-# How long the end of a loader waits for its worker processes.
-CLOSING_SECONDS = 5.0
 
 Sample = dict[str, Any]
 
@@ -179,45 +173,9 @@ _worker_source: Source | None = None
 
 
 def _start_worker(source: Source) -> None:
-    """Receives the dataset, and sees to it that the worker ends when, and only when, the main process wants it to.
-
-    A terminal or a scheduler sends its signals to all processes of a run; the main process may then still want the
-    batches that are under way, to finish a step and save.
-    """
-    import cv2
-
     global _worker_source
     _worker_source = source
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
-    for watch in (_end_with_parent, _end_by_parent):
-        threading.Thread(target=watch, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _end_by_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != multiprocessing.parent_process().pid:
-        pass
-    os._exit(1)
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Holds back signals from a process that starts now, until it has set up what to do with them.
-
-    The helper of multiprocessing that starts with the first one lets signals through to this thread, whatever was
-    before: so what was before is set again.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    workers.become_worker()
 
 
 def _load_in_worker(epoch: int, planned: Planned) -> Loaded:
@@ -318,7 +276,7 @@ class Loader:
         pool, pending = self._workers(), deque()
         try:
             for planned in batches:
-                with _signals_held():
+                with workers.signals_held():
                     pending.append(pool.submit(_load_in_worker, epoch, planned))
                 if len(pending) > self.num_workers * self.prefetch:
                     yield pending.popleft().result()
@@ -335,22 +293,14 @@ class Loader:
 
     def _workers(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            # Not "fork": the main process has a framework's threads, which a forked child inherits in a broken state.
-            context = multiprocessing.get_context("spawn")
-            with _signals_held():
-                self._pool = ProcessPoolExecutor(self.num_workers, context, _start_worker, (self._source,))
+            with workers.signals_held():
+                self._pool = ProcessPoolExecutor(self.num_workers, workers.CONTEXT, _start_worker, (self._source,))
         return self._pool
 
     def close(self) -> None:
-        """Ends the worker processes; the loader can be used again and starts new ones.
-
-        Workers have a moment to end: the interpreter's exit trips over a pool that is still closing. One that hangs is
-        left behind, and ends with this process.
-        """
+        """Ends the worker processes; the loader can be used again and starts new ones."""
         if self._pool is not None:
-            closing = threading.Thread(target=self._pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
-            closing.start()
-            closing.join(CLOSING_SECONDS)
+            workers.close(self._pool)
             self._pool = None
 
     def __enter__(self) -> Loader:

@@ -24,7 +24,8 @@ UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "PPM", "TIFF", "GIF")
 ANIMATED_FORMATS = frozenset({"PNG", "WEBP", "GIF"})
 
-# tags of TIFF 6.0
+# tags of TIFF 6.0 and EXIF; orientations from 5 on exchange height and width
+ORIENTATION, FIRST_TURNED = 274, 5
 NEW_SUBFILE_TYPE, BITS_PER_SAMPLE, PHOTOMETRIC = 254, 258, 262
 REDUCED_RESOLUTION = 1
 DISPLAY_GAMMA = 2.2
@@ -75,6 +76,13 @@ class PictureReader:
         self._picture.seek(0)
         if pages > 1:
             raise BadSample(f"{self.path} holds {pages} pictures; save them as one file each")
+
+    def header_size(self) -> tuple[int, int]:
+        """Height and width as shown, by the file's header."""
+        with _reading(self.path):
+            width, height = self._picture.size
+            is_turned = self._picture.getexif().get(ORIENTATION, 1) >= FIRST_TURNED
+        return (width, height) if is_turned else (height, width)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -106,6 +106,36 @@ class PyAVReader:
     def header_frames(self) -> int:
         return self._stream.frames
 
+    def header_size(self) -> tuple[int, int] | None:
+        """Height and width of the frames as the header has them; None if that says that they are shown otherwise.
+
+        Raises:
+            BadSample: the header lists frames beyond the end of the file.
+        """
+        stream = self._stream
+        entries, size = getattr(stream, "index_entries", ()), os.path.getsize(self.path)
+        if len(entries) and entries[-1].pos + entries[-1].size > size:
+            raise BadSample(f"{self.path} is truncated: its header lists frames up to beyond its {size:,} bytes")
+        aspect = stream.sample_aspect_ratio or 1
+        return (stream.height, stream.width) if aspect in (0, 1) and not self._says_matrix() else None
+
+    def _says_matrix(self) -> bool:
+        # PyAV gives the display matrix with frames only, but ffmpeg's description of a file names it.
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.INFO)
+        try:
+            described = self._container.dumps_format().lower()
+        finally:
+            av.logging.set_level(level)
+        return "stream" not in described or "display matrix" in described or "displaymatrix" in described
+
+    def count_packets(self) -> int:
+        """The number of packets with content, which in nearly all files is that of the frames; nothing is decoded."""
+        try:
+            return sum(packet.size > 0 for packet in self._container.demux(self._stream))
+        except (av.FFmpegError, OSError) as error:
+            raise BadSample(f"{self.path} is damaged or truncated ({reason(error)})") from error
+
     @property
     def time(self) -> float | None:
         return self._frame.time

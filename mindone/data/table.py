@@ -89,7 +89,7 @@ class Table:
 
 def read_header(csv_path: str | Path) -> list[str]:
     """The names of the columns of a CSV."""
-    return _open(csv_path, ())[0]
+    return open_rows(csv_path)[0]
 
 
 def read_table(csv_path: str | Path, columns: Sequence[str] = ()) -> Table:
@@ -101,7 +101,7 @@ def read_table(csv_path: str | Path, columns: Sequence[str] = ()) -> Table:
         UserError: the file is missing, not text, or without rows; it lacks a column or names one twice; a row has more
             or fewer cells than the header, or quotes that are not closed.
     """
-    header, rows = _open(csv_path, columns)
+    header, rows = open_rows(csv_path, columns)
     lines, cells = zip(*rows)
     return Table(str(csv_path), header, list(cells), list(lines))
 
@@ -126,7 +126,7 @@ def read_video_table(
         UserError: as for `read_table`; an empty path, or one that leaves the folder; a rate, length or size that is
             not a positive number, or a motion below 0; no row left.
     """
-    header, cells = _open(csv_path, [column for column in (video_column, caption_column) if column])
+    header, cells = open_rows(csv_path, [column for column in (video_column, caption_column) if column])
     root = Path(video_folder) if video_folder else Path(csv_path).parent
     video = header.index(video_column) if video_column else 0
     caption = header.index(caption_column) if caption_column else None
@@ -235,8 +235,12 @@ def _with_captions(rows: list[VideoRow], csv_path: str | Path, drop: bool) -> li
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _open(csv_path: str | Path, columns: Sequence[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """The header, which is checked, and the rows with their line numbers; there is at least one."""
+def open_rows(csv_path: str | Path, columns: Sequence[str] = ()) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The header, which is checked, and the rows as they are read, each with its line number and stripped cells.
+
+    Raises:
+        UserError: as for `read_table`; for a row that is wrong, once that is reached.
+    """
     if not Path(csv_path).is_file():
         raise UserError(f"csv_path={csv_path} is not a file; give a CSV with a header row")
     records = _records(csv_path)

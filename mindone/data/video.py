@@ -39,6 +39,7 @@ __all__ = [
     "iter_frames",
     "open_film",
     "probe",
+    "probe_header",
     "read_frames",
     "read_video",
     "slug",
@@ -89,6 +90,22 @@ def probe(path: str | Path) -> VideoInfo:
     """
     with open_film(path) as film:
         return film.info
+
+
+def probe_header(path: str | Path) -> VideoInfo:
+    """As `probe`, by the file's header alone if that is enough: many times as fast, but damaged frames go unseen.
+
+    Raises:
+        BadSample: missing, not a video, or without a video stream.
+    """
+    with contextlib.closing(_open_reader(path)) as reader:
+        size, num_frames = reader.header_size(), reader.header_frames
+        if size is not None:
+            num_frames, fps = num_frames or reader.count_packets(), reader.fps
+            if not num_frames:
+                raise BadSample(f"{path} has no frames")
+            return VideoInfo(num_frames, *size, fps, num_frames / fps if fps else 0.0)
+    return probe(path)
 
 
 def count_frames(path: str | Path) -> int:

@@ -128,12 +128,61 @@ DOORS: dict[str, Door] = {
     ),
 }
 
+GROUPS: dict[str, tuple[str, dict[str, Door]]] = {
+    "data": (
+        "from raw videos to a training table",
+        {
+            "index": Door(
+                "opensora.data_tools.index:index",
+                "opensora.config:IndexConfig",
+                "a table of videos and pictures: captions, length, size, frame rate",
+            ),
+            "caption": Door(
+                "opensora.data_tools.caption:caption",
+                "opensora.config:CaptionConfig",
+                "captions by a model that sees, behind an OpenAI-compatible endpoint",
+            ),
+            "filter": Door(
+                "opensora.data_tools.sets:filter_table",
+                "opensora.config:FilterConfig",
+                "the rows of a table that meet a condition",
+            ),
+            "merge": Door(
+                "opensora.data_tools.sets:merge",
+                "opensora.config:MergeConfig",
+                "tables as sets: all rows, those in common, those of one alone, or their columns together",
+            ),
+            "sample": Door(
+                "opensora.data_tools.sets:sample",
+                "opensora.config:SampleConfig",
+                "some rows of a table, in another order, or in several files",
+            ),
+            "info": Door("opensora.data_tools.info:info", "opensora.config:InfoConfig", "what is in a table"),
+        },
+    ),
+}
+"""Commands of two words, such as ``opensora data index``: what the first one is about, and the doors of the second.
 
-def usage() -> str:
-    """What ``opensora --help`` prints."""
-    width = max(map(len, DOORS))
-    lines = [f"  {name:<{width}}  {door.help}" for name, door in DOORS.items()]
-    return "\n".join(["usage: opensora COMMAND [--help] [-c RECIPE.yaml ...] [--NAME VALUE ...]", "", *lines])
+`enter` and `open_door` take both words as one name, ``"data index"``.
+"""
+
+
+def all_doors() -> dict[str, Door]:
+    """Every door by its name, which for those of `GROUPS` has two words."""
+    return DOORS | {f"{group} {name}": door for group, (_, verbs) in GROUPS.items() for name, door in verbs.items()}
+
+
+def usage(group: str | None = None) -> str:
+    """What ``opensora --help`` prints, or ``opensora GROUP --help``."""
+    if group:
+        lines = {name: door.help for name, door in GROUPS[group][1].items()}
+    else:
+        lines = {name: door.help for name, door in DOORS.items()}
+        lines |= {f"{name} VERB": f"{about}: {', '.join(verbs)}" for name, (about, verbs) in GROUPS.items()}
+    width = max(map(len, lines), default=0)
+    listed = [f"  {name:<{width}}  {text}" for name, text in lines.items()]
+    command = f"{group} VERB" if group else "COMMAND"
+    return "\n".join([f"usage: opensora {command} [--help] [-c RECIPE.yaml ...] [--NAME VALUE ...]", "", *listed])
 
 
 @guarded
@@ -151,12 +200,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"opensora (mindone {mindone.__version__})")
         return 0
     name, *rest = argv
-    if name not in DOORS:
-        near = difflib.get_close_matches(name, DOORS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(DOORS)}"
-        raise UserError(f"unknown command '{name}'; {hint}")
+    group = name if name in GROUPS else None
+    if group:
+        if not rest or rest[0] in ("-h", "--help", "help"):
+            print(usage(group))
+            return 0
+        verb, *rest = rest
+        name = f"{group} {verb}"
+    if name not in all_doors():
+        raise UserError(_unknown(name, [known for known in all_doors() if not group or known.startswith(f"{group} ")]))
     open_door(name, rest, f"opensora {name}")
     return 0
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
+    return f"unknown command '{name}'; {hint}"
 
 
 @guarded
@@ -171,7 +231,7 @@ def open_door(name: str, argv: Sequence[str], prog: str) -> object:
 
     The result's type is the function's own: a list of results, a folder, counts.
     """
-    door = DOORS[name]
+    door = all_doors()[name]
     if door.schema is None:
         return load(door.function)(argv, prog)
     config = parse(load(door.schema), argv, prog, f"{door.help[:1].upper()}{door.help[1:]}.")

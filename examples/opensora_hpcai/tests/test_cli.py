@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mindone.checkpoint import read_tensors, save_safetensors
-from opensora.cli import DOORS, load, main
+from opensora.cli import DOORS, GROUPS, all_doors, load, main
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -17,6 +17,20 @@ def test_help_lists_all_commands(capsys):
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out
     assert all(f"  {name} " in listed for name in DOORS)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_help_of_a_group_lists_its_verbs(group, capsys):
+    assert main([group]) == 0 and main([group, "--help"]) == 0
+    listed = capsys.readouterr().out
+    assert all(listed.count(f"  {name} ") == 2 for name in GROUPS[group][1])
+
+
+def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(["data", "indx"])
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err == "error: unknown command 'data indx'; did you mean data index?\n"
 
 
 def test_unknown_command_is_refused_with_the_nearest_one(capsys):
@@ -35,9 +49,9 @@ def test_convert_writes_another_format(tmp_path, capsys):
     assert np.array_equal(read_tensors(target)["norm.gamma"], weight)
 
 
-@pytest.mark.parametrize("command", DOORS)
+@pytest.mark.parametrize("command", all_doors())
 def test_every_command_leads_somewhere(command):
-    door = DOORS[command]
+    door = all_doors()[command]
     assert callable(load(door.function))
     assert door.schema is None or isinstance(load(door.schema), type)
 

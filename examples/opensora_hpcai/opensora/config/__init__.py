@@ -1,6 +1,7 @@
 """The settings of every command, one dataclass tree each. Importing them does not import MindSpore."""
 
 from opensora.config.convert import ConvertConfig, ConvertFluxConfig, ConvertImageVaeConfig, ConvertVideoVaeConfig
+from opensora.config.data import CaptionConfig, FilterConfig, IndexConfig, InfoConfig, MergeConfig, SampleConfig
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
 from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
@@ -13,6 +14,7 @@ from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
 from opensora.config.vae import EvaluateVaeConfig, TrainVaeConfig
 
 __all__ = [
+    "CaptionConfig",
     "ConvertConfig",
     "ConvertFluxConfig",
     "ConvertImageVaeConfig",
@@ -23,13 +25,18 @@ __all__ = [
     "EmbedTextV2Config",
     "EmbedVideoConfig",
     "EvaluateVaeConfig",
+    "FilterConfig",
     "GalleryConfig",
     "GenerateConfig",
+    "IndexConfig",
     "InferenceV2Config",
+    "InfoConfig",
+    "MergeConfig",
     "MergeLoraConfig",
     "PlanDataConfig",
     "PlotConfig",
     "ReplayConfig",
+    "SampleConfig",
     "ScoreConfig",
     "TinyClipConfig",
     "TinyT5Config",

@@ -14,7 +14,7 @@ import opensora.config
 from mindone.config import leaves, load, parse
 from mindone.errors import UserError
 from mindone.train.optim import OPTIMIZER_NAMES
-from opensora.cli import DOORS
+from opensora.cli import all_doors
 from opensora.config import (
     ConvertConfig,
     DecodeConfig,
@@ -141,7 +141,7 @@ READ_BY_ITS_SCHEMA = {"use_t2i2v"}
 # Handed on whole to the configs of the networks, which refuse those that they do not have.
 SIZES_OF_2_0 = {field.name for group in (Mmdit, VideoAutoencoder, ImageAutoencoder) for field in fields(group)}
 REFUSED_BY_ALL = set.intersection(*({*REFUSED, *get_family(version).refused} for version in MODULES))
-COMMANDS = {door.schema.split(":")[1]: door.function.split(":")[0] for door in DOORS.values() if door.schema}
+COMMANDS = {door.schema.split(":")[1]: door.function.split(":")[0] for door in all_doors().values() if door.schema}
 
 
 def source_of(module: str) -> Path | None:

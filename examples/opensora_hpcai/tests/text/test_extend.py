@@ -10,7 +10,8 @@ from mindone.config import parse
 from mindone.errors import UserError
 from opensora.config import GenerateConfig
 from opensora.generate import requests
-from opensora.text.extend import KEY, extend_prompt
+from opensora.text.endpoint import KEY
+from opensora.text.extend import extend_prompt
 from opensora.text.lines import Line
 
 ANSWER = {"choices": [{"message": {"content": " A red circle,\nseen from above,  moves left. "}}]}
@@ -57,8 +58,8 @@ def test_the_answer_becomes_one_line_and_the_key_goes_along(service):
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        ((401, b"", {}), f"refuses the prompt: HTTP 401 Unauthorized; set {KEY}"),
-        ((302, b"", {"Location": "http://127.0.0.1:9/"}), "refuses the prompt: HTTP 302"),
+        ((401, b"", {}), f"refuses: HTTP 401 Unauthorized; set {KEY}"),
+        ((302, b"", {"Location": "http://127.0.0.1:9/"}), "refuses: HTTP 302"),
         ((200, b"<html>", {}), "did not answer as an OpenAI-compatible endpoint does"),
         ((200, b'{"choices": []}', {}), "did not answer as an OpenAI-compatible endpoint does"),
         ((200, b'{"choices": [{"message": {"content": " "}}]}', {}), "answered without a text"),
