@@ -21,6 +21,12 @@ STRICT = os.environ.get("MINDONE_WERROR") == "1"
 PLOT = "matplotlib>=3.7,<4"
 # Tables as Parquet; 26 asks for numpy 2, with which MindSpore fails.
 PARQUET = "pyarrow>=15,<26"
+# Scenes of films, and text in pictures with the models in the wheel; opencv 4.12 and later ask for numpy 2.
+CURATION = [
+    "scenedetect-headless>=0.7,<0.8",
+    "rapidocr>=3.3,<4",
+    "onnxruntime>=1.20,<2",
+]
 
 
 def requirements() -> list[str]:
@@ -70,8 +76,10 @@ setup(
             "codespell>=2.3,<3",
             PLOT,
             PARQUET,
+            *CURATION,
         ],
         "plot": [PLOT],
+        "curation": CURATION,
         "data": [PLOT, PARQUET],
         "decord": ["decord>=0.6,<1"],
         "bench": ["torch>=2.3,<3"],

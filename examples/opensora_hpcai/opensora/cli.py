@@ -137,6 +137,25 @@ GROUPS: dict[str, tuple[str, dict[str, Door]]] = {
                 "opensora.config:IndexConfig",
                 "a table of videos and pictures: captions, length, size, frame rate",
             ),
+            "scenes": Door(
+                "opensora.data_tools.scenes:scenes",
+                "opensora.config:ScenesConfig",
+                "a row for each scene of films, to the frame",
+            ),
+            "cut": Door("opensora.data_tools.cut:cut", "opensora.config:CutConfig", "scenes as files"),
+            "score": Door(
+                "opensora.data_tools.score:score",
+                "opensora.config:ScoresConfig",
+                "how sharp, moving, written over and pleasing videos are",
+            ),
+            "camera": Door(
+                "opensora.data_tools.camera:camera", "opensora.config:CameraConfig", "how the camera of videos moves"
+            ),
+            "duplicates": Door(
+                "opensora.data_tools.duplicates:duplicates",
+                "opensora.config:DuplicatesConfig",
+                "which videos look like an earlier one of the table",
+            ),
             "caption": Door(
                 "opensora.data_tools.caption:caption",
                 "opensora.config:CaptionConfig",

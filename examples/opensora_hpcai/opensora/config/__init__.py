@@ -1,6 +1,7 @@
 """The settings of every command, one dataclass tree each. Importing them does not import MindSpore."""
 
 from opensora.config.convert import ConvertConfig, ConvertFluxConfig, ConvertImageVaeConfig, ConvertVideoVaeConfig
+from opensora.config.curation import CameraConfig, CutConfig, DuplicatesConfig, ScenesConfig, ScoresConfig
 from opensora.config.data import CaptionConfig, FilterConfig, IndexConfig, InfoConfig, MergeConfig, SampleConfig
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
 from opensora.config.gallery import GalleryConfig
@@ -14,13 +15,16 @@ from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
 from opensora.config.vae import EvaluateVaeConfig, TrainVaeConfig
 
 __all__ = [
+    "CameraConfig",
     "CaptionConfig",
     "ConvertConfig",
     "ConvertFluxConfig",
     "ConvertImageVaeConfig",
     "ConvertLoraConfig",
     "ConvertVideoVaeConfig",
+    "CutConfig",
     "DecodeConfig",
+    "DuplicatesConfig",
     "EmbedTextConfig",
     "EmbedTextV2Config",
     "EmbedVideoConfig",
@@ -37,7 +41,9 @@ __all__ = [
     "PlotConfig",
     "ReplayConfig",
     "SampleConfig",
+    "ScenesConfig",
     "ScoreConfig",
+    "ScoresConfig",
     "TinyClipConfig",
     "TinyT5Config",
     "ToyDataConfig",
