@@ -5,7 +5,7 @@ from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfi
 from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
 from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
-from opensora.config.plan import PlanDataConfig
+from opensora.config.plan import PlanConfig, PlanDataConfig
 from opensora.config.runs import PlotConfig, ReplayConfig
 from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
@@ -27,6 +27,7 @@ __all__ = [
     "GenerateConfig",
     "InferenceV2Config",
     "MergeLoraConfig",
+    "PlanConfig",
     "PlanDataConfig",
     "PlotConfig",
     "ReplayConfig",
