@@ -47,6 +47,11 @@ DOORS: dict[str, Door] = {
         "opensora.config:PlanDataConfig",
         "which samples of a table train together, and at which size",
     ),
+    "plan": Door(
+        "opensora.costs.plan:plan",
+        "opensora.config:PlanConfig",
+        "what a training needs and takes on so many cards, and which way to spread it fits",
+    ),
     "plot": Door(
         "opensora.training.runs:plot", "opensora.config:PlotConfig", "a picture of training runs: losses, norms, times"
     ),

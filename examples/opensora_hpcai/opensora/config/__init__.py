@@ -7,7 +7,7 @@ from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfi
 from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
 from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
-from opensora.config.plan import PlanDataConfig
+from opensora.config.plan import PlanConfig, PlanDataConfig
 from opensora.config.runs import PlotConfig, ReplayConfig
 from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
@@ -37,6 +37,7 @@ __all__ = [
     "InfoConfig",
     "MergeConfig",
     "MergeLoraConfig",
+    "PlanConfig",
     "PlanDataConfig",
     "PlotConfig",
     "ReplayConfig",

@@ -87,10 +87,30 @@ class MMDiTConfig:
         Args:
             latent_size: frames, height and width of the latents.
         """
-        frames, height, width = latent_size
-        tokens = frames * (height // self.patch_size) * (width // self.patch_size) + text_tokens
+        tokens = self.block_tokens(latent_size, text_tokens)
         matrices = 2 * (4 + 2 * self.mlp_ratio) * tokens * self.hidden_size**2
-        return (self.depth + self.depth_single_blocks) * (matrices + 4 * tokens**2 * self.hidden_size)
+        return self.num_blocks * (matrices + 4 * tokens**2 * self.hidden_size)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that one token goes through."""
+        return self.depth + self.depth_single_blocks
+
+    @property
+    def kept_tensors(self) -> float:
+        """Numbers per channel that a block keeps of a token for its backward pass: see docs/planning.md."""
+        return 12 + 3 * self.mlp_ratio
+
+    def block_tokens(self, latent_size: tuple[int, int, int], text_tokens: int) -> int:
+        """Tokens of one sample that go through the blocks: those of the text as well."""
+        frames, height, width = latent_size
+        return frames * (height // self.patch_size) * (width // self.patch_size) + text_tokens
+
+    def recomputed_share(self, count: int | None) -> float:
+        """The share of blocks that `recompute_blocks` of the first ``count`` computes again; None: of all."""
+        if count is None:
+            return 1.0
+        return (min(count, self.depth) + min(count, self.depth_single_blocks)) / self.num_blocks
 
     @property
     def latent_channels(self) -> int:

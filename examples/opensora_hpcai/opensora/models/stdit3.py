@@ -42,6 +42,14 @@ class STDiT3Config(STDiTBaseConfig):
         super().__post_init__()
         self.check_rotary()
 
+    @property
+    def num_blocks(self) -> int:
+        return 2 * self.depth
+
+    @property
+    def kept_tensors(self) -> float:
+        return 15 + 3 * self.mlp_ratio
+
     def _layer_flops(self, frames: int, tokens: int, text_tokens: int) -> float:
         """A spatial and a temporal block, each with a cross-attention and an MLP of its own."""
         return super()._layer_flops(frames, tokens, text_tokens) + self._rest_flops(frames * tokens, text_tokens)

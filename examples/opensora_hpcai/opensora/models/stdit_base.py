@@ -75,6 +75,24 @@ class STDiTBaseConfig:
         frames, height, width = (-(-side // patch) for side, patch in zip(latent_size, self.patch_size))
         return self.depth * self._layer_flops(frames, height * width, text_tokens)
 
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that one token goes through."""
+        return self.depth
+
+    @property
+    def kept_tensors(self) -> float:
+        """Numbers per channel that a block keeps of a token for its backward pass: see docs/planning.md."""
+        return 22 + 3 * self.mlp_ratio
+
+    def block_tokens(self, latent_size: tuple[int, int, int], text_tokens: int) -> int:
+        """Tokens of one sample that go through the blocks; the text is only attended to."""
+        return math.prod(-(-side // patch) for side, patch in zip(latent_size, self.patch_size))
+
+    def recomputed_share(self, count: int | None) -> float:
+        """The share of blocks that `recompute_blocks` of the first ``count`` computes again; None: of all."""
+        return 1.0 if count is None else min(1.0, count / self.depth)
+
     def _layer_flops(self, frames: int, tokens: int, text_tokens: int) -> float:
         """A spatial and a temporal attention, a cross-attention and an MLP, for frames of so many tokens."""
         both = self._attention_flops(frames, tokens, tokens) + self._attention_flops(tokens, frames, frames)
