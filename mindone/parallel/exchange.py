@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from mindspore import Tensor, nn, ops
-from mindspore.communication import GlobalComm, create_group
+from mindspore.communication import create_group
 
 from mindone import runtime
 from mindone.parallel.mesh import Mesh
@@ -37,9 +37,10 @@ def held_of(total: int, ranks: int, rank: int) -> tuple[int, int]:
 
 @lru_cache
 def group_name(mesh: Mesh) -> str:
-    """The group of the ranks that share this rank's samples; all of them have to ask for it."""
-    if mesh.sequence == mesh.world_size:
-        return GlobalComm.WORLD_COMM_GROUP
+    """The group of the ranks that share this rank's samples; all of them have to ask for it.
+
+    It is never the group of all ranks, whose reductions have another order of their own.
+    """
     name = f"sequence_{mesh.sequence_ranks.start}_{mesh.sequence_ranks.stop}"
     create_group(name, list(mesh.sequence_ranks))
     return name
@@ -160,11 +161,14 @@ def _cut(x: Tensor, dim: int, first: int, count: int) -> Tensor:
 
 
 def _padded(x: Tensor, dim: int, before: int, after: int) -> Tensor:
-    """With zeros before and after along one dimension."""
-    shape, outer, inner = x.shape, 1, 1
-    for side in shape[:dim]:
-        outer *= side
-    for side in shape[dim + 1 :]:
-        inner *= side
-    x = ops.pad(_reshape(x, (outer, shape[dim], inner)), (0, 0, before, after))
-    return _reshape(x, shape[:dim] + (shape[dim] + before + after,) + shape[dim + 1 :])
+    """With zeros before and after along one dimension.
+
+    Not by `ops.pad`: called again, its gradient in graph mode on a CPU is wrong.
+    """
+    # Zeros that no graph keeps as a constant of their size.
+    zero, shape, parts = ops.stop_gradient(_reshape(x, (-1,))[:1] * 0), x.shape, (x,)
+    if before:
+        parts = (ops.broadcast_to(zero, shape[:dim] + (before,) + shape[dim + 1 :]),) + parts
+    if after:
+        parts += (ops.broadcast_to(zero, shape[:dim] + (after,) + shape[dim + 1 :]),)
+    return parts[0] if len(parts) == 1 else ops.concat(parts, dim)
