@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn
 
+from mindone.parallel.mesh import Mesh
+
 Size = tuple[int, ...]
 
 
@@ -47,3 +49,17 @@ class NoParallel(nn.Cell):
     def to_spatial(self, x: Tensor, size: Size) -> Tensor:
         """Tokens that leave a temporal block → as the spatial blocks want them."""
         return x
+
+
+def make_strategy(mesh: Mesh, dsp: bool) -> NoParallel | None:
+    """How the ranks of a row share their samples: by tokens and heads (Ulysses), or by frames and tokens in turn.
+
+    Returns:
+        None where every rank has samples of its own.
+    """
+    from mindone.parallel.dsp import DynamicSequence
+    from mindone.parallel.ulysses import Ulysses
+
+    if mesh.sequence == 1:
+        return None
+    return DynamicSequence(mesh) if dsp else Ulysses(mesh)

@@ -92,10 +92,14 @@ class Denoiser:
     """run without weights, to try out settings"""
     enable_sequence_parallelism: bool = False
     """share one video between ranks by tokens"""
+    sequence_parallel_shards: int | None = None
+    """ranks that share one video, all of them if not given"""
     dsp: bool = False
     """share one video between ranks by frames and tokens in turn"""
 
     def check(self) -> None:
+        if self.sequence_parallel_shards is not None:
+            require_at_least(self, sequence_parallel_shards=1)
         strengths(self.lora, self.lora_scale)
 
     @property

@@ -14,6 +14,7 @@ import numpy as np
 
 from mindone import runtime
 from mindone.folders import make_run_folder
+from mindone.parallel.sequence import make_strategy
 from opensora import networks, outputs
 from opensora.conditions.given import Conditions, continued
 from opensora.failures import require_finite, within_memory
@@ -50,6 +51,7 @@ def denoise(clips: Clips, results: dict[Job, Result]) -> None:
             plan.denoiser_config,
             config.denoiser.dtype,
             allow_random=config.denoiser.allow_random_weights,
+            parallel=make_strategy(plan.mesh, config.denoiser.dsp),
             loras=config.denoiser.loras,
         )
     sampler = plan.family.sampler(denoiser, config.sampler)
@@ -63,7 +65,7 @@ def denoise(clips: Clips, results: dict[Job, Result]) -> None:
                 for job, values in zip(jobs, latents):
                     results[job].latents = values
                     results[job].took("denoise", seconds)
-                if config.output.save_latent:
+                if config.output.save_latent and plan.writes:
                     save_latents(plan, clips.texts, [results[job] for job in jobs])
     del denoiser, sampler
     gc.collect()

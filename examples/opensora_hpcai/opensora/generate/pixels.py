@@ -46,8 +46,10 @@ def decode(plan: Plan, texts: Texts, results: Sequence[Result], films: dict[Job,
     Returns:
         Otherwise, per job, the latents that the next clip begins with.
     """
-    autoencoder = load_autoencoder(plan)
     last, ends = loop == plan.loops - 1, {}
+    if last and not plan.writes:
+        return ends
+    autoencoder = load_autoencoder(plan)
     for result in progress_bar("decode", results, shown=runtime.current().is_main):
         started = time.perf_counter()
         beat(f"decoding {result.job.stem}")

@@ -169,8 +169,8 @@ class STDiTBlock(nn.Cell):
     ) -> Tensor:
         """x (B, T, S, D), text (B, L, D), text_mask (B, 1, 1, L), modulation (B, 1 or T, 6, D) → (B, T, S, D).
 
-        ``over_time`` is the modulation that `attend_over_time` uses, ``positions`` those of frames in its form, ``size``
-        frames and tokens of a frame of all ranks together.
+        ``over_time`` is the modulation that `attend_over_time` uses, ``positions`` those of frames in its form.
+        ``size``: frames and tokens of a frame of all ranks together.
         ``places`` (B, S) bool says which tokens of a frame are attended to; None: all.
         """
         vectors = self.parallel.frames(modulation, "space") + self.scale_shift_table
@@ -182,9 +182,7 @@ class STDiTBlock(nn.Cell):
         x = x + self.cross_attn(x, text, text_mask)
         return F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))
 
-    def attend_over_time(
-        self, x: Tensor, over_time: Tensor, positions: Tensor | None, size: tuple[int, int]
-    ) -> Tensor:
+    def attend_over_time(self, x: Tensor, over_time: Tensor, positions: Tensor | None, size: tuple[int, int]) -> Tensor:
         """``x += gate * attention(x + positions)`` with the gate of the attention within frames.
 
         Neither norm nor modulation: an oddity of the original that its weights were trained with. ``over_time`` is the
