@@ -1,9 +1,11 @@
 """Compares denoisers whose tokens are spread over the ranks of a launch with the same ones on one process.
 
-``sequence_script.py SEQUENCE STEPS``: ranks that share a video, and updates of the trainings that are compared.
+``sequence_script.py FILE``, on four ranks: differences by case, as JSON.
 """
 
+import json
 import sys
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -82,66 +84,42 @@ def rows(arrays, mesh):
 
 
 def differences(config, arrays, strategy, mesh):
-    """Of loss, output and gradients, in shares of the largest value."""
-    found = []
-    for parallel, given in ((None, arrays), (strategy(mesh), rows(arrays, mesh))):
-        denoiser = network(config, parallel)
-        parameters = list(denoiser.trainable_params())
-        inputs = tensors(given)
-        (loss, (out,)), gradients, _ = loss_and_gradients(Square(denoiser), parameters, inputs)
-        if parallel is not None:
-            gradients = InBuckets(Mean(mesh), parameters)(tuple(gradients))
-            loss = Mean(mesh)(loss)
-        found.append([loss.asnumpy(), out.asnumpy(), *[gradient.asnumpy() for gradient in gradients]])
-    one, many = found
+    """Of loss, output and gradients, in shares of the largest value; the first rank alone computes them as one."""
+    many = measured(config, rows(arrays, mesh), strategy(mesh), mesh)
+    if not mesh.is_main:
+        return {}
+    one = measured(config, arrays)
     one[1] = rows([one[1]], mesh)[0]
     largest = max(np.abs(gradient).max() for gradient in one[2:])
     return {
         "loss": abs(many[0] - one[0]) / one[0],
-        "out": np.abs(many[1] - one[1]).max() / np.abs(one[1]).max(),
+        "output": np.abs(many[1] - one[1]).max() / np.abs(one[1]).max(),
         "gradients": max(np.abs(a - b).max() for a, b in zip(one[2:], many[2:])) / largest,
     }
 
 
-def main(sequence, steps):
-    runtime.setup("CPU", graph=False, use_parallel=True)
-    mesh, rng = make_mesh(sequence), np.random.default_rng(1)
-    batch = max(2, mesh.data)
-    for kind in (STDiT3Config, STDiT2Config, STDiTConfig):
-        config = kind(**SMALL)
-        # 5 frames of 3 x 3 tokens and 3 heads; then 1 frame, which fewer ranks than all of them have.
-        for grid in ((5, 6, 6), (1, 6, 4)):
-            for strategy in (Ulysses, DynamicSequence):
-                found = differences(config, video(config, batch, grid, rng), strategy, mesh)
-                say(mesh, f"{kind.__name__} {strategy.__name__} {grid}", found)
-    for length in ((3, 7), (1, 8)):
-        config = MMDiTConfig(**JOINT)
-        say(mesh, f"MMDiT Ulysses {length}", differences(config, tokens(config, batch, length, rng), Ulysses, mesh))
-    runtime.setup("CPU", graph=True, use_parallel=True)
-    for strategy in (Ulysses, DynamicSequence):
-        say(mesh, f"training {strategy.__name__}", trained(strategy, mesh, batch, steps))
-    print("done", flush=True)
+def measured(config, arrays, parallel=None, mesh=None):
+    """Loss, output and gradients."""
+    denoiser = network(config, parallel)
+    parameters = list(denoiser.trainable_params())
+    (loss, (out,)), gradients, _ = loss_and_gradients(Square(denoiser), parameters, tensors(arrays))
+    if parallel is not None:
+        gradients = InBuckets(Mean(mesh), parameters)(tuple(gradients))
+        loss = Mean(mesh)(loss)
+    return [loss.asnumpy(), out.asnumpy(), *[gradient.asnumpy() for gradient in gradients]]
 
 
-def trained(strategy, mesh, batch, steps):
-    """Differences of losses, gradients' norms and weights after a training."""
-    config, ends = STDiT3Config(**SMALL), []
+def trained(config, strategy, mesh, steps):
+    """Differences of losses and gradients' norms of a training, as shares of them."""
+    batch, found = max(2, mesh.data), []
     batches = [video(config, batch, (5, 6, 6), np.random.default_rng(step)) for step in range(steps)]
-    for parallel in (None, strategy(mesh)):
+    for parallel in (strategy(mesh), None) if mesh.is_main else (strategy(mesh),):
         denoiser = network(config, parallel)
-        parameters = denoiser.trainable_params()
         mean = None if parallel is None else Mean(mesh)
-        step = TrainStep(Scalar(denoiser), AdamW(parameters), None, 1.0, mean=mean)
-        losses = []
-        for arrays in batches:
-            result = step([tensors(arrays if parallel is None else rows(arrays, mesh))], 1e-3)
-            losses.append([float(result.loss.asnumpy()), float(result.grad_norm.asnumpy())])
-        ends.append((np.array(losses), [parameter.asnumpy() for parameter in parameters]))
-    (one, weights), (many, spread) = ends
-    return {
-        "losses": np.abs(many / one - 1).max(),
-        "weights": max(np.abs(a - b).max() / np.abs(a).max() for a, b in zip(weights, spread)),
-    }
+        step = TrainStep(Scalar(denoiser), AdamW(denoiser.trainable_params()), None, 1.0, mean=mean)
+        results = [step([tensors(each if parallel is None else rows(each, mesh))], 1e-3) for each in batches]
+        found.append([[float(value.asnumpy()) for value in (each.loss, each.grad_norm)] for each in results])
+    return {"training": np.abs(np.divide(*found) - 1).max()} if mesh.is_main else {}
 
 
 class Scalar(Square):
@@ -151,9 +129,28 @@ class Scalar(Square):
         return (ops.square(out).reshape(out.shape[0], -1) * weights).mean()
 
 
-def say(mesh, what, found):
-    print(mesh.rank, what, " ".join(f"{name}={float(value):.2e}" for name, value in found.items()), flush=True)
+def main(file):
+    found = {}
+    runtime.setup("CPU", graph=False, use_parallel=True)
+    rng, four = np.random.default_rng(1), make_mesh(4)
+    # Of 9 places, 3 heads and 5 frames no rank of 4 has as much as every other one; of 1 frame three have none.
+    for kind, strategy, grid in (
+        (STDiT3Config, Ulysses, (5, 6, 6)),
+        (STDiT2Config, DynamicSequence, (5, 6, 6)),
+        (STDiTConfig, DynamicSequence, (1, 6, 4)),
+    ):
+        config = kind(**SMALL)
+        name = f"{kind.__name__} {strategy.__name__}"
+        found[name] = differences(config, video(config, 2, grid, rng), strategy, four)
+    config = MMDiTConfig(**JOINT)
+    found["MMDiT Ulysses"] = differences(config, tokens(config, 2, (3, 7), rng), Ulysses, four)
+    runtime.setup("CPU", graph=True, use_parallel=True)
+    found["2 x 2"] = trained(STDiT3Config(**SMALL), Ulysses, make_mesh(2), 3)
+    if four.is_main:
+        Path(file).write_text(
+            json.dumps({name: {k: float(v) for k, v in each.items()} for name, each in found.items()})
+        )
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(sys.argv[1])
