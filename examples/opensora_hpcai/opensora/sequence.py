@@ -37,10 +37,22 @@ def shared_mesh(settings: SequenceSettings) -> Mesh:
                 "sequence_parallel_shards",
             )
         return make_mesh()
-    ranks = runtime.current().world_size
-    if ranks == 1:
+    return _rows(shards or runtime.current().world_size)
+
+
+def guided_mesh() -> Mesh:
+    """The mesh of the ranks that were joined, in pairs that share a video.
+
+    Raises:
+        UserError: there is one rank only, or an odd number.
+    """
+    return _rows(2)
+
+
+def _rows(ranks: int) -> Mesh:
+    if runtime.current().world_size == 1:
         raise UserError(
-            "ranks share a video by sequence parallelism, but this is the only one; start several by opensora launch "
-            "--nproc N, with --use_parallel True"
+            "ranks are to share a video, but this is the only one; start several by opensora launch --nproc N, with "
+            "--use_parallel True"
         )
-    return make_mesh(shards or ranks)
+    return make_mesh(ranks)

@@ -24,7 +24,7 @@ from opensora.generate.references import require_references
 from opensora.generate.requests import Request, make_requests
 from opensora.generate.shapes import describe, warn_if_untrained
 from opensora.model_folder import read_config, require_path
-from opensora.sequence import shared_mesh
+from opensora.sequence import guided_mesh, shared_mesh
 from opensora.sizes import VideoSize
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
     trained_on = read_config(config.denoiser.ckpt_path).get("trained_on")
     warn_if_untrained(trained_on, {request.size for request in requests}, config.sampler.fps)
     chosen = config.runtime.seed is not None
-    mesh = shared_mesh(config.denoiser)
+    mesh = _mesh(config)
     seed = from_first_rank(config.runtime.seed if chosen else runtime.random_seed(), mesh)
     stamp = time_stamp(from_first_rank(int(time.time()), mesh)) if config.output.append_timestr else None
     numbered = config.output.file_names == "number"
@@ -131,6 +131,15 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
     folder = make_run_folder(config.output.output_path, stamp)
     weights = _digests(config, family)
     return Plan(config, family, denoiser_config, autoencoder, requests, jobs, folder, weights, chosen, mesh)
+
+
+def _mesh(config: GenerateConfig) -> Mesh:
+    """Which ranks share a video."""
+    if not config.denoiser.guidance_parallel:
+        return shared_mesh(config.denoiser)
+    if config.sampler.guidance_scale <= 1:
+        raise UserError("guidance_parallel shares the branches of guidance; use a guidance_scale above 1")
+    return guided_mesh()
 
 
 def denoiser_changes(config: GenerateConfig, family: Family) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Result:
 
 
 # Settings that say which ranks work on a video, and do not change it.
-SHARING = ("enable_sequence_parallelism", "sequence_parallel_shards", "dsp")
+SHARING = ("enable_sequence_parallelism", "sequence_parallel_shards", "dsp", "guidance_parallel")
 
 
 def made_from(plan: Plan, job: Job) -> dict[str, Any]:
