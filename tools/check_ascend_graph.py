@@ -85,6 +85,31 @@ def _stdit3_train() -> tuple:
     return _training(FlowLoss(_stdit3(train=True))), (*_update_scalars(), *inputs)
 
 
+def _stdit3_shared_train(dsp: bool) -> tuple:
+    """The update of one of four ranks that share 51 frames of 720x1280, two pairs of blocks; frames are uneven."""
+    from dataclasses import replace
+
+    from mindspore import int32, ops
+    from mindspore.ops.operations import comm_ops
+
+    from mindone.parallel import exchange
+    from mindone.parallel.collectives import Mean
+    from mindone.parallel.mesh import Mesh
+    from mindone.parallel.sequence import make_strategy
+    from opensora.families.stdit import FlowLoss
+    from opensora.models.stdit3 import STDiT3, STDiT3_PRESETS
+
+    mesh = Mesh(1, 4, sequence=4)
+    # There are no other ranks here, and the front end asks for nothing but their number.
+    comm_ops.get_group_size, exchange.create_group = lambda group: mesh.sequence, lambda name, ranks: None
+    config = replace(STDiT3_PRESETS["STDiT3-XL/2"], depth=2)
+    denoiser = _bfloat16(STDiT3(config, make_strategy(mesh, dsp), use_recompute=True))
+    latents, conditions = _zeros(1, 4, 15, 90, 160), [_zeros(1)] * 3
+    text = (_zeros(1, 1, 300, 4096), ops.zeros((1, 300), int32))
+    inputs = (latents, latents, _zeros(1), *text, ops.zeros((1,), int32), None, *conditions)
+    return _training(FlowLoss(denoiser), Mean(mesh)), (*_update_scalars(), *inputs)
+
+
 def _stdit3_lora_train() -> tuple:
     """A whole update of an adapter of two pairs of blocks at 51 frames of 720x1280, over weights in bfloat16."""
     from dataclasses import replace
@@ -337,13 +362,13 @@ def _short_rotary() -> tuple:
     return Rotation(), (_zeros(1800, 16, 16, 72).astype(bfloat16), _zeros(16, 36), _zeros(16, 36))
 
 
-def _training(loss):
+def _training(loss, mean=None):
     from mindone.train.ema import Ema
     from mindone.train.optim import AdamW
     from mindone.train.step import TrainStep
 
     parameters = loss.trainable_params()
-    graph = TrainStep(loss, AdamW(parameters), Ema(parameters), max_grad_norm=1.0).graph
+    graph = TrainStep(loss, AdamW(parameters), Ema(parameters), max_grad_norm=1.0, mean=mean).graph
     object.__setattr__(graph, "counted", loss)
     return graph
 
@@ -375,6 +400,16 @@ CASES = {
     ),
     "stdit3-train": Case(
         "STDiT3-XL/2, training update, 51 x 720 x 1280", _stdit3_train, ("FlashAttentionScoreGrad", "RmsNormGrad")
+    ),
+    "stdit3-ulysses-train": Case(
+        "STDiT3-XL/2, training update shared by tokens, 51 x 720 x 1280, two pairs of blocks",
+        partial(_stdit3_shared_train, False),
+        ("AlltoAllV", "AllReduce", "FlashAttentionScoreGrad"),
+    ),
+    "stdit3-dsp-train": Case(
+        "STDiT3-XL/2, training update shared by frames and tokens, 51 x 720 x 1280, two pairs of blocks",
+        partial(_stdit3_shared_train, True),
+        ("AlltoAllV", "AllReduce", "FlashAttentionScoreGrad"),
     ),
     "stdit3-lora-train": Case(
         "STDiT3-XL/2, training update of an adapter, 51 x 720 x 1280, two pairs of blocks",

@@ -34,22 +34,29 @@ class AxialSelfAttention(nn.Cell):
             self.q_norm = RMSNorm(self.head_size)
             self.k_norm = RMSNorm(self.head_size)
 
-    def construct(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, seen: Tensor | None = None) -> Tensor:
+    def construct(
+        self,
+        x: Tensor,
+        size: tuple[int, int],
+        rope: tuple[Tensor, Tensor] | None = None,
+        seen: Tensor | None = None,
+    ) -> Tensor:
         """(B, T, S, D) → (B, T, S, D).
 
         Args:
+            size: frames and tokens of a frame of all ranks together.
             rope: cosine and sine (T, d/2) of channel pairs, over time.
             seen: (B, S) bool, within frames: which tokens are attended to; None: all are.
         """
         batch, frames, places, _ = x.shape
         qkv = self.qkv(x).reshape(batch, frames, places, 3, self.num_heads, self.head_size)
-        qkv = self.parallel.before_attention(qkv, self.axis)
+        qkv = self.parallel.before_attention((qkv,), self.axis, size)[0]
         batch, frames, places = qkv.shape[:3]
-        heads, size = qkv.shape[4:]
+        heads, width = qkv.shape[4:]
         qkv = qkv.reshape(batch, frames, places, -1)
         qkv = qkv.swapaxes(1, 2) if self.axis == "time" else qkv
         groups, length = qkv.shape[1:3]
-        q, k, v = ops.split(qkv.reshape(batch * groups, length, 3 * heads, size), heads, 2)
+        q, k, v = ops.split(qkv.reshape(batch * groups, length, 3 * heads, width), heads, 2)
         if self.qk_norm and not self.rope_first:
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
@@ -59,7 +66,8 @@ class AxialSelfAttention(nn.Cell):
         mask = None if seen is None or self.axis == "time" else _of_frames(seen, frames)
         out = F.attention(q, k, v, mask).reshape(batch, groups, length, -1)
         out = out.swapaxes(1, 2) if self.axis == "time" else out
-        out = self.parallel.after_attention(out.reshape(batch, frames, places, heads, size), self.axis)
+        out = out.reshape(batch, frames, places, heads, width)
+        out = self.parallel.after_attention(out, self.axis, size, self.num_heads)
         return self.proj(out.reshape(x.shape))
 
 

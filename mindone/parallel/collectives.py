@@ -75,10 +75,12 @@ class InBuckets(nn.Cell):
     def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.reduce is None:
             return tensors
-        reduced = ()
+        reduced, flat = (), None
         for i in range(len(self.bounds)):
             part = tensors[self.bounds[i][0] : self.bounds[i][1]]
-            flat = self.reduce(ops.concat(self.map_(_flatten, part)))
+            mine = ops.concat(self.map_(_flatten, part))
+            # One after the other: ranks have to meet in the same order.
+            flat = self.reduce(mine if flat is None else ops.depend(mine, flat))
             reduced += self.map_(ops.partial(_from_flat, flat), self.offsets[i], part)
         return reduced
 

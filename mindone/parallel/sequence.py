@@ -4,12 +4,19 @@ The network is written for one device. It hands its tokens to the strategy where
 (`split`), gathered (`gather`), around every self-attention (`before_attention`, `after_attention`) and between spatial
 and temporal blocks (`to_temporal`, `to_spatial`). Which of these exchange anything is the strategy's business.
 
+``size`` is that of all ranks' tokens together, plain numbers: frames, then tokens of a frame, (T, S); or (1, L, N) for
+runs of tokens one after the other, such as text and video, each of which is split by itself.
+
 Legend: `B` batch, `T` frames, `S` tokens of a frame, `D` width, `h` heads, `d` head size.
 """
 
 from __future__ import annotations
 
 from mindspore import Tensor, nn
+
+from mindone.parallel.mesh import Mesh
+
+Size = tuple[int, ...]
 
 
 class NoParallel(nn.Cell):
@@ -19,7 +26,7 @@ class NoParallel(nn.Cell):
         """All tokens (B, T, S, D), equal on all ranks → the tokens of this rank."""
         return x
 
-    def gather(self, x: Tensor) -> Tensor:
+    def gather(self, x: Tensor, size: Size) -> Tensor:
         """The tokens of this rank → all tokens (B, T, S, D), equal on all ranks."""
         return x
 
@@ -27,18 +34,32 @@ class NoParallel(nn.Cell):
         """Values per frame (B, T, ...), or (B, 1, ...) for all → those of the frames seen by a block of ``axis``."""
         return values
 
-    def before_attention(self, qkv: Tensor, axis: str) -> Tensor:
-        """Projections (B, T, S, 3, h, d) → with all tokens along ``axis`` (``space`` or ``time``)."""
-        return qkv
+    def before_attention(self, parts: tuple[Tensor, ...], axis: str, size: Size) -> tuple[Tensor, ...]:
+        """Projections, each (B, T, S, n, h, d) → with all tokens along ``axis`` (``space`` or ``time``)."""
+        return parts
 
-    def after_attention(self, x: Tensor, axis: str) -> Tensor:
-        """Attended values (B, T, S, h, d) → back as they were before `before_attention`."""
+    def after_attention(self, x: Tensor, axis: str, size: Size, heads: int) -> Tensor:
+        """Attended values (B, T, S, h, d) → back as they were before `before_attention`, with ``heads`` heads."""
         return x
 
-    def to_temporal(self, x: Tensor) -> Tensor:
+    def to_temporal(self, x: Tensor, size: Size) -> Tensor:
         """Tokens that leave a spatial block → as the temporal blocks want them."""
         return x
 
-    def to_spatial(self, x: Tensor) -> Tensor:
+    def to_spatial(self, x: Tensor, size: Size) -> Tensor:
         """Tokens that leave a temporal block → as the spatial blocks want them."""
         return x
+
+
+def make_strategy(mesh: Mesh, dsp: bool) -> NoParallel | None:
+    """How the ranks of a row share their samples: by tokens and heads (Ulysses), or by frames and tokens in turn.
+
+    Returns:
+        None where every rank has samples of its own.
+    """
+    from mindone.parallel.dsp import DynamicSequence
+    from mindone.parallel.ulysses import Ulysses
+
+    if mesh.sequence == 1:
+        return None
+    return DynamicSequence(mesh) if dsp else Ulysses(mesh)

@@ -220,7 +220,9 @@ class _WholeStep(nn.Cell):
 
     def construct(self, lr: Tensor, ema_rate: Tensor, loss_scale: Tensor, limit: Tensor, *inputs):
         (_, metrics), gradients = self.value_and_grad(loss_scale, *inputs)
-        metrics = self.mean_metrics(metrics)
+        # Ranks have to meet in one order: what the network exchanges in both passes, then metrics, then gradients.
+        metrics = self.mean_metrics(ops.depend(metrics, gradients))
+        gradients = ops.depend(gradients, metrics)
         return metrics, *self.update(gradients, metrics[0], lr, ema_rate, 1 / loss_scale, limit)
 
 

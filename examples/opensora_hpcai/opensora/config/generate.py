@@ -92,10 +92,21 @@ class Denoiser:
     """run without weights, to try out settings"""
     enable_sequence_parallelism: bool = False
     """share one video between ranks by tokens"""
+    sequence_parallel_shards: int | None = None
+    """ranks that share one video, all of them if not given"""
     dsp: bool = False
     """share one video between ranks by frames and tokens in turn"""
+    guidance_parallel: bool = False
+    """share one video between two ranks by the branches of guidance: with the prompt, and without it"""
 
     def check(self) -> None:
+        if self.guidance_parallel and (self.enable_sequence_parallelism or self.dsp):
+            raise SettingError(
+                "guidance_parallel shares a video in another way than enable_sequence_parallelism and dsp; set one",
+                "guidance_parallel",
+            )
+        if self.sequence_parallel_shards is not None:
+            require_at_least(self, sequence_parallel_shards=1)
         strengths(self.lora, self.lora_scale)
 
     @property

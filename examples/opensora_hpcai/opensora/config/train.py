@@ -317,13 +317,14 @@ class Parallel:
     """what of the optimizer and weights is split among ranks"""
     enable_sequence_parallelism: bool = False
     """share one video between ranks by tokens"""
-    sequence_parallel_shards: int = 1
-    """ranks that share one video"""
+    sequence_parallel_shards: int | None = None
+    """ranks that share one video, all of them if not given"""
     dsp: bool = False
     """share one video between ranks by frames and tokens in turn"""
 
     def check(self) -> None:
-        require_at_least(self, sequence_parallel_shards=1)
+        if self.sequence_parallel_shards is not None:
+            require_at_least(self, sequence_parallel_shards=1)
 
 
 @dataclass
@@ -418,6 +419,8 @@ class TrainConfig(Settings):
             raise SettingError(
                 "lora_rank adapts weights that are there; give them as --pretrained_model_path", "lora_rank"
             )
+        if self.lora.lora_dropout and (self.parallel.enable_sequence_parallelism or self.parallel.dsp):
+            raise SettingError("lora_dropout draws by tokens, which ranks share; set it to 0", "lora_dropout")
         if not self.shape.is_fixed and not self.shape.bucket_config:
             raise UserError(
                 "the videos have no size; give image_size (height width), or resolution and aspect_ratio, or "

@@ -47,9 +47,6 @@ def is_on(value: object) -> bool:
 
 # What no version can do yet.
 REFUSED: Refusals = {
-    "enable_sequence_parallelism": (is_on, "leave it out; --use_parallel True shares the work by samples"),
-    "dsp": (is_on, "leave it out; --use_parallel True shares the work by samples"),
-    "sequence_parallel_shards": (lambda value: value > 1, "use 1"),
     "zero_stage": (is_on, "use 0"),
     "parallel_mode": (lambda value: value != "data", "use data"),
 }

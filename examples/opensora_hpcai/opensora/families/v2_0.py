@@ -45,6 +45,7 @@ class OpenSora20(Family):
 
     refused: ClassVar[Refusals] = {
         **NO_PATCHES,
+        "dsp": (is_on, "use enable_sequence_parallelism; its network attends to space and time at once"),
         "vae_type": (lambda value: value not in AUTOENCODERS, f"use {', '.join(AUTOENCODERS)}"),
         "sampling": (lambda value: value != "rflow", "use rflow"),
         "sample_method": (

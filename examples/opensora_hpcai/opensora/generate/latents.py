@@ -14,6 +14,8 @@ import numpy as np
 
 from mindone import runtime
 from mindone.folders import make_run_folder
+from mindone.parallel.guidance import SharedRows
+from mindone.parallel.sequence import make_strategy
 from opensora import networks, outputs
 from opensora.conditions.given import Conditions, continued
 from opensora.failures import require_finite, within_memory
@@ -25,6 +27,7 @@ from opensora.generate.references import Latents
 from opensora.generate.results import Result, record
 from opensora.generate.resume import LATENTS_FOLDER, own_stem
 from opensora.generate.texts import Texts
+from opensora.sequence import is_shared
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,11 @@ def denoise(clips: Clips, results: dict[Job, Result]) -> None:
             plan.denoiser_config,
             config.denoiser.dtype,
             allow_random=config.denoiser.allow_random_weights,
+            parallel=make_strategy(plan.mesh, config.denoiser.dsp) if is_shared(config.denoiser) else None,
             loras=config.denoiser.loras,
         )
+    if config.denoiser.guidance_parallel:
+        denoiser = SharedRows(denoiser, plan.mesh)
     sampler = plan.family.sampler(denoiser, config.sampler)
     groups = batches(plan, clips.texts)
     with Steps(sum(map(len, groups)) * sampler.num_steps, runtime.current().is_main) as progress:
@@ -63,7 +69,7 @@ def denoise(clips: Clips, results: dict[Job, Result]) -> None:
                 for job, values in zip(jobs, latents):
                     results[job].latents = values
                     results[job].took("denoise", seconds)
-                if config.output.save_latent:
+                if config.output.save_latent and plan.writes:
                     save_latents(plan, clips.texts, [results[job] for job in jobs])
     del denoiser, sampler
     gc.collect()

@@ -12,6 +12,7 @@ import numpy as np
 from mindone import runtime
 from mindone.data.write import to_uint8, write_contact_sheet
 from mindone.parallel.heartbeat import beat
+from mindone.parallel.mesh import Mesh
 from mindone.progress import progress_bar
 from opensora import networks, outputs
 from opensora.failures import require_finite, within_memory
@@ -46,8 +47,10 @@ def decode(plan: Plan, texts: Texts, results: Sequence[Result], films: dict[Job,
     Returns:
         Otherwise, per job, the latents that the next clip begins with.
     """
-    autoencoder = load_autoencoder(plan)
     last, ends = loop == plan.loops - 1, {}
+    if last and not plan.writes:
+        return ends
+    autoencoder = load_autoencoder(plan)
     for result in progress_bar("decode", results, shown=runtime.current().is_main):
         started = time.perf_counter()
         beat(f"decoding {result.job.stem}")
@@ -93,11 +96,10 @@ def _write(plan: Plan, texts: Texts, result: Result, film: Film, started: float)
 
 def write_sheet(plan: Plan, results: Sequence[Result], films: dict[Job, Film]) -> None:
     """A contact sheet of the videos that were made."""
-    sheet = plan.folder / f"{outputs.free_stem(plan.folder, _sheet_name())}.png"
+    sheet = plan.folder / f"{outputs.free_stem(plan.folder, _sheet_name(plan.mesh))}.png"
     captions = [f"{plan.request(result.job).text}\nseed {result.job.seed}" for result in results]
     write_contact_sheet(sheet, [films[result.job].frames for result in results], captions, columns=SHEET_COLUMNS)
 
 
-def _sheet_name() -> str:
-    current = runtime.current()
-    return "contact_sheet" if current.world_size == 1 else f"contact_sheet_rank{current.rank}"
+def _sheet_name(mesh: Mesh) -> str:
+    return "contact_sheet" if mesh.data == 1 else f"contact_sheet_rank{mesh.rank}"

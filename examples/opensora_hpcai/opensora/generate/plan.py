@@ -16,7 +16,7 @@ from mindone.config import naming_sources
 from mindone.errors import UserError
 from mindone.folders import make_run_folder, time_stamp
 from mindone.parallel.collectives import from_first_rank
-from mindone.parallel.mesh import make_mesh
+from mindone.parallel.mesh import Mesh
 from opensora import networks
 from opensora.config import GenerateConfig
 from opensora.families import Family
@@ -24,6 +24,7 @@ from opensora.generate.references import require_references
 from opensora.generate.requests import Request, make_requests
 from opensora.generate.shapes import describe, warn_if_untrained
 from opensora.model_folder import read_config, require_path
+from opensora.sequence import guided_mesh, shared_mesh
 from opensora.sizes import VideoSize
 
 if TYPE_CHECKING:
@@ -60,9 +61,15 @@ class Plan:
     folder: Path
     weights: dict[str, str]
     chosen_seed: bool = True
+    mesh: Mesh = Mesh()
 
     def request(self, job: Job) -> Request:
         return self.requests[job.row]
+
+    @property
+    def writes(self) -> bool:
+        """Whether this rank decodes and writes its videos; the others of its row only help to denoise them."""
+        return self.mesh.sequence_index == 0
 
     def size(self, job: Job) -> VideoSize:
         return self.requests[job.row].size
@@ -116,14 +123,23 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
     trained_on = read_config(config.denoiser.ckpt_path).get("trained_on")
     warn_if_untrained(trained_on, {request.size for request in requests}, config.sampler.fps)
     chosen = config.runtime.seed is not None
-    mesh = make_mesh()
+    mesh = _mesh(config)
     seed = from_first_rank(config.runtime.seed if chosen else runtime.random_seed(), mesh)
     stamp = time_stamp(from_first_rank(int(time.time()), mesh)) if config.output.append_timestr else None
     numbered = config.output.file_names == "number"
-    requests, jobs = own_share(requests, list_jobs(requests, seed, numbered))
+    requests, jobs = own_share(requests, list_jobs(requests, seed, numbered), mesh)
     folder = make_run_folder(config.output.output_path, stamp)
     weights = _digests(config, family)
-    return Plan(config, family, denoiser_config, autoencoder, requests, jobs, folder, weights, chosen)
+    return Plan(config, family, denoiser_config, autoencoder, requests, jobs, folder, weights, chosen, mesh)
+
+
+def _mesh(config: GenerateConfig) -> Mesh:
+    """Which ranks share a video."""
+    if not config.denoiser.guidance_parallel:
+        return shared_mesh(config.denoiser)
+    if config.sampler.guidance_scale <= 1:
+        raise UserError("guidance_parallel shares the branches of guidance; use a guidance_scale above 1")
+    return guided_mesh()
 
 
 def denoiser_changes(config: GenerateConfig, family: Family) -> dict[str, Any]:
@@ -166,10 +182,9 @@ def list_jobs(requests: Sequence[Request], seed: int, numbered: bool = False) ->
     return jobs
 
 
-def own_share(requests: list[Request], jobs: list[Job]) -> tuple[list[Request], list[Job]]:
-    """Every world_size-th job, and the requests these jobs need."""
-    current = runtime.current()
-    jobs = jobs[current.rank :: current.world_size]
+def own_share(requests: list[Request], jobs: list[Job], mesh: Mesh) -> tuple[list[Request], list[Job]]:
+    """The jobs of this rank's row of the mesh, and the requests these jobs need."""
+    jobs = jobs[mesh.data_index :: mesh.data]
     rows = sorted({job.row for job in jobs})
     return [requests[row] for row in rows], [replace(job, row=rows.index(job.row)) for job in jobs]
 

@@ -32,6 +32,10 @@ class Result:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
+# Settings that say which ranks work on a video, and do not change it.
+SHARING = ("enable_sequence_parallelism", "sequence_parallel_shards", "dsp", "guidance_parallel")
+
+
 def made_from(plan: Plan, job: Job) -> dict[str, Any]:
     """Whatever changes a video: two runs in which it is the same make the same video."""
     config, request = plan.config, plan.request(job)
@@ -57,7 +61,7 @@ def made_from(plan: Plan, job: Job) -> dict[str, Any]:
             },
             "model_version": plan.family.name,
             "weights": plan.weights,
-            "denoiser": config.denoiser,
+            "denoiser": _without(vars(config.denoiser), *SHARING),
             "autoencoder": config.autoencoder,
             "text": config.text,
             "sampler": _without(vars(config.sampler), "num_samples", "batch_size"),

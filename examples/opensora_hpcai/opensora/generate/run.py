@@ -41,8 +41,9 @@ def generate(config: GenerateConfig) -> list[Result]:
     if plan.jobs:
         say_what_is_needed(plan)
         made = make(plan, encode_texts(plan))
-        _report(plan, made, time.perf_counter() - started)
-        results += made
+        if plan.writes:
+            _report(plan, made, time.perf_counter() - started)
+            results += made
     order = {(job.row, job.stem): place for place, job in enumerate(whole.jobs)}
     return sorted(results, key=lambda result: order[result.job.row, result.job.stem])
 
@@ -59,7 +60,7 @@ def make(plan: Plan, texts: Texts) -> list[Result]:
             denoise(Clips(plan, texts, given, begin, loop), results)
             if plan.config.output.use_vae_decode:
                 begin = decode(plan, texts, made, films, loop)
-    if films:
+    if films and plan.writes:
         write_sheet(plan, made, films)
     return made
 
@@ -70,7 +71,7 @@ def _latents_kept_on_failure(plan: Plan, texts: Texts, results: Sequence[Result]
     try:
         yield
     except BaseException as error:
-        undone = [r for r in results if r.latents is not None and not r.video and not r.latents_file]
+        undone = [r for r in results if plan.writes and r.latents is not None and not r.video and not r.latents_file]
         save_latents(plan, texts, undone)
         if not undone:
             raise

@@ -136,7 +136,7 @@ class MMDiT(nn.Cell):
     Args:
         config: sizes and options.
         parallel: how tokens are spread over ranks; see `mindone.parallel.sequence`. It splits text and image tokens
-            each by themselves, so it has to divide the number of both.
+            each by themselves.
         recompute: see `recompute_blocks`.
     """
 
@@ -197,13 +197,14 @@ class MMDiT(nn.Cell):
             (B, N, C) float32.
         """
         vec = self.condition(timesteps, y_vec, guidance)
+        size = (1, txt.shape[1], img.shape[1])
         img, txt, rope = self.tokens(img, img_ids, txt, txt_ids, cond)
         for block in self.double_blocks:
-            img, txt = block(img, txt, vec, rope)
+            img, txt = block(img, txt, vec, rope, size)
         x = ops.concat((txt, img), 1)
         for block in self.single_blocks:
-            x = block(x, vec, rope)
-        img = self._gather(x[:, txt.shape[1] :])
+            x = block(x, vec, rope, size)
+        img = self.parallel.gather(x[:, None, txt.shape[1] :], (1, size[2]))[:, 0]
         return F.cast(self.final_layer(img, vec), ms.float32)
 
     def condition(self, timesteps: Tensor, y_vec: Tensor, guidance: Tensor | None) -> Tensor:
@@ -225,14 +226,11 @@ class MMDiT(nn.Cell):
                 raise ValueError("this network needs cond, because its config has cond_embed")
             img = img + self.cond_in(cond)
         img, txt = self._split(img), self._split(txt)
-        ids = ops.concat((self._split(F.cast(txt_ids, ms.float32)), self._split(F.cast(img_ids, ms.float32))), 1)
-        return img, txt, self.rope(self._gather(ids))
+        ids = ops.concat((F.cast(txt_ids, ms.float32), F.cast(img_ids, ms.float32)), 1)
+        return img, txt, self.rope(ids)
 
     def _split(self, x: Tensor) -> Tensor:
-        return self.parallel.split(ops.expand_dims(x, 1)).squeeze(1)
-
-    def _gather(self, x: Tensor) -> Tensor:
-        return self.parallel.gather(ops.expand_dims(x, 1)).squeeze(1)
+        return self.parallel.split(x[:, None])[:, 0]
 
     # --- training options --------------------------------------------------------------------------------------------
 

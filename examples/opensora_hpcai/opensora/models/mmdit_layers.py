@@ -16,6 +16,8 @@ from mindone.nn import functional as F
 from mindone.nn.layers import GELU, Linear, SiLU
 
 Rope = tuple[Tensor, Tensor]
+# Plain numbers of all ranks together: 1, text tokens, video tokens.
+Size = tuple[int, int, int]
 
 
 class VectorEmbedder(nn.Cell):
@@ -69,24 +71,19 @@ class Modulation(nn.Cell):
 class JointAttention(nn.Cell):
     """Rotates queries and keys and attends among all tokens: q, k, v (B, N, h, d) → (B, N, D).
 
-    ``parallel`` exchanges tokens for heads before, and back after; the rotary tables are those of all its tokens.
+    ``parallel`` exchanges tokens for heads before, and back after; the rotary tables are those of all tokens.
     """
 
     def __init__(self, half_rope: bool, parallel: nn.Cell):
         super().__init__()
         self.half_rope, self.parallel = half_rope, parallel
 
-    def construct(self, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
-        batch, length, heads, size = q.shape
-        q, k, v = self._all_tokens(q), self._all_tokens(k), self._all_tokens(v)
-        out = ops.expand_dims(F.rotary_attention(q, k, v, *rope, self.half_rope), 1)
-        return self.parallel.after_attention(out, "space").reshape(batch, length, heads * size)
-
-    def _all_tokens(self, x: Tensor) -> Tensor:
-        """(B, N, h, d) → the same of all tokens, for a part of the heads."""
-        batch, length, heads, size = x.shape
-        x = self.parallel.before_attention(x.reshape(batch, 1, length, 1, heads, size), "space")
-        return x.reshape(batch, x.shape[2], x.shape[4], size)
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, rope: Rope, size: Size) -> Tensor:
+        batch, length, heads, _ = q.shape
+        parts = self.parallel.before_attention(tuple([x[:, None, :, None] for x in (q, k, v)]), "space", size)
+        q, k, v = tuple([x[:, 0, :, 0] for x in parts])
+        out = F.rotary_attention(q, k, v, *rope, self.half_rope)[:, None]
+        return self.parallel.after_attention(out, "space", size, heads).reshape(batch, length, -1)
 
 
 class StreamAttention(nn.Cell):
@@ -129,13 +126,13 @@ class DoubleStreamBlock(nn.Cell):
         self.txt_attn = StreamAttention(width, num_heads, fused, qkv_bias)
         self.txt_mlp = _mlp(width, mlp_size)
 
-    def construct(self, img: Tensor, txt: Tensor, vec: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+    def construct(self, img: Tensor, txt: Tensor, vec: Tensor, rope: Rope, size: Size) -> tuple[Tensor, Tensor]:
         """img (B, N, D), txt (B, L, D), vec (B, D) activated, rope of text and image tokens."""
         img_mod, txt_mod = self.img_mod(vec), self.txt_mod(vec)
         img_q, img_k, img_v = self.img_attn(F.modulated_norm(img, img_mod[0], img_mod[1]))
         txt_q, txt_k, txt_v = self.txt_attn(F.modulated_norm(txt, txt_mod[0], txt_mod[1]))
         q, k, v = ops.concat((txt_q, img_q), 1), ops.concat((txt_k, img_k), 1), ops.concat((txt_v, img_v), 1)
-        out = self.attention(q, k, v, rope)
+        out = self.attention(q, k, v, rope, size)
         length = txt.shape[1]
         img = F.gated_sum(img, img_mod[2], self.img_attn.proj(out[:, length:]))
         img = F.gated_sum(img, img_mod[5], self.img_mlp(F.modulated_norm(img, img_mod[3], img_mod[4])))
@@ -163,7 +160,7 @@ class SingleStreamBlock(nn.Cell):
         self.norm = QKNorm(width // num_heads)
         self.modulation = Modulation(width, 3)
 
-    def construct(self, x: Tensor, vec: Tensor, rope: Rope) -> Tensor:
+    def construct(self, x: Tensor, vec: Tensor, rope: Rope, size: Size) -> Tensor:
         """x (B, L + N, D) with the text first, vec (B, D) activated."""
         shift, scale, gate = self.modulation(vec)
         y, width = F.modulated_norm(x, shift, scale), x.shape[-1]
@@ -173,7 +170,7 @@ class SingleStreamBlock(nn.Cell):
             q, k = self.q_proj(y), self.k_proj(y)
             v, mlp = ops.split(self.v_mlp(y), (width, self.mlp_size), -1)
         q, k = self.norm(to_heads(q, self.num_heads), to_heads(k, self.num_heads))
-        out = self.attention(q, k, to_heads(v, self.num_heads), rope)
+        out = self.attention(q, k, to_heads(v, self.num_heads), rope, size)
         return F.gated_sum(x, gate, self.linear2(ops.concat((out, F.gelu_tanh(mlp)), -1)))
 
 

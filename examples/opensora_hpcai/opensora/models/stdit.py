@@ -124,10 +124,11 @@ class STDiT(STDiTBase):
 
         in_frame, in_time = self.positions(grid)
         x = self.x_embedder(x)
-        x = self.parallel.split(x + F.cast(in_frame, x.dtype))
+        x = x + F.cast(in_frame, x.dtype)
+        x, size = self.parallel.split(x), x.shape[1:3]
         for i in range(self.config.depth):
-            x = self.blocks[i](x, text, text_mask, modulation, modulation, in_time if i == 0 else None)
-        x = self.parallel.gather(x)
+            x = self.blocks[i](x, text, text_mask, modulation, modulation, in_time if i == 0 else None, size)
+        x = self.parallel.gather(x, size)
         return self.latents(x, t, None, None, grid, (frames, rows, columns))
 
     def positions(self, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
@@ -163,23 +164,25 @@ class STDiTBlock(nn.Cell):
         modulation: Tensor,
         over_time: Tensor,
         positions: Tensor | tuple[Tensor, Tensor] | None,
+        size: tuple[int, int],
         places: Tensor | None = None,
     ) -> Tensor:
         """x (B, T, S, D), text (B, L, D), text_mask (B, 1, 1, L), modulation (B, 1 or T, 6, D) → (B, T, S, D).
 
         ``over_time`` is the modulation that `attend_over_time` uses, ``positions`` those of frames in its form.
+        ``size``: frames and tokens of a frame of all ranks together.
         ``places`` (B, S) bool says which tokens of a frame are attended to; None: all.
         """
         vectors = self.parallel.frames(modulation, "space") + self.scale_shift_table
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = ops.split(vectors, 1, 2)
-        x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale), None, places))
-        x = self.parallel.to_temporal(x)
-        x = self.attend_over_time(x, over_time, positions)
-        x = self.parallel.to_spatial(x)
+        x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale), size, None, places))
+        x = self.parallel.to_temporal(x, size)
+        x = self.attend_over_time(x, over_time, positions, size)
+        x = self.parallel.to_spatial(x, size)
         x = x + self.cross_attn(x, text, text_mask)
         return F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))
 
-    def attend_over_time(self, x: Tensor, over_time: Tensor, positions: Tensor | None) -> Tensor:
+    def attend_over_time(self, x: Tensor, over_time: Tensor, positions: Tensor | None, size: tuple[int, int]) -> Tensor:
         """``x += gate * attention(x + positions)`` with the gate of the attention within frames.
 
         Neither norm nor modulation: an oddity of the original that its weights were trained with. ``over_time`` is the
@@ -190,4 +193,4 @@ class STDiTBlock(nn.Cell):
         placed = x
         if positions is not None:
             placed = x + F.cast(self.parallel.frames(positions[None, :, None], "time"), x.dtype)
-        return F.gated_sum(x, gate, self.attn_temp(placed))
+        return F.gated_sum(x, gate, self.attn_temp(placed, size))

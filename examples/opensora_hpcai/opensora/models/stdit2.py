@@ -139,11 +139,11 @@ class STDiT2(STDiTBase):
         positions = self.scaled_positions(grid, height, width, (rows, columns)) if own else spatial_pos[:, None]
         x = x + F.cast(positions, x.dtype)
         places = None if spatial_mask is None else spatial_mask != 0
-        x = self.parallel.split(x)
+        x, size = self.parallel.split(x), x.shape[1:3]
         rope = self.rope(grid[0])
         for i in range(self.config.depth):
-            x = self.blocks[i](x, text, text_mask, modulation, over_time, rope, places)
-        x = self.parallel.gather(x)
+            x = self.blocks[i](x, text, text_mask, modulation, over_time, rope, size, places)
+        x = self.parallel.gather(x, size)
         # The original gives its last layer the shape for given frames only, and its weights were trained so.
         return self.latents(x, t, x_mask, shape_t0, grid, (frames, rows, columns))
 
@@ -160,11 +160,13 @@ class STDiT2Block(STDiTBlock):
         super().__init__(config, parallel, qk_norm)
         self.scale_shift_table_temporal = modulation_table(3, config.hidden_size)
 
-    def attend_over_time(self, x: Tensor, over_time: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
+    def attend_over_time(
+        self, x: Tensor, over_time: Tensor, positions: tuple[Tensor, Tensor], size: tuple[int, int]
+    ) -> Tensor:
         """``x += gate * attention(modulate(norm(x)))``; queries and keys are rotated, then normed.
 
         ``over_time`` is a modulation (B, 1 or T, 3, D), positions are the rotary tables.
         """
         vectors = self.parallel.frames(over_time, "time") + self.scale_shift_table_temporal
         shift, scale, gate = ops.split(vectors, 1, 2)
-        return F.gated_sum(x, gate, self.attn_temp(F.modulated_norm(x, shift, scale), positions))
+        return F.gated_sum(x, gate, self.attn_temp(F.modulated_norm(x, shift, scale), size, positions))

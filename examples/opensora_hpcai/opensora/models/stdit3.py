@@ -142,14 +142,14 @@ class STDiT3(STDiTBase):
 
         x = self.x_embedder(x)
         x = x + F.cast(self.scaled_positions(grid, height, width, (rows, columns)), x.dtype)
-        x = self.parallel.split(x)
+        x, size = self.parallel.split(x), x.shape[1:3]
         rope = self.rope(grid[0])
         for i in range(self.config.depth):
-            x = self.spatial_blocks[i](x, text, text_mask, modulation, None)
-            x = self.parallel.to_temporal(x)
-            x = self.temporal_blocks[i](x, text, text_mask, modulation, rope)
-            x = self.parallel.to_spatial(x)
-        x = self.parallel.gather(x)
+            x = self.spatial_blocks[i](x, text, text_mask, modulation, None, size)
+            x = self.parallel.to_temporal(x, size)
+            x = self.temporal_blocks[i](x, text, text_mask, modulation, rope, size)
+            x = self.parallel.to_spatial(x, size)
+        x = self.parallel.gather(x, size)
         return self.latents(x, t, x_mask, t0, grid, (frames, rows, columns))
 
     def _text(self, y: Tensor, mask: Tensor | None, batch: int, drop: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -185,10 +185,14 @@ class STDiT3Block(nn.Cell):
         text_mask: Tensor | None,
         modulation: Tensor,
         rope: tuple[Tensor, Tensor] | None,
+        size: tuple[int, int],
     ) -> Tensor:
-        """x (B, T, S, D), text (B, L, D), text_mask (B, 1, 1, L), modulation (B, 1 or T, 6, D) → (B, T, S, D)."""
+        """x (B, T, S, D), text (B, L, D), text_mask (B, 1, 1, L), modulation (B, 1 or T, 6, D) → (B, T, S, D).
+
+        ``size``: frames and tokens of a frame of all ranks together.
+        """
         vectors = self.parallel.frames(modulation, self.axis) + self.scale_shift_table
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = ops.split(vectors, 1, 2)
-        x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale), rope))
+        x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale), size, rope))
         x = x + self.cross_attn(x, text, text_mask)
         return F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))

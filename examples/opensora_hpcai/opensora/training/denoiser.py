@@ -17,7 +17,8 @@ from mindone.data.plan import FixedPlan, Plan
 from mindone.data.table import VideoRow, read_video_table
 from mindone.data.transforms import ResizeWithin
 from mindone.errors import UserError
-from mindone.parallel.mesh import Mesh, make_mesh
+from mindone.parallel.mesh import Mesh
+from mindone.parallel.sequence import NoParallel, make_strategy
 from mindone.train.band import BandWatch
 from mindone.train.loop import Every, Training
 from opensora.conditions.visual import given_ends
@@ -41,6 +42,7 @@ from opensora.networks import (
     load_denoiser,
     own_tensors,
 )
+from opensora.sequence import shared_mesh
 from opensora.sizes import VideoSize
 from opensora.start import start
 from opensora.training.adapter import Trained, adapt
@@ -109,7 +111,7 @@ def train(config: TrainConfig) -> Path:
         SystemExit: a signal ended the run early; its state is saved.
     """
     start(config.runtime)
-    mesh = make_mesh()
+    mesh = shared_mesh(config.parallel)
     setting = make_setting(config, mesh)
     with open_run(config, mesh) as run:
         training, trained = prepare(config, setting, run)
@@ -129,7 +131,7 @@ def prepare(config: TrainConfig, setting: Setting, run: Run) -> tuple[Training, 
     plan = make_plan(setting, run.seed, run.mesh.data, contents.digest, run.planned_ranks)
     dataset = make_dataset(setting, plan.epoch(0).usual_size())
     loader = make_loader(dataset, config.data, plan, run)
-    denoiser = make_denoiser(setting, run.seed)
+    denoiser = make_denoiser(setting, run.seed, make_strategy(run.mesh, config.parallel.dsp))
     trained = make_trained(setting, denoiser, run.seed)
     captions = make_captions(setting)
     null_text = make_null_text(setting, captions)
@@ -261,10 +263,11 @@ def _files(data: Data, row: VideoRow) -> list[Path]:
     return files + ([cache_path(data.text_embed_folder, row.relative)] if data.text_embed_folder else [])
 
 
-def make_denoiser(setting: Setting, seed: int) -> nn.Cell:
+def make_denoiser(setting: Setting, seed: int, parallel: NoParallel | None = None) -> nn.Cell:
     """The denoiser: with the weights to start from, or fresh ones that depend on ``seed``.
 
-    Of an image model (PixArt, DiT) it takes what it has in common with it; the rest is fresh.
+    Of an image model (PixArt, DiT) it takes what it has in common with it; the rest is fresh. ``parallel`` says how
+    ranks share its tokens.
     """
     model, path = setting.config.model, setting.config.model.pretrained_model_path
     recompute = (model.num_recompute_blocks or True) if model.use_recompute else False
@@ -275,11 +278,17 @@ def make_denoiser(setting: Setting, seed: int) -> nn.Cell:
     if source and not image_model:
         option = "pretrained_model_path"
         return load_denoiser(
-            source, setting.denoiser_config, model.dtype, recompute, option=option, trained=not adapted
+            source,
+            setting.denoiser_config,
+            model.dtype,
+            recompute,
+            parallel=parallel,
+            option=option,
+            trained=not adapted,
         )
     if adapted:
         raise UserError(f"lora_rank adapts a denoiser, but {source} is an image model ({image_model.name})")
-    denoiser = build_denoiser(setting.denoiser_config, model.dtype, recompute)
+    denoiser = build_denoiser(setting.denoiser_config, model.dtype, recompute, parallel)
     denoiser.initialize_weights(seed)
     if image_model:
         report = initialize_from_image_model(denoiser, source)

@@ -235,15 +235,10 @@ def test_what_cannot_work_is_refused_in_one_sentence(schema, argv, message):
     assert "\n" not in str(refusal.value)
 
 
-SEQUENCE = "leave it out; --use_parallel True shares the work by samples"
-
-
 @pytest.mark.parametrize("version", MODULES)
 @pytest.mark.parametrize(
     ("schema", "argv", "name", "instead"),
     [
-        (TrainConfig, [*TRAIN, "--enable_sequence_parallelism", "True"], "enable_sequence_parallelism=True", SEQUENCE),
-        (TrainConfig, [*TRAIN, "--dsp", "True"], "dsp=True", SEQUENCE),
         (TrainConfig, [*TRAIN, "--zero_stage", "2"], "zero_stage=2", "use 0"),
     ],
 )

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +6,7 @@ from generate_inputs import PROMPTS, TOKENS, latents_of
 
 from mindone.data.video import read_video
 from mindone.errors import UserError
+from mindone.parallel.mesh import Mesh
 from opensora.data.cache import prompt_path, write_text
 from opensora.generate import pixels, plan
 from opensora.generate.requests import Request
@@ -110,14 +110,13 @@ def test_what_cannot_work_is_refused_before_anything_is_written(settings, tmp_pa
     assert not (tmp_path / "samples").exists()
 
 
-def test_samples_are_shared_between_ranks_without_changing_their_seeds(monkeypatch):
+def test_samples_are_shared_between_ranks_without_changing_their_seeds():
     prompts = [Request(text, text, samples=2) for text in PROMPTS]
     jobs = plan.list_jobs(prompts, seed=100)
     shares = []
     for rank in (0, 1):
-        current = dataclasses.replace(plan.runtime.current(), rank=rank, world_size=2)
-        monkeypatch.setattr(plan.runtime, "current", lambda current=current: current)
-        own, share = plan.own_share(prompts, jobs)
+        own, share = plan.own_share(prompts, jobs, Mesh(rank, 2))
+        assert plan.own_share(prompts, jobs, Mesh(2 * rank + 1, 4, sequence=2)) == (own, share)
         shares.append({(own[job.row].text, job.seed, job.stem) for job in share})
     assert shares[0] & shares[1] == set()
     assert shares[0] | shares[1] == {(prompts[job.row].text, job.seed, job.stem) for job in jobs}

@@ -121,12 +121,20 @@ def test_every_sample_may_have_its_own_positions(half):
 
 
 class _Backwards(NoParallel):
-    """Holds tokens in reverse order everywhere but inside the attention."""
+    """Holds the tokens of text and of video in reverse order everywhere but inside the attention."""
 
     def split(self, x):
         return ops.flip(x, (2,))
 
-    gather = before_attention = after_attention = lambda self, x, axis=None: ops.flip(x, (2,))
+    def gather(self, x, size):
+        parts = ops.split(x, size[1:], 2)
+        return ops.concat([ops.flip(part, (2,)) for part in parts], 2)
+
+    def before_attention(self, parts, axis, size):
+        return tuple([self.gather(part, size) for part in parts])
+
+    def after_attention(self, x, axis, size, heads):
+        return self.gather(x, size)
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -1,0 +1,102 @@
+"""Videos that are shared by ranks are trained and sampled as by one process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cached_world import arguments, write_cached_world
+
+from mindone.config import parse
+from mindone.errors import UserError
+from mindone.parallel.exchange import held_of, part_of
+from mindone.parallel.mesh import Mesh
+from mindone.parallel.sequence import make_strategy
+from opensora.config import GenerateConfig, TrainConfig
+from opensora.families import settle
+from opensora.sequence import shared_mesh
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+PATIENCE = 300
+
+
+def launched(folder, ranks, script, *flags):
+    command = [sys.executable, "-m", "mindone.parallel.launch", "--nproc", str(ranks), "--log_dir", str(folder)]
+    return subprocess.Popen(
+        [*command, str(script), *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output[-3000:]
+
+
+@pytest.mark.msrun
+def test_output_gradients_and_training_are_those_of_one_process(tmp_path):
+    finish(launched(tmp_path / "logs", 4, Path(__file__).with_name("sequence_script.py"), str(tmp_path / "found.json")))
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found) == 5
+    for name, differences in found.items():
+        assert differences and max(differences.values()) < 1e-5, name
+
+
+@pytest.mark.msrun
+def test_a_training_whose_ranks_share_videos_has_the_losses_of_one_process(tmp_path):
+    write_cached_world(tmp_path)
+    recipe = arguments(tmp_path, "--train_steps", "3", "--ckpt_save_steps", "3", "--add_datetime", "False")
+    recipe += ["--log_interval", "1", "--sample_every", "3", "--output_path"]
+    alone = subprocess.Popen([sys.executable, str(SCRIPTS / "train.py"), *recipe, str(tmp_path / "one")])
+    shared = launched(
+        *(tmp_path / "logs", 2, SCRIPTS / "train.py"),
+        *(*recipe, str(tmp_path / "two"), "--use_parallel", "True", "--dsp", "True"),
+    )
+    finish(shared)
+    assert alone.wait(PATIENCE) == 0
+    one, two = (
+        np.array([row.split("\t")[1:4] for row in (tmp_path / name / "result.log").read_text().splitlines()[1:]], float)
+        for name in ("one", "two")
+    )
+    assert one.shape == (3, 3)
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    assert len(list((tmp_path / "two" / "samples").rglob("*.mp4"))) == 4
+
+
+def test_parts_follow_each_other_and_differ_by_one_at_most():
+    for total in range(1, 9):
+        for ranks in range(1, 6):
+            parts = [part_of(total, ranks, rank) for rank in range(ranks)]
+            assert sum(count for _, count in parts) == total
+            assert [first for first, _ in parts] == list(np.cumsum([0, *[count for _, count in parts]])[:-1])
+            assert max(count for _, count in parts) - min(count for _, count in parts) <= 1
+            held = [held_of(total, ranks, rank) for rank in range(ranks)]
+            assert all(count >= 1 and 0 <= first <= total - count for first, count in held)
+
+
+def test_a_rank_with_samples_of_its_own_needs_no_strategy():
+    assert make_strategy(Mesh(1, 2), dsp=True) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dsp", "True"], "start several by opensora launch --nproc N"),
+        (["--enable_sequence_parallelism", "True", "--sequence_parallel_shards", "2"], "start several"),
+        (["--sequence_parallel_shards", "2"], "sequence_parallel_shards=2 needs --enable_sequence_parallelism True"),
+        (["--sequence_parallel_shards", "0"], "sequence_parallel_shards=0 has to be at least 1"),
+    ],
+)
+def test_what_ranks_cannot_share_is_refused(flags, message):
+    with pytest.raises(UserError, match=message):
+        shared_mesh(parse(GenerateConfig, flags).denoiser)
+
+
+def test_dropout_of_adapters_and_dsp_without_frames_are_refused():
+    training = ["--csv_path", "a.csv", "--video_folder", "b", "--image_size", "8", "--dsp", "True"]
+    adapter = ["--pretrained_model_path", "c", "--lora_rank", "4", "--lora_dropout", "0.1"]
+    with pytest.raises(UserError, match="lora_dropout draws by tokens"):
+        parse(TrainConfig, [*training, *adapter])
+    with pytest.raises(UserError, match="dsp=True is not supported by model_version v2.0; use enable_sequence"):
+        settle(parse(TrainConfig, training), "v2.0")
