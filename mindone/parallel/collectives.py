@@ -6,14 +6,13 @@ one rank everything here is the identity.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
-from mindspore.communication import GlobalComm, create_group
 
+from mindone.parallel.exchange import group_name
 from mindone.parallel.mesh import Mesh
 
 # Many small messages are slow and one huge one needs memory for all of it: pieces of this many elements (64 MB).
@@ -114,17 +113,7 @@ def sum_over_row(values: np.ndarray, mesh: Mesh) -> np.ndarray:
     """The sum of the float32 arrays of the ranks that share this rank's samples, on each of them."""
     if mesh.sequence == 1:
         return values
-    return ops.AllReduce(group=row_group(mesh))(Tensor(values)).asnumpy()
-
-
-@functools.cache
-def row_group(mesh: Mesh) -> str:
-    """The name of the group of ranks that share this rank's samples, made when it is first asked for."""
-    if mesh.sequence == mesh.world_size:
-        return GlobalComm.WORLD_COMM_GROUP
-    name = f"row_{mesh.data_index}_of_{mesh.data}"
-    create_group(name, list(mesh.sequence_ranks))
-    return name
+    return ops.AllReduce(group=group_name(mesh))(Tensor(values)).asnumpy()
 
 
 def barrier(mesh: Mesh) -> None:

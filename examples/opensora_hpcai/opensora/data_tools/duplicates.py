@@ -68,4 +68,6 @@ def _bytes(text: str) -> np.ndarray:
             raise ValueError
         return np.frombuffer(bytes.fromhex(text), np.uint8)
     except ValueError as error:
-        raise UserError(f"{HASH}={text!r} is not a hash of {DIGITS} digits; measure it again with --scores phash") from error
+        raise UserError(
+            f"{HASH}={text!r} is not a hash of {DIGITS} digits; measure it again with --scores phash"
+        ) from error

@@ -32,7 +32,9 @@ def vmaf_motion(grey: np.ndarray) -> float:
 
     The first frame counts as one without motion there, and here it is left out; 0 for a picture.
     """
-    blurred = [cv2.sepFilter2D(p, cv2.CV_32F, MOTION_FILTER, MOTION_FILTER, borderType=cv2.BORDER_REFLECT_101) for p in grey]
+    blurred = [
+        cv2.sepFilter2D(p, cv2.CV_32F, MOTION_FILTER, MOTION_FILTER, borderType=cv2.BORDER_REFLECT_101) for p in grey
+    ]
     differences = [float(np.abs(after - before).mean()) for before, after in zip(blurred, blurred[1:])]
     return float(np.mean(differences)) if differences else 0.0
 
@@ -44,7 +46,9 @@ def flow_strength(grey: np.ndarray) -> float:
     """
     scale = FLOW_SIDE / min(grey.shape[1:])
     size = (round(grey.shape[2] * scale), round(grey.shape[1] * scale))
-    small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR) for picture in grey]
+    small = [
+        cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR) for picture in grey
+    ]
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     lengths = [float(np.linalg.norm(dis.calc(a, b, None), axis=-1).mean()) for a, b in zip(small, small[1:])]
     return float(np.mean(lengths)) if lengths else 0.0

@@ -30,15 +30,18 @@ SHEET_COLUMNS = 6
 
 
 def load_autoencoder(plan: Plan) -> Autoencoder:
+    """The autoencoder, whose chunks, micro batches and tiles the ranks that share a video share as well."""
     config = plan.config
     with within_memory(f"the autoencoder in {config.autoencoder.vae_dtype}", "use vae_dtype bf16 on an NPU"):
-        return networks.load_autoencoder(
+        autoencoder = networks.load_autoencoder(
             config.autoencoder.vae_checkpoint,
             plan.family.autoencoder_preset,
             config.autoencoder.vae_dtype,
             allow_random=config.denoiser.allow_random_weights,
             **autoencoder_changes(config),
         )
+    autoencoder.share(plan.mesh)
+    return autoencoder
 
 
 def decode(plan: Plan, texts: Texts, results: Sequence[Result], films: dict[Job, Film], loop: int = 0) -> Latents:
@@ -48,13 +51,13 @@ def decode(plan: Plan, texts: Texts, results: Sequence[Result], films: dict[Job,
         Otherwise, per job, the latents that the next clip begins with.
     """
     last, ends = loop == plan.loops - 1, {}
-    if last and not plan.writes:
-        return ends
     autoencoder = load_autoencoder(plan)
     for result in progress_bar("decode", results, shown=runtime.current().is_main):
         started = time.perf_counter()
         beat(f"decoding {result.job.stem}")
         video = _decoded(plan, autoencoder, result)
+        if last and not plan.writes:
+            continue
         film = films.setdefault(result.job, Film(plan.clip_frames))
         film.add(to_uint8(video))
         if last:

@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def writes(self) -> bool:
-        """Whether this rank decodes and writes its videos; the others of its row only help to denoise them."""
+        """Whether this rank writes its videos; the others of its row only help to make them."""
         return self.mesh.sequence_index == 0
 
     def size(self, job: Job) -> VideoSize:

@@ -130,7 +130,7 @@ class DiTBlock(ModulatedLayer):
     def construct(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (B, groups, tokens, D), condition (B, D) → (B, groups, tokens, D)."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.vectors(condition)
-        x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale)))
+        x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale), x.shape[1:3]))
         return F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))
 
 

@@ -157,6 +157,6 @@ class PixArtBlock(nn.Cell):
     def construct(self, x: Tensor, text: Tensor, text_mask: Tensor | None, modulation: Tensor) -> Tensor:
         """x (B, 1, N, D), text (B, L, D), text_mask (B, 1, 1, L), modulation (B, 1, 6, D) → (B, 1, N, D)."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = ops.split(modulation + self.scale_shift_table, 1, 2)
-        x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale)))
+        x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale), x.shape[1:3]))
         x = x + self.cross_attn(x, text, text_mask)
         return F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))
