@@ -1,7 +1,15 @@
 """The settings of every command, one dataclass tree each. Importing them does not import MindSpore."""
 
 from opensora.config.convert import ConvertConfig, ConvertFluxConfig, ConvertImageVaeConfig, ConvertVideoVaeConfig
-from opensora.config.data import CaptionConfig, FilterConfig, IndexConfig, InfoConfig, MergeConfig, SampleConfig
+from opensora.config.data import (
+    CaptionConfig,
+    FilterConfig,
+    IndexConfig,
+    InfoConfig,
+    MergeConfig,
+    RunDataConfig,
+    SampleConfig,
+)
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
 from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
@@ -36,6 +44,7 @@ __all__ = [
     "PlanDataConfig",
     "PlotConfig",
     "ReplayConfig",
+    "RunDataConfig",
     "SampleConfig",
     "ScoreConfig",
     "TinyClipConfig",
