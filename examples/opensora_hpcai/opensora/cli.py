@@ -181,6 +181,9 @@ GROUPS: dict[str, tuple[str, dict[str, Door]]] = {
                 "opensora.config:SampleConfig",
                 "some rows of a table, in another order, or in several files",
             ),
+            "run": Door(
+                "opensora.data_tools.run:run", "opensora.config:RunDataConfig", "verbs one after the other, resumable"
+            ),
             "info": Door("opensora.data_tools.info:info", "opensora.config:InfoConfig", "what is in a table"),
         },
     ),

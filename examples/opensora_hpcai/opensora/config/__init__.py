@@ -2,7 +2,15 @@
 
 from opensora.config.convert import ConvertConfig, ConvertFluxConfig, ConvertImageVaeConfig, ConvertVideoVaeConfig
 from opensora.config.curation import CameraConfig, CutConfig, DuplicatesConfig, ScenesConfig, ScoresConfig
-from opensora.config.data import CaptionConfig, FilterConfig, IndexConfig, InfoConfig, MergeConfig, SampleConfig
+from opensora.config.data import (
+    CaptionConfig,
+    FilterConfig,
+    IndexConfig,
+    InfoConfig,
+    MergeConfig,
+    RunDataConfig,
+    SampleConfig,
+)
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
 from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
@@ -41,6 +49,7 @@ __all__ = [
     "PlanDataConfig",
     "PlotConfig",
     "ReplayConfig",
+    "RunDataConfig",
     "SampleConfig",
     "ScenesConfig",
     "ScoreConfig",

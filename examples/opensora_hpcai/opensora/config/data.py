@@ -195,3 +195,28 @@ class CaptionConfig(TableSettings):
         require_at_least(self, frames=1, max_side=32, workers=1, retries=0, max_tokens=1, temperature=0)
         require_at_least(self, price_in=0, price_out=0)
         require(self, "timeout", self.timeout > 0, "more than 0")
+
+
+@dataclass
+class RunDataConfig(Settings):
+    """Verbs one after the other, each on the table of the one before; what is done already is not done again."""
+
+    pipeline: FilePath | None = None
+    """the verbs and their settings, a .yaml file"""
+    video_folder: FilePath | None = None
+    """the folder of films"""
+    folder: FilePath | None = None
+    """where the tables and clips are written; table.csv is the last one"""
+    set: list[str] | None = None
+    """settings in place of the file's, such as caption.model=NAME"""
+
+    aliases: ClassVar[dict[str, str]] = {}
+    accepted_but_unused: ClassVar[dict[str, str]] = {}
+
+    def check(self) -> None:
+        require_given(
+            self,
+            pipeline="the verbs as --pipeline FILE.yaml",
+            video_folder="the films as --video_folder FOLDER",
+            folder="where to write as --folder FOLDER",
+        )
