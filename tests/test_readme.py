@@ -55,7 +55,8 @@ def door_of(command: list[str], folder: Path) -> tuple[str, list[str]] | None:
         return door_of(["python", *command[command.index(script_of(command)) :]], folder)
     if program_of(command) == "opensora":
         if command[1] in GROUPS:
-            return f"{command[1]} {command[2]}", command[3:]
+            name = " ".join(command[1:3])
+            return (name, command[3:]) if name in all_doors() else None
         return (command[1], command[2:]) if command[1] in DOORS else None
     script = script_of(command)
     found = re.search(r'enter\("([\w-]+)"\)', (folder / script).read_text())
