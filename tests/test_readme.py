@@ -12,7 +12,7 @@ import pytest
 from mindone.config import check, load
 from mindone.parallel.launch import launch_parser
 from opensora import families
-from opensora.cli import DOORS
+from opensora.cli import DOORS, GROUPS, all_doors
 from opensora.cli import load as load_object
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +54,9 @@ def door_of(command: list[str], folder: Path) -> tuple[str, list[str]] | None:
         assert given.nproc or given.hostfile
         return door_of(["python", *command[command.index(script_of(command)) :]], folder)
     if program_of(command) == "opensora":
+        if command[1] in GROUPS:
+            name = " ".join(command[1:3])
+            return (name, command[3:]) if name in all_doors() else None
         return (command[1], command[2:]) if command[1] in DOORS else None
     script = script_of(command)
     found = re.search(r'enter\("([\w-]+)"\)', (folder / script).read_text())
@@ -101,7 +104,7 @@ def test_documented_run_scripts_print_commands_that_are_understood(folder, comma
 def understand(command: list[str], folder: Path) -> None:
     """Reads a command's settings, and checks them as the command does before it looks at any file."""
     door = door_of(command, folder)
-    if door is None or DOORS[door[0]].schema is None:
+    if door is None or all_doors()[door[0]].schema is None:
         return
     name, flags = door
     arguments = [word for word in flags if word != "..."]
@@ -110,7 +113,7 @@ def understand(command: list[str], folder: Path) -> None:
         arguments.pop()
     if arguments == ["--help"]:
         return
-    config = load(load_object(DOORS[name].schema), arguments)
+    config = load(load_object(all_doors()[name].schema), arguments)
     if is_whole:
         check(config)
         versions = {getattr(group, "model_version", None) for group in groups(config)} - {None}

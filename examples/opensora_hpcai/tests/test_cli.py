@@ -23,7 +23,7 @@ def test_help_lists_all_commands(capsys):
 def test_help_of_a_group_lists_its_verbs(group, capsys):
     assert main([group]) == 0 and main([group, "--help"]) == 0
     listed = capsys.readouterr().out
-    assert [line.split()[0] for line in listed.splitlines() if line.startswith("  ")] == 2 * list(GROUPS[group][1])
+    assert all(listed.count(f"\n  {name} ") == 2 for name in GROUPS[group][1])
 
 
 def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys):

@@ -21,7 +21,8 @@ from opensora.config import (
 
 EXAMPLE = Path(__file__).parents[2]
 CONFIGS = EXAMPLE / "configs"
-RECIPES = sorted(CONFIGS.rglob("*.yaml"))
+# Those of configs/data are pipelines of verbs, not settings of one command.
+RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "data")
 DATA = ["--csv_path", "videos.csv", "--video_folder", "videos"]
 SCRIPTS = {
     GenerateConfig: "inference.py",
