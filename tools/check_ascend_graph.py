@@ -20,6 +20,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from ascend_cases import (
+    autoencoder_forward,
+    autoencoder_train,
+    bfloat16,
+    discriminator_train,
+    dit_forward,
+    pixart_forward,
+    training,
+    update_scalars,
+    vae_forward,
+    vae_train,
+    zeros,
+)
+
 from mindone import runtime
 from mindone.errors import UserError, guarded
 
@@ -33,25 +47,10 @@ class Case:
     needs: tuple[str, ...] = ()
 
 
-def _zeros(*shape: int):
-    from mindspore import float32, ops
-
-    return ops.zeros(shape, float32)
-
-
-def _bfloat16(network):
-    from mindspore import bfloat16
-
-    from mindone.nn import set_compute_dtype
-
-    set_compute_dtype(network, bfloat16)
-    return network
-
-
 def _stdit3(train: bool):
     from opensora.models.stdit3 import STDiT3, STDiT3_PRESETS
 
-    return _bfloat16(STDiT3(STDiT3_PRESETS["STDiT3-XL/2"], use_recompute=train))
+    return bfloat16(STDiT3(STDiT3_PRESETS["STDiT3-XL/2"], use_recompute=train))
 
 
 def _stdit3_forward() -> tuple:
@@ -59,16 +58,16 @@ def _stdit3_forward() -> tuple:
     from opensora.families.stdit import GuidedPrediction
 
     cell = GuidedPrediction(_stdit3(train=False))
-    text = (_zeros(1, 1, 300, 4096), _zeros(1, 300))
+    text = (zeros(1, 1, 300, 4096), zeros(1, 300))
     return cell.set_train(False), (
-        _zeros(1, 4, 30, 90, 160),
-        _zeros(1),
+        zeros(1, 4, 30, 90, 160),
+        zeros(1),
         *text,
         None,
         None,
         None,
-        _zeros(1),
-        *[_zeros(1)] * 3,
+        zeros(1),
+        *[zeros(1)] * 3,
     )
 
 
@@ -78,11 +77,11 @@ def _stdit3_train() -> tuple:
 
     from opensora.families.stdit import FlowLoss
 
-    latents = _zeros(1, 4, 15, 90, 160)
-    text, text_mask = _zeros(1, 1, 300, 4096), ops.zeros((1, 300), int32)
-    conditions = [_zeros(1)] * 3
-    inputs = (latents, latents, _zeros(1), text, text_mask, ops.zeros((1,), int32), None, *conditions)
-    return _training(FlowLoss(_stdit3(train=True))), (*_update_scalars(), *inputs)
+    latents = zeros(1, 4, 15, 90, 160)
+    text, text_mask = zeros(1, 1, 300, 4096), ops.zeros((1, 300), int32)
+    conditions = [zeros(1)] * 3
+    inputs = (latents, latents, zeros(1), text, text_mask, ops.zeros((1,), int32), None, *conditions)
+    return training(FlowLoss(_stdit3(train=True))), (*update_scalars(), *inputs)
 
 
 def _stdit3_shared_train(dsp: bool) -> tuple:
@@ -103,11 +102,11 @@ def _stdit3_shared_train(dsp: bool) -> tuple:
     # There are no other ranks here, and the front end asks for nothing but their number.
     comm_ops.get_group_size, exchange.create_group = lambda group: mesh.sequence, lambda name, ranks: None
     config = replace(STDiT3_PRESETS["STDiT3-XL/2"], depth=2)
-    denoiser = _bfloat16(STDiT3(config, make_strategy(mesh, dsp), use_recompute=True))
-    latents, conditions = _zeros(1, 4, 15, 90, 160), [_zeros(1)] * 3
-    text = (_zeros(1, 1, 300, 4096), ops.zeros((1, 300), int32))
-    inputs = (latents, latents, _zeros(1), *text, ops.zeros((1,), int32), None, *conditions)
-    return _training(FlowLoss(denoiser), Mean(mesh)), (*_update_scalars(), *inputs)
+    denoiser = bfloat16(STDiT3(config, make_strategy(mesh, dsp), use_recompute=True))
+    latents, conditions = zeros(1, 4, 15, 90, 160), [zeros(1)] * 3
+    text = (zeros(1, 1, 300, 4096), ops.zeros((1, 300), int32))
+    inputs = (latents, latents, zeros(1), *text, ops.zeros((1,), int32), None, *conditions)
+    return training(FlowLoss(denoiser), Mean(mesh)), (*update_scalars(), *inputs)
 
 
 def _stdit3_lora_train() -> tuple:
@@ -124,10 +123,10 @@ def _stdit3_lora_train() -> tuple:
     denoiser = STDiT3(replace(STDiT3_PRESETS["STDiT3-XL/2"], depth=2), use_recompute=True)
     set_compute_dtype(denoiser, bfloat16, store=True)
     add_lora(denoiser, LoraConfig(rank=16, alpha=16))
-    latents, conditions = _zeros(1, 4, 15, 90, 160), [_zeros(1)] * 3
-    text = (_zeros(1, 1, 300, 4096), ops.zeros((1, 300), int32))
-    inputs = (latents, latents, _zeros(1), *text, ops.zeros((1,), int32), None, *conditions)
-    return _training(FlowLoss(denoiser)), (*_update_scalars(), *inputs)
+    latents, conditions = zeros(1, 4, 15, 90, 160), [zeros(1)] * 3
+    text = (zeros(1, 1, 300, 4096), ops.zeros((1, 300), int32))
+    inputs = (latents, latents, zeros(1), *text, ops.zeros((1,), int32), None, *conditions)
+    return training(FlowLoss(denoiser)), (*update_scalars(), *inputs)
 
 
 def _lora_dropout() -> tuple:
@@ -141,22 +140,22 @@ def _lora_dropout() -> tuple:
     class SquareLoss(nn.Cell):
         def __init__(self):
             super().__init__(auto_prefix=False)
-            self.network = _bfloat16(Mlp(1152, 4608, 1152))
+            self.network = bfloat16(Mlp(1152, 4608, 1152))
 
         def construct(self, x):
             return ops.square(self.network(x)).mean()
 
     loss = SquareLoss()
     lora = add_lora(loss, LoraConfig(targets=("fc1", "fc2"), dropout=0.1))
-    inputs = (ops.zeros((2,), int32), _zeros(1, 3600, 1152))
-    return _training(SeededLoss(loss, lora.seeds)), (*_update_scalars(), *inputs)
+    inputs = (ops.zeros((2,), int32), zeros(1, 3600, 1152))
+    return training(SeededLoss(loss, lora.seeds)), (*update_scalars(), *inputs)
 
 
 def _factorized(preset: str, train: bool):
     """STDiT or STDiT2."""
     from opensora.networks import build_denoiser, denoiser_config
 
-    return _bfloat16(build_denoiser(denoiser_config(preset), recompute=train))
+    return bfloat16(build_denoiser(denoiser_config(preset), recompute=train))
 
 
 def _stdit_forward() -> tuple:
@@ -167,11 +166,11 @@ def _stdit_forward() -> tuple:
 def _stdit_train() -> tuple:
     """A whole update at 64 frames of 512x512."""
     inputs = _stdit_inputs(4, 64)
-    return _training(_noise_loss(_factorized("STDiT-XL/2", train=True))), (*_update_scalars(), inputs[0], *inputs)
+    return training(_noise_loss(_factorized("STDiT-XL/2", train=True))), (*update_scalars(), inputs[0], *inputs)
 
 
 def _stdit_inputs(batch: int, frames: int) -> tuple:
-    return _zeros(batch, 4, frames, 64, 64), _zeros(batch), _zeros(batch, 1, 120, 4096), _zeros(batch, 120)
+    return zeros(batch, 4, frames, 64, 64), zeros(batch), zeros(batch, 1, 120, 4096), zeros(batch, 120)
 
 
 def _stdit2_forward() -> tuple:
@@ -182,7 +181,7 @@ def _stdit2_forward() -> tuple:
 def _stdit2_train() -> tuple:
     """A whole update at 16 frames of 480x854, some of them given."""
     inputs = _stdit2_inputs(1)
-    return _training(_noise_loss(_factorized("STDiT2-XL/2", train=True))), (*_update_scalars(), inputs[0], *inputs)
+    return training(_noise_loss(_factorized("STDiT2-XL/2", train=True))), (*update_scalars(), inputs[0], *inputs)
 
 
 def _stdit2_rows_train() -> tuple:
@@ -196,20 +195,20 @@ def _stdit2_rows_train() -> tuple:
 
     denoiser = _factorized("STDiT2-XL/2", train=True)
     rows = packing_of(denoiser.config, 512)
-    latents = _zeros(1, 4, 16, rows.patch[1], rows.length * rows.patch[2])
-    conditions = (*[_zeros(1)] * 5, _zeros(1, rows.length, rows.hidden_size), _zeros(1, rows.length))
-    inputs = (latents, latents, ops.zeros((1,), ms.int32), _zeros(1, 11), _zeros(1, 1, 200, 4096), _zeros(1, 200))
+    latents = zeros(1, 4, 16, rows.patch[1], rows.length * rows.patch[2])
+    conditions = (*[zeros(1)] * 5, zeros(1, rows.length, rows.hidden_size), zeros(1, rows.length))
+    inputs = (latents, latents, ops.zeros((1,), ms.int32), zeros(1, 11), zeros(1, 1, 200, 4096), zeros(1, 200))
     loss = DiffusionLoss(PackedDenoiser(denoiser), DiffusionConfig(learn_sigma=True), rows.patch[2])
     frames_mask = ops.zeros((1, 16), bool_)
-    return _training(loss), (*_update_scalars(), *inputs, ops.zeros((1,), ms.int32), frames_mask, *conditions)
+    return training(loss), (*update_scalars(), *inputs, ops.zeros((1,), ms.int32), frames_mask, *conditions)
 
 
 def _stdit2_inputs(batch: int) -> tuple:
     from mindspore import bool_, ops
 
-    text = (_zeros(batch, 1, 200, 4096), _zeros(batch, 200))
+    text = (zeros(batch, 1, 200, 4096), zeros(batch, 200))
     frames_mask = ops.zeros((batch, 16), bool_)
-    return _zeros(batch, 4, 16, 60, 106), _zeros(batch), *text, frames_mask, *[_zeros(batch)] * 5
+    return zeros(batch, 4, 16, 60, 106), zeros(batch), *text, frames_mask, *[zeros(batch)] * 5
 
 
 def _noise_loss(denoiser):
@@ -227,37 +226,20 @@ def _noise_loss(denoiser):
     return NoiseLoss()
 
 
-def _autoencoder():
-    from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
-
-    return _bfloat16(VideoAutoencoder(VideoAutoencoderConfig()))
-
-
-def _vae_forward() -> tuple:
-    return _autoencoder().set_train(False), (_zeros(1, 3, 17, 256, 256),)
-
-
-def _vae_train() -> tuple:
-    from opensora.models.vae_loss import LossWeights, VideoLoss
-
-    loss = VideoLoss(_autoencoder(), LossWeights())
-    return _training(loss), (*_update_scalars(), _zeros(1, 3, 17, 256, 256), _zeros(1, 4, 5, 32, 32))
-
-
 def _mmdit(preset: str, train: bool = False):
     from opensora.models.mmdit import MMDIT_PRESETS, MMDiT
 
-    return _bfloat16(MMDiT(MMDIT_PRESETS[preset], recompute=train)).set_train(train)
+    return bfloat16(MMDiT(MMDIT_PRESETS[preset], recompute=train)).set_train(train)
 
 
 def _mmdit_inputs(config, batch: int, grid: tuple[int, int, int]) -> tuple:
     """Packed latents of a grid of tokens, 512 text tokens, time, pooled text, and what else the config asks for."""
     tokens = math.prod(grid)
-    img, txt = _zeros(batch, tokens, config.in_channels), _zeros(batch, 512, config.context_in_dim)
-    cond = _zeros(batch, tokens, config.cond_channels) if config.cond_embed else None
-    guidance = _zeros(batch) if config.guidance_embed else None
-    vectors = (_zeros(batch), _zeros(batch, config.vec_in_dim))
-    return img, _zeros(1, tokens, 3), txt, _zeros(1, 512, 3), *vectors, cond, guidance
+    img, txt = zeros(batch, tokens, config.in_channels), zeros(batch, 512, config.context_in_dim)
+    cond = zeros(batch, tokens, config.cond_channels) if config.cond_embed else None
+    guidance = zeros(batch) if config.guidance_embed else None
+    vectors = (zeros(batch), zeros(batch, config.vec_in_dim))
+    return img, zeros(1, tokens, 3), txt, zeros(1, 512, 3), *vectors, cond, guidance
 
 
 def _mmdit_forward() -> tuple:
@@ -274,11 +256,11 @@ def _mmdit_guided() -> tuple:
     from opensora.models.mmdit import MMDIT_PRESETS, MMDiT
 
     config = replace(MMDIT_PRESETS["MMDiT-11B"], depth=2, depth_single_blocks=2)
-    cell = GuidedVelocity(_bfloat16(MMDiT(config)), branches=3).set_train(False)
-    latents, condition = _zeros(1, 16, 33, 72, 128), _zeros(1, 17, 33, 72, 128)
-    texts = (_zeros(2, 512, config.context_in_dim), _zeros(1), _zeros(2, config.vec_in_dim))
-    scales = (_zeros(1), _zeros(1)[0], _zeros(33))
-    return cell, (latents, _zeros(1, 33 * 36 * 64, 3), *texts, condition, *scales)
+    cell = GuidedVelocity(bfloat16(MMDiT(config)), branches=3).set_train(False)
+    latents, condition = zeros(1, 16, 33, 72, 128), zeros(1, 17, 33, 72, 128)
+    texts = (zeros(2, 512, config.context_in_dim), zeros(1), zeros(2, config.vec_in_dim))
+    scales = (zeros(1), zeros(1)[0], zeros(33))
+    return cell, (latents, zeros(1, 33 * 36 * 64, 3), *texts, condition, *scales)
 
 
 def _flux_forward() -> tuple:
@@ -301,7 +283,7 @@ def _mmdit_train() -> tuple:
 
     denoiser = _mmdit("MMDiT-11B", train=True)
     inputs = _mmdit_inputs(denoiser.config, 1, (33, 16, 16))
-    return _training(VelocityLoss(denoiser)), (*_update_scalars(), inputs[0], *inputs)
+    return training(VelocityLoss(denoiser)), (*update_scalars(), inputs[0], *inputs)
 
 
 def _t5_forward() -> tuple:
@@ -309,7 +291,7 @@ def _t5_forward() -> tuple:
 
     from mindone.models.t5 import T5Config, T5Encoder
 
-    return _bfloat16(T5Encoder(T5Config())).set_train(False), (ops.zeros((1, 512), int32),)
+    return bfloat16(T5Encoder(T5Config())).set_train(False), (ops.zeros((1, 512), int32),)
 
 
 def _clip_forward() -> tuple:
@@ -317,36 +299,7 @@ def _clip_forward() -> tuple:
 
     from mindone.models.clip import CLIPTextConfig, CLIPTextEncoder
 
-    return _bfloat16(CLIPTextEncoder(CLIPTextConfig())).set_train(False), (ops.zeros((1, 77), int32),)
-
-
-def _named_autoencoder(name: str):
-    from opensora.networks import autoencoder_config, build_autoencoder
-
-    return _bfloat16(build_autoencoder(autoencoder_config(name)))
-
-
-def _autoencoder_forward(name: str, *size: int) -> tuple:
-    """Encoding and decoding of one video."""
-    return _named_autoencoder(name).set_train(False), (_zeros(1, 3, *size),)
-
-
-def _autoencoder_train(name: str, *size: int) -> tuple:
-    from opensora.models.vae_loss import LossWeights, PixelLoss
-
-    network = _named_autoencoder(name).set_train(True)
-    noise = _zeros(1, network.latent_channels, *network.latent_size(size))
-    return _training(PixelLoss(network, LossWeights())), (*_update_scalars(), _zeros(1, 3, *size), noise)
-
-
-def _discriminator_train(*size: int) -> tuple:
-    """What a discriminator learns from one video and its reconstruction."""
-    from opensora.models.adversarial import DiscriminatorJudgement
-    from opensora.models.discriminators import DiscriminatorConfig, build_discriminator
-
-    network = _bfloat16(build_discriminator(DiscriminatorConfig()).set_train(True))
-    judgement = DiscriminatorJudgement(network, "hinge", lecam=0.0, penalty=0.0, lecam_decay=0.999)
-    return _training(judgement), (*_update_scalars(), _zeros(1, 3, *size), _zeros(1, 3, *size), _zeros(2))
+    return bfloat16(CLIPTextEncoder(CLIPTextConfig())).set_train(False), (ops.zeros((1, 77), int32),)
 
 
 def _short_rotary() -> tuple:
@@ -359,27 +312,18 @@ def _short_rotary() -> tuple:
         def construct(self, x, cos, sin):
             return F.apply_rope_half(x, cos, sin) + F.apply_rope_interleaved(x, cos, sin)
 
-    return Rotation(), (_zeros(1800, 16, 16, 72).astype(bfloat16), _zeros(16, 36), _zeros(16, 36))
-
-
-def _training(loss, mean=None):
-    from mindone.train.ema import Ema
-    from mindone.train.optim import AdamW
-    from mindone.train.step import TrainStep
-
-    parameters = loss.trainable_params()
-    graph = TrainStep(loss, AdamW(parameters), Ema(parameters), max_grad_norm=1.0, mean=mean).graph
-    object.__setattr__(graph, "counted", loss)
-    return graph
-
-
-def _update_scalars() -> tuple:
-    """Learning rate, EMA rate, loss scale and the largest loss that is accepted."""
-    return tuple(_zeros(1)[0] for _ in range(4))
+    return Rotation(), (zeros(1800, 16, 16, 72).astype(bfloat16), zeros(16, 36), zeros(16, 36))
 
 
 CASES = {
     "short-rotary": Case("rotary embedding of few frames, from single operators", _short_rotary, ("Cast", "Mul")),
+    "dit-forward": Case("DiT-XL/2, 2 x 16 x 256 x 256", partial(dit_forward, "DiT-XL/2"), ("FlashAttentionScore",)),
+    "latte-forward": Case(
+        "Latte-XL/2, 2 x 16 x 256 x 256", partial(dit_forward, "Latte-XL/2"), ("FlashAttentionScore",)
+    ),
+    "pixart-forward": Case(
+        "PixArtMS-XL/2, 2 x 16 x 256 x 256", partial(pixart_forward, "PixArtMS-XL/2"), ("FlashAttentionScore",)
+    ),
     "stdit-forward": Case("STDiT-XL/2, 2 x 16 x 512 x 512", _stdit_forward, ("FlashAttentionScore",)),
     "stdit-train": Case("STDiT-XL/2, training update, 4 x 64 x 512 x 512", _stdit_train, ("FlashAttentionScoreGrad",)),
     "stdit2-forward": Case(
@@ -417,8 +361,8 @@ CASES = {
         ("FlashAttentionScoreGrad", "RmsNormGrad"),
     ),
     "lora-dropout": Case("training update of an MLP's adapters with dropout", _lora_dropout, ("MatMul", "FloorMod")),
-    "vae-forward": Case("autoencoder 1.2, encode and decode, 17 x 256 x 256", _vae_forward, ("Conv2D", "Conv3D")),
-    "vae-train": Case("autoencoder 1.2, training update, 17 x 256 x 256", _vae_train, ("Conv2D", "Conv3D")),
+    "vae-forward": Case("autoencoder 1.2, encode and decode, 17 x 256 x 256", vae_forward, ("Conv2D", "Conv3D")),
+    "vae-train": Case("autoencoder 1.2, training update, 17 x 256 x 256", vae_train, ("Conv2D", "Conv3D")),
     "mmdit-forward": Case(
         "Open-Sora 2.0, velocities of three branches, 129 x 768 x 768", _mmdit_forward, ("FlashAttention", "RmsNorm")
     ),
@@ -435,32 +379,32 @@ CASES = {
     "clip-forward": Case("CLIP ViT-L/14 text, 77 tokens", _clip_forward, ("FlashAttention", "LayerNorm")),
     "flux-ae-forward": Case(
         "Flux autoencoder, encode and decode, 1 x 768 x 768",
-        partial(_autoencoder_forward, "Flux-AE", 1, 768, 768),
+        partial(autoencoder_forward, "Flux-AE", 1, 768, 768),
         ("Conv2D", "FlashAttentionScore"),
     ),
     "hunyuan-vae-forward": Case(
         "causal autoencoder, encode and decode, 17 x 256 x 256",
-        partial(_autoencoder_forward, "Hunyuan-VAE", 17, 256, 256),
+        partial(autoencoder_forward, "Hunyuan-VAE", 17, 256, 256),
         ("Conv3D", "FlashAttentionScore"),
     ),
     "dc-ae-forward": Case(
         "DC-AE, encode and decode, 32 x 256 x 256",
-        partial(_autoencoder_forward, "Video-DC-AE", 32, 256, 256),
+        partial(autoencoder_forward, "Video-DC-AE", 32, 256, 256),
         ("Conv3D", "Conv2D"),
     ),
     "hunyuan-vae-train": Case(
         "causal autoencoder, training update, 17 x 256 x 256",
-        partial(_autoencoder_train, "Hunyuan-VAE", 17, 256, 256),
+        partial(autoencoder_train, "Hunyuan-VAE", 17, 256, 256),
         ("Conv3D", "FlashAttentionScoreGrad"),
     ),
     "dc-ae-train": Case(
         "DC-AE, training update, 32 x 256 x 256",
-        partial(_autoencoder_train, "Video-DC-AE", 32, 256, 256),
+        partial(autoencoder_train, "Video-DC-AE", 32, 256, 256),
         ("Conv3D", "Conv2D"),
     ),
     "discriminator-train": Case(
         "discriminator of the DC-AE, training update, 32 x 256 x 256",
-        partial(_discriminator_train, 32, 256, 256),
+        partial(discriminator_train, 32, 256, 256),
         ("Conv3D",),
     ),
 }

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mindspore import Tensor, nn
 
 from mindone.parallel.exchange import Exchange
 from mindone.parallel.mesh import Mesh
-
-# What samplers ask of a network beside calling it.
-TOLD = ("config", "condition_names", "takes_frames_mask", "y_embedder")
 
 
 class SharedRows(nn.Cell):
     """A network of which every rank of a row of the mesh computes some of the samples, and gets all of them.
 
     Called like the network; inputs with as many rows as the first one are split, others are the same for all samples.
+
+    Args:
+        told: attributes that the network is asked for beside being called.
     """
 
-    def __init__(self, network: nn.Cell, mesh: Mesh):
+    def __init__(self, network: nn.Cell, mesh: Mesh, told: Sequence[str] = ()):
         super().__init__(auto_prefix=False)
         self.network, self.exchange = network, Exchange(mesh)
-        for name in TOLD:
+        for name in told:
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
 

@@ -29,6 +29,9 @@ from opensora.generate.resume import LATENTS_FOLDER, own_stem
 from opensora.generate.texts import Texts
 from opensora.sequence import is_shared
 
+# What samplers ask of a denoiser beside calling it.
+ASKED = ("config", "condition_names", "takes_frames_mask", "y_embedder")
+
 
 @dataclass(frozen=True)
 class Clips:
@@ -57,7 +60,7 @@ def denoise(clips: Clips, results: dict[Job, Result]) -> None:
             loras=config.denoiser.loras,
         )
     if config.denoiser.guidance_parallel:
-        denoiser = SharedRows(denoiser, plan.mesh)
+        denoiser = SharedRows(denoiser, plan.mesh, ASKED)
     sampler = plan.family.sampler(denoiser, config.sampler)
     groups = batches(plan, clips.texts)
     with Steps(sum(map(len, groups)) * sampler.num_steps, runtime.current().is_main) as progress:

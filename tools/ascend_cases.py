@@ -1,0 +1,102 @@
+"""Graphs of `check_ascend_graph.py`: what all of them need, the autoencoders, and the older denoisers of 1.0."""
+
+from __future__ import annotations
+
+
+def zeros(*shape: int):
+    from mindspore import float32, ops
+
+    return ops.zeros(shape, float32)
+
+
+def bfloat16(network):
+    from mindspore import bfloat16
+
+    from mindone.nn import set_compute_dtype
+
+    set_compute_dtype(network, bfloat16)
+    return network
+
+
+def training(loss, mean=None):
+    from mindone.train.ema import Ema
+    from mindone.train.optim import AdamW
+    from mindone.train.step import TrainStep
+
+    parameters = loss.trainable_params()
+    graph = TrainStep(loss, AdamW(parameters), Ema(parameters), max_grad_norm=1.0, mean=mean).graph
+    object.__setattr__(graph, "counted", loss)
+    return graph
+
+
+def update_scalars() -> tuple:
+    """Learning rate, EMA rate, loss scale and the largest loss that is accepted."""
+    return tuple(zeros(1)[0] for _ in range(4))
+
+
+def autoencoder():
+    from opensora.models.vae_v1_2 import VideoAutoencoder, VideoAutoencoderConfig
+
+    return bfloat16(VideoAutoencoder(VideoAutoencoderConfig()))
+
+
+def vae_forward() -> tuple:
+    return autoencoder().set_train(False), (zeros(1, 3, 17, 256, 256),)
+
+
+def vae_train() -> tuple:
+    from opensora.models.vae_loss import LossWeights, VideoLoss
+
+    loss = VideoLoss(autoencoder(), LossWeights())
+    return training(loss), (*update_scalars(), zeros(1, 3, 17, 256, 256), zeros(1, 4, 5, 32, 32))
+
+
+def named_autoencoder(name: str):
+    from opensora.networks import autoencoder_config, build_autoencoder
+
+    return bfloat16(build_autoencoder(autoencoder_config(name)))
+
+
+def autoencoder_forward(name: str, *size: int) -> tuple:
+    """Encoding and decoding of one video."""
+    return named_autoencoder(name).set_train(False), (zeros(1, 3, *size),)
+
+
+def autoencoder_train(name: str, *size: int) -> tuple:
+    from opensora.models.vae_loss import LossWeights, PixelLoss
+
+    network = named_autoencoder(name).set_train(True)
+    noise = zeros(1, network.latent_channels, *network.latent_size(size))
+    return training(PixelLoss(network, LossWeights())), (*update_scalars(), zeros(1, 3, *size), noise)
+
+
+def discriminator_train(*size: int) -> tuple:
+    """What a discriminator learns from one video and its reconstruction."""
+    from opensora.models.adversarial import DiscriminatorJudgement
+    from opensora.models.discriminators import DiscriminatorConfig, build_discriminator
+
+    network = bfloat16(build_discriminator(DiscriminatorConfig()).set_train(True))
+    judgement = DiscriminatorJudgement(network, "hinge", lecam=0.0, penalty=0.0, lecam_decay=0.999)
+    return training(judgement), (*update_scalars(), zeros(1, 3, *size), zeros(1, 3, *size), zeros(2))
+
+
+def dit_forward(preset: str) -> tuple:
+    """Noise of a video of 16 frames of 256x256 and of the same without its text."""
+    from mindspore import int32, ops
+
+    from opensora.models.dit import DIT_PRESETS, DiT
+
+    network = bfloat16(DiT(DIT_PRESETS[preset])).set_train(False)
+    return network, (zeros(2, 4, 16, 32, 32), ops.zeros((2,), int32), zeros(2, 1, 1, network.config.caption_channels))
+
+
+def pixart_forward(preset: str) -> tuple:
+    """Noise of a video of 16 frames of 256x256 and of the same without its text."""
+    from mindspore import int32, ops
+
+    from opensora.models.pixart import PIXART_PRESETS, PixArt
+
+    network = bfloat16(PixArt(PIXART_PRESETS[preset])).set_train(False)
+    text, mask = zeros(2, 1, 120, network.config.caption_channels), ops.zeros((2, 120), int32)
+    sizes = (zeros(2),) * 3 if network.config.multi_scale else ()
+    return network, (zeros(2, 4, 16, 32, 32), ops.zeros((2,), int32), text, mask, *sizes)
