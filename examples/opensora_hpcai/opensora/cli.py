@@ -187,6 +187,49 @@ GROUPS: dict[str, tuple[str, dict[str, Door]]] = {
             "info": Door("opensora.data_tools.info:info", "opensora.config:InfoConfig", "what is in a table"),
         },
     ),
+    "evaluate": (
+        "from videos to scores",
+        {
+            "vae": Door(
+                "opensora.evaluation.reconstruction:evaluate",
+                "opensora.config:EvaluateVaeConfig",
+                "how well an autoencoder reconstructs videos",
+            ),
+            "clip": Door(
+                "opensora.evaluation.clip_score:clip",
+                "opensora.config.evaluate:ClipScoreConfig",
+                "how well videos match their prompts",
+            ),
+            "fvd": Door(
+                "opensora.evaluation.distance:fvd",
+                "opensora.config.evaluate:FvdConfig",
+                "the Frechet distance between two sets of features",
+            ),
+            "flicker": Door(
+                "opensora.evaluation.temporal:flicker",
+                "opensora.config.evaluate:VideosConfig",
+                "how little successive frames differ, as VBench has it",
+            ),
+            "motion": Door(
+                "opensora.evaluation.temporal:motion", "opensora.config.evaluate:VideosConfig", "how much videos move"
+            ),
+            "consistency": Door(
+                "opensora.evaluation.temporal:consistency",
+                "opensora.config.evaluate:VideosConfig",
+                "how much videos keep their colours",
+            ),
+            "vbench": Door(
+                "opensora.evaluation.vbench:vbench",
+                "opensora.config.evaluate:VbenchConfig",
+                "VBench's file names, and its published totals of its result file",
+            ),
+            "compare": Door(
+                "opensora.evaluation.compare:compare",
+                "opensora.config.evaluate:CompareConfig",
+                "videos of several checkpoints side by side, with intervals",
+            ),
+        },
+    ),
 }
 """Commands of two words, such as ``opensora data index``: what the first one is about, and the doors of the second.
 

@@ -29,6 +29,8 @@ def duplicates(config: DuplicatesConfig) -> int:
         usable = row[HASH] and not row.get(PROBLEM)
         names.append(row[VIDEO] if usable else "")
         hashes.append(_bytes(row[HASH]) if usable else np.zeros(DIGITS // 2, np.uint8))
+    if not hashes:
+        raise UserError(f"{config.table} has no rows")
     earlier = earliest_alike(np.stack(hashes), np.array([name != "" for name in names]), config.distance)
     found = [names[like] if like >= 0 else "" for like in earlier]
     columns = list(dict.fromkeys([*rows.columns, DUPLICATE]))
@@ -68,6 +70,4 @@ def _bytes(text: str) -> np.ndarray:
             raise ValueError
         return np.frombuffer(bytes.fromhex(text), np.uint8)
     except ValueError as error:
-        raise UserError(
-            f"{HASH}={text!r} is not a hash of {DIGITS} digits; measure it again with --scores phash"
-        ) from error
+        raise UserError(f"{HASH}={text!r} is not a hash of {DIGITS} digits; measure it again") from error

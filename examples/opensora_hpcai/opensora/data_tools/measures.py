@@ -27,16 +27,26 @@ def sharpness(grey: np.ndarray) -> float:
     return float(np.mean([cv2.Laplacian(picture, cv2.CV_64F).var() for picture in grey]))
 
 
-def vmaf_motion(grey: np.ndarray) -> float:
-    """Mean absolute difference of blurred successive frames of (T, H, W) uint8, as libvmaf's "motion" takes it.
+class VmafMotion:
+    """Mean absolute difference of blurred successive pictures, as libvmaf's "motion" takes it.
 
-    The first frame counts as one without motion there, and here it is left out; 0 for a picture.
+    The first frame counts as one without motion there, and here it is left out.
     """
-    blurred = [
-        cv2.sepFilter2D(p, cv2.CV_32F, MOTION_FILTER, MOTION_FILTER, borderType=cv2.BORDER_REFLECT_101) for p in grey
-    ]
-    differences = [float(np.abs(after - before).mean()) for before, after in zip(blurred, blurred[1:])]
-    return float(np.mean(differences)) if differences else 0.0
+
+    def __init__(self):
+        self._before: np.ndarray | None = None
+        self._differences: list[float] = []
+
+    def add(self, grey: np.ndarray) -> None:
+        """Takes the next picture, (H, W) uint8."""
+        after = cv2.sepFilter2D(grey, cv2.CV_32F, MOTION_FILTER, MOTION_FILTER, borderType=cv2.BORDER_REFLECT_101)
+        if self._before is not None:
+            self._differences.append(float(np.abs(after - self._before).mean()))
+        self._before = after
+
+    def mean(self) -> float:
+        """Of all so far, 0 to 255; 0 for a single picture."""
+        return float(np.mean(self._differences)) if self._differences else 0.0
 
 
 def flow_strength(grey: np.ndarray) -> float:
@@ -45,10 +55,9 @@ def flow_strength(grey: np.ndarray) -> float:
     In pixels of pictures whose shorter side is 320; 0 for a single picture.
     """
     scale = FLOW_SIDE / min(grey.shape[1:])
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     size = (round(grey.shape[2] * scale), round(grey.shape[1] * scale))
-    small = [
-        cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR) for picture in grey
-    ]
+    small = [cv2.resize(picture, size, interpolation=how) for picture in grey]
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     lengths = [float(np.linalg.norm(dis.calc(a, b, None), axis=-1).mean()) for a, b in zip(small, small[1:])]
     return float(np.mean(lengths)) if lengths else 0.0
