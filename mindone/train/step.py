@@ -180,11 +180,10 @@ class _Update(nn.Cell):
         self.map_ = ops.HyperMap()
 
     def construct(self, gradients, loss: Tensor, lr: Tensor, ema_rate: Tensor, scale: Tensor, limit: Tensor):
-        """Updates with ``scale * gradients`` unless the loss is above a limit.
+        """Updates with ``scale * gradients``, those of all ranks, unless the loss is above a limit.
 
         Returns the norm of the gradients before clipping, whether all was finite, and whether it updated.
         """
-        gradients = self.mean_over_ranks(gradients)
         norm = ops.sqrt(ops.addn(self.map_(_square_sum, gradients))) * scale
         finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(loss))
         apply = finite if self.skip_non_finite else ops.ones_like(finite)
@@ -198,15 +197,19 @@ class _Update(nn.Cell):
 
 
 class _MeanMetrics(nn.Cell):
-    """The mean over ranks of a tuple of scalars, in float32."""
+    """The mean over ranks of a tuple of scalars, in float32.
+
+    Ranks have to meet in one order, or they wait for each other for ever: what the network exchanges in both passes,
+    then gradients, then metrics, which are there before them and are held back until ``after`` is.
+    """
 
     def __init__(self, mean: nn.Cell | None):
         super().__init__(auto_prefix=False)
         self.mean = mean
 
-    def construct(self, metrics):
+    def construct(self, metrics, after: Tensor):
         stacked = ops.stack([metric.astype(ms.float32) for metric in metrics])
-        return stacked if self.mean is None else self.mean(stacked)
+        return stacked if self.mean is None else self.mean(ops.depend(stacked, after))
 
 
 class _WholeStep(nn.Cell):
@@ -220,9 +223,8 @@ class _WholeStep(nn.Cell):
 
     def construct(self, lr: Tensor, ema_rate: Tensor, loss_scale: Tensor, limit: Tensor, *inputs):
         (_, metrics), gradients = self.value_and_grad(loss_scale, *inputs)
-        # Ranks have to meet in one order: what the network exchanges in both passes, then metrics, then gradients.
-        metrics = self.mean_metrics(ops.depend(metrics, gradients))
-        gradients = ops.depend(gradients, metrics)
+        gradients = self.update.mean_over_ranks(gradients)
+        metrics = self.mean_metrics(metrics, gradients[-1])
         return metrics, *self.update(gradients, metrics[0], lr, ema_rate, 1 / loss_scale, limit)
 
 
@@ -240,7 +242,8 @@ class _Accumulate(nn.Cell):
         # Nothing is unpacked that is not used: beside the assignments, the compiler warns that it drops it.
         found = self.value_and_grad(loss_scale, *inputs)
         self.map_(_accumulate, self.totals, found[1])
-        return self.mean_metrics(found[0][1])
+        # The gradient of the first parameter is the last one.
+        return self.mean_metrics(found[0][1], found[1][0])
 
 
 class _Apply(nn.Cell):
@@ -253,7 +256,8 @@ class _Apply(nn.Cell):
         self.map_ = ops.HyperMap()
 
     def construct(self, loss: Tensor, lr: Tensor, ema_rate: Tensor, scale: Tensor, limit: Tensor):
-        norm, finite, applied = self.update(self.totals, loss, lr, ema_rate, scale, limit)
+        gradients = self.update.mean_over_ranks(self.totals)
+        norm, finite, applied = self.update(gradients, loss, lr, ema_rate, scale, limit)
         self.map_(ops.partial(_reset, self.zero), self.totals)
         return norm, finite, applied
 

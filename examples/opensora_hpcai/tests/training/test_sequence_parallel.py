@@ -19,7 +19,7 @@ from opensora.families import settle
 from opensora.sequence import shared_mesh
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-PATIENCE = 300
+PATIENCE = 500
 
 
 def launched(folder, ranks, script, *flags):
