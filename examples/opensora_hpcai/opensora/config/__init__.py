@@ -12,6 +12,7 @@ from opensora.config.data import (
     SampleConfig,
 )
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
+from opensora.config.evaluate import ClipScoreConfig, CompareConfig, FvdConfig, VbenchConfig, VideosConfig
 from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
 from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
@@ -25,6 +26,8 @@ from opensora.config.vae import EvaluateVaeConfig, TrainVaeConfig
 __all__ = [
     "CameraConfig",
     "CaptionConfig",
+    "ClipScoreConfig",
+    "CompareConfig",
     "ConvertConfig",
     "ConvertFluxConfig",
     "ConvertImageVaeConfig",
@@ -38,6 +41,7 @@ __all__ = [
     "EmbedVideoConfig",
     "EvaluateVaeConfig",
     "FilterConfig",
+    "FvdConfig",
     "GalleryConfig",
     "GenerateConfig",
     "IndexConfig",
@@ -59,4 +63,6 @@ __all__ = [
     "ToyDataConfig",
     "TrainConfig",
     "TrainVaeConfig",
+    "VbenchConfig",
+    "VideosConfig",
 ]

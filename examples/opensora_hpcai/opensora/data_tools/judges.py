@@ -15,7 +15,7 @@ from mindone.checkpoint import load_into, read_tensors
 from mindone.errors import UserError
 from mindone.models.aesthetic import AestheticHead
 from mindone.models.clip_vision import CLIP, pixel_values
-from opensora.text.tokenizer import Tokenizer
+from opensora.text.tokenizer import TextTokenizer
 
 
 class Judges:
@@ -33,7 +33,7 @@ class Judges:
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{config} is not the config of a CLIP with both towers: {error}") from error
         _fill(self.clip, folder, ["text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"])
-        self.tokenizer = Tokenizer(folder, self.clip.text_config.max_position_embeddings)
+        self.tokenizer = TextTokenizer(folder, self.clip.text_config.max_position_embeddings)
         self.head = None
         if head is not None:
             self.head = AestheticHead(self.clip.vision_config.projection_dim)
