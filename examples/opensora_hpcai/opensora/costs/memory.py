@@ -1,7 +1,7 @@
 """What a training needs of a card's memory: weights, gradients, optimizer, and what the backward pass keeps.
 
 Activations are counted in numbers of the hidden width per token and block. What a block keeps for its backward pass
-was counted from its operators, and compared with memory measured on a CPU (docs/planning.md).
+was counted from its operators.
 """
 
 from __future__ import annotations

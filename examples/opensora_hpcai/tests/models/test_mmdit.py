@@ -29,11 +29,12 @@ class _Loss(nn.Cell):
         embedded = (net.img_in(img), net.txt_in(txt), net.time_in(time_features(timesteps)), net.vector_in(y_vec))
         vec = net.condition(timesteps, y_vec, guidance)
         img, txt, rope = net.tokens(img, img_ids, txt, txt_ids, cond)
-        img, txt = net.double_blocks[0](img, txt, vec, rope)
+        size = (1, txt.shape[1], img.shape[1])
+        img, txt = net.double_blocks[0](img, txt, vec, rope, size)
         first = (img, txt)
         for block in net.double_blocks[1:]:
-            img, txt = block(img, txt, vec, rope)
-        single = net.single_blocks[0](ops.concat((txt, img), 1), vec, rope)
+            img, txt = block(img, txt, vec, rope, size)
+        single = net.single_blocks[0](ops.concat((txt, img), 1), vec, rope, size)
         return ops.square(out).mean(), out, *embedded, *rope, *first, single
 
 

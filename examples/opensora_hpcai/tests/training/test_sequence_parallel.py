@@ -90,7 +90,7 @@ def test_a_rank_with_samples_of_its_own_needs_no_strategy():
 )
 def test_what_ranks_cannot_share_is_refused(flags, message):
     with pytest.raises(UserError, match=message):
-        shared_mesh(parse(GenerateConfig, flags).denoiser)
+        shared_mesh(parse(GenerateConfig, ["--image_size", "8", "8", "--num_frames", "4", *flags]).denoiser)
 
 
 def test_dropout_of_adapters_and_dsp_without_frames_are_refused():
