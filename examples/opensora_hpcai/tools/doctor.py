@@ -1,4 +1,4 @@
-"""Plans memory and time of a training on several cards; `--help` lists all settings."""
+"""Looks at this machine: packages, device, disk and hub, and what to do about each."""
 
 from opensora.cli import enter
 

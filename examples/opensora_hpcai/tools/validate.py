@@ -1,4 +1,4 @@
-"""Plans memory and time of a training on several cards; `--help` lists all settings."""
+"""Checks whether a recipe would work here, before anything is loaded."""
 
 from opensora.cli import enter
 
