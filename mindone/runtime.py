@@ -107,7 +107,7 @@ def quiet_mindspore():
 def _choose_device(ms, target: str) -> str:
     if target not in ("auto", "CPU", "Ascend"):
         raise UserError(f"device_target={target} is not known; use auto, CPU or Ascend")
-    if target == "Ascend" or (target == "auto" and _npu_files()):
+    if target == "Ascend" or (target == "auto" and npu_files()):
         try:
             ms.set_device("Ascend")
             return "Ascend"
@@ -121,7 +121,7 @@ def _choose_device(ms, target: str) -> str:
     return "CPU"
 
 
-def _npu_files() -> list[Path]:
+def npu_files() -> list[Path]:
     """The device files of NPUs: asked for an NPU that is not there, MindSpore fills the screen with warnings."""
     return list(Path("/dev").glob("davinci[0-9]*"))
 

@@ -47,19 +47,27 @@ MODEL_LAYOUT, ADAPTER_LAYOUT = Layout(), Layout(ADAPTER_CONFIG, "adapter_model.s
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_into` did.
+    """What `load_into` did, or would do.
 
     Attributes:
-        loaded: names of the parameters that were filled.
+        found: parameter → name in the file.
         missing: parameters the checkpoint does not hold and ``allow_missing`` names; they keep their values.
         unexpected: tensors of the checkpoint that no parameter took and that were allowed.
-        renamed: parameter → name in the file, where they differ.
     """
 
-    loaded: tuple[str, ...]
+    found: Mapping[str, str]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    renamed: Mapping[str, str]
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the parameters that are filled."""
+        return tuple(self.found)
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """Parameter → name in the file, where they differ."""
+        return {name: file_name for name, file_name in self.found.items() if name != file_name}
 
 
 def load_into(
@@ -90,18 +98,8 @@ def load_into(
     """
     floats = None if dtype is None else float_dtype(dtype)
     tensors = read_tensors(source) if isinstance(source, (str, Path)) else as_tensor_file(source)
-    parameters = dict(network.parameters_and_names())
-    found, unexpected = naming.resolve(tensors, parameters, adapters)
-    missing = [name for name in parameters if name not in found]
-    unused = (*ALWAYS_UNEXPECTED, *getattr(network, "computed_buffers", ()), *allow_unexpected)
-    _check(
-        tensors,
-        parameters,
-        found,
-        [name for name in missing if not naming.matches(name, allow_missing)],
-        [name for name in unexpected if not naming.matches(name, unused)],
-    )
-    _check_kinds(tensors, parameters, found)
+    report = check_fit(network, tensors, adapters, allow_missing, allow_unexpected)
+    parameters, found = dict(network.parameters_and_names()), report.found
     fill, not_finite = _Fill(floats), []
     for name, file_name in found.items():
         array = tensors[file_name]
@@ -116,8 +114,35 @@ def load_into(
             f"{tensors.path} has {_listed('with NaN or infinite values', not_finite, len(found))}; the training that "
             "wrote it diverged, or the file is damaged: take an earlier checkpoint or copy it again"
         )
-    renamed = {name: file_name for name, file_name in found.items() if name != file_name}
-    return LoadReport(tuple(found), tuple(missing), tuple(unexpected), renamed)
+    return report
+
+
+def check_fit(
+    network: Any,
+    source: str | Path | TensorFile | Mapping[str, Any],
+    adapters: Sequence[Adapter] = DEFAULT_ADAPTERS,
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+) -> LoadReport:
+    """What `load_into` would load, by names, shapes and dtypes alone: no tensor is read, no parameter changed.
+
+    Raises:
+        UserError: as `load_into`, but for values that are not finite.
+    """
+    tensors = read_tensors(source) if isinstance(source, (str, Path)) else as_tensor_file(source)
+    parameters = dict(network.parameters_and_names())
+    found, unexpected = naming.resolve(tensors, parameters, adapters)
+    missing = [name for name in parameters if name not in found]
+    unused = (*ALWAYS_UNEXPECTED, *getattr(network, "computed_buffers", ()), *allow_unexpected)
+    _check(
+        tensors,
+        parameters,
+        found,
+        [name for name in missing if not naming.matches(name, allow_missing)],
+        [name for name in unexpected if not naming.matches(name, unused)],
+    )
+    _check_kinds(tensors, parameters, found)
+    return LoadReport(found, tuple(missing), tuple(unexpected))
 
 
 def _check(

@@ -112,6 +112,10 @@ DOORS: dict[str, Door] = {
         "adapters (LoRA) folded into a denoiser's weights",
     ),
     "download": Door("opensora.weights:download", None, "a model of a hub, as safetensors"),
+    "doctor": Door("opensora.checkup.doctor:doctor", None, "is this machine ready, and what to do where it is not?"),
+    "validate": Door(
+        "opensora.checkup.validate:validate", None, "would a recipe work here: files, weights, data, memory?"
+    ),
     "inspect": Door("opensora.inspection:inspect", None, "what a checkpoint holds"),
     "verify": Door("opensora.inspection:verify", None, "is a checkpoint as it was saved, or equal to another?"),
     "toy-data": Door("opensora.toy.world:make_dataset", "opensora.config:ToyDataConfig", "clips of the toy world"),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mindspore import nn
 
     from mindone.checkpoint import TensorFile
+    from mindone.checkpoint.naming import Adapter
     from mindone.parallel.sequence import NoParallel
     from opensora.models.autoencoder import Autoencoder
     from opensora.models.types import AutoencoderConfig, Denoiser, DenoiserConfig
@@ -127,6 +128,23 @@ def load_denoiser(
             set_compute_dtype(denoiser, runtime.compute_dtype(dtype), store=True)
     load_into(denoiser, adapted(read_tensors(source), denoiser, loras))
     return denoiser.set_train(False)
+
+
+def check_denoiser_weights(
+    path: str | Path, config: DenoiserConfig, loras: Sequence[tuple[str | Path, float]] = ()
+) -> int:
+    """Whether `load_denoiser` would load the weights at ``path``: their names and shapes, without reading a tensor.
+
+    Returns:
+        The number of tensors.
+    Raises:
+        UserError: as there.
+    """
+    from mindone.checkpoint import check_fit, read_tensors
+
+    with runtime.lazy_parameters():
+        denoiser = denoiser_class(config)(config, None)
+    return len(check_fit(denoiser, adapted(read_tensors(path), denoiser, loras)).found)
 
 
 def adapted(tensors: TensorFile, denoiser: Denoiser, loras: Sequence[tuple[str | Path, float]]) -> TensorFile:
@@ -258,10 +276,26 @@ def load_autoencoder(
 def load_autoencoder_weights(autoencoder: Autoencoder, source: str | Path) -> None:
     """Fills an autoencoder from a folder or file of weights; see `load_autoencoder` and `own_tensors`."""
     from mindone.checkpoint import load_into
+
+    load_into(autoencoder, own_tensors(source), _autoencoder_names(autoencoder))
+
+
+def check_autoencoder_weights(autoencoder: Autoencoder, source: str | Path) -> int:
+    """Whether `load_autoencoder_weights` would load them, without reading a tensor; returns their number.
+
+    Raises:
+        UserError: as there.
+    """
+    from mindone.checkpoint import check_fit
+
+    return len(check_fit(autoencoder, own_tensors(source), _autoencoder_names(autoencoder)).found)
+
+
+def _autoencoder_names(autoencoder: Autoencoder) -> tuple[Adapter, ...]:
+    """How names of files become those of the network."""
     from mindone.checkpoint.naming import DEFAULT_ADAPTERS
 
-    adapters = (*DEFAULT_ADAPTERS, into_module) if autoencoder.config.kind == "2d" else DEFAULT_ADAPTERS
-    load_into(autoencoder, own_tensors(source), adapters)
+    return (*DEFAULT_ADAPTERS, into_module) if autoencoder.config.kind == "2d" else tuple(DEFAULT_ADAPTERS)
 
 
 def own_tensors(source: str | Path) -> TensorFile:

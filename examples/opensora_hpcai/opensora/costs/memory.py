@@ -86,21 +86,22 @@ def training_memory(
         weights,
         accumulated * network.trained * FLOAT / split["G"],
         arrays * network.trained * FLOAT / split["O"],
-        activation_bytes(network, batch, recomputed, width) / sharding.sequence,
+        activation_bytes(network, batch, recomputed, width, device) / sharding.sequence,
         encoder,
         device.reserved_bytes,
     )
 
 
-def activation_bytes(network: Network, batch: MicroBatch, recomputed: float, width: int) -> float:
+def activation_bytes(network: Network, batch: MicroBatch, recomputed: float, width: int, device: Device) -> float:
     """What the backward pass needs: all that blocks keep, or their inputs and one block's worth at a time."""
     config = network.config
     numbers = batch.samples * config.block_tokens(batch.latent_size, batch.text_tokens) * config.hidden_size
     kept, blocks = config.kept_tensors, config.num_blocks
     whole = (1 - recomputed) * blocks * kept
-    inputs = recomputed * blocks + (kept if recomputed else 0)
-    # The gradients within one block.
-    return numbers * (whole + inputs + kept / 2) * width
+    again = recomputed * blocks * (1 + device.recompute_keeps * kept)
+    # What the block at work has beside that: gradients, and what it computes again.
+    at_work = kept * (1.5 if recomputed and not device.recompute_keeps else 0.5)
+    return numbers * (whole + again + at_work) * width
 
 
 def encoder_bytes(parameters: int, frames_at_once: int, height: int, width: int, number_bytes: int) -> float:

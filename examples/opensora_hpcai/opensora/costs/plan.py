@@ -107,7 +107,7 @@ def can_run(config: TrainConfig, family: Family, spread: Spread) -> bool:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_plan(config: PlanConfig) -> Planned:
+def read_plan(config: TrainConfig) -> Planned:
     """The networks and buckets of a recipe.
 
     Raises:
@@ -232,8 +232,8 @@ def _bucket_lines(planned: Planned, device: Device) -> Iterator[tuple[str, ...]]
             str(config.block_tokens(batch.latent_size, batch.text_tokens)),
             f"{training_flops(job.network, batch, job.recomputed) / 1e12:.3g}",
             f"{batch.samples * batch.encoder_flops / 1e12:.3g}",
-            size(activation_bytes(job.network, batch, 0.0, width)),
-            size(activation_bytes(job.network, batch, 1.0, width)),
+            size(activation_bytes(job.network, batch, 0.0, width, device)),
+            size(activation_bytes(job.network, batch, 1.0, width, device)),
             f"{seconds:.3g}",
             f"{share:.1%}",
         )

@@ -99,7 +99,7 @@ class MMDiTConfig:
     @property
     def kept_tensors(self) -> float:
         """Numbers per channel that a block keeps of a token for its backward pass: see docs/planning.md."""
-        return 12 + 3 * self.mlp_ratio
+        return 16 + 3 * self.mlp_ratio
 
     def block_tokens(self, latent_size: tuple[int, int, int], text_tokens: int) -> int:
         """Tokens of one sample that go through the blocks: those of the text as well."""

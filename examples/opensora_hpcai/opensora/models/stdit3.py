@@ -48,7 +48,7 @@ class STDiT3Config(STDiTBaseConfig):
 
     @property
     def kept_tensors(self) -> float:
-        return 15 + 3 * self.mlp_ratio
+        return 31 + 3 * self.mlp_ratio
 
     def _layer_flops(self, frames: int, tokens: int, text_tokens: int) -> float:
         """A spatial and a temporal block, each with a cross-attention and an MLP of its own."""

@@ -83,7 +83,7 @@ class STDiTBaseConfig:
     @property
     def kept_tensors(self) -> float:
         """Numbers per channel that a block keeps of a token for its backward pass: see docs/planning.md."""
-        return 22 + 3 * self.mlp_ratio
+        return 47 + 3 * self.mlp_ratio
 
     def block_tokens(self, latent_size: tuple[int, int, int], text_tokens: int) -> int:
         """Tokens of one sample that go through the blocks; the text is only attended to."""

@@ -9,13 +9,16 @@ import logging
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mindone.errors import UserError
 from opensora.model_folder import config_from, read_config, require_path
 from opensora.text.tokenizer import TextTokenizer
+
+if TYPE_CHECKING:
+    from mindspore import nn
 
 logger = logging.getLogger(__name__)
 
@@ -68,24 +71,9 @@ class TextEncoder:
         Raises:
             UserError: folder or one of its parts is missing, or its embeddings are not ``expected_dim`` wide.
         """
-        from mindone import runtime
         from mindone.checkpoint import load_into, read_tensors
-        from mindone.nn import set_compute_dtype
 
-        folder = require_path(folder, "the text encoder's files", option)
-        values = read_config(folder)
-        with runtime.lazy_parameters():
-            network, dim, unused = _network(folder, values)
-            set_compute_dtype(network, runtime.compute_dtype(dtype), store=True)
-        if expected_dim and dim != expected_dim:
-            raise UserError(
-                f"the text encoder in {folder} gives embeddings of width {dim}, but the denoiser takes "
-                f"caption_channels={expected_dim}; use the encoder the denoiser was trained with"
-            )
-        positions = getattr(network.config, "max_position_embeddings", max_length)
-        if max_length > positions:
-            raise UserError(f"the text encoder in {folder} takes {positions} tokens at most, not {max_length}")
-        tokenizer = TextTokenizer(folder, max_length, int(values.get("pad_token_id") or 0))
+        network, tokenizer, dim, unused = _prepared(folder, max_length, dtype, expected_dim, option)
         load_into(network, read_tensors(folder), allow_unexpected=unused)
         network.set_train(False)
         return cls(network, tokenizer, dim, batch_size, attend_to_padding)
@@ -120,6 +108,45 @@ class TextEncoder:
         output = self.network(ms.Tensor(tokens[filled], ms.int32), valid)
         outputs = output if isinstance(output, tuple) else (output,)
         return tuple(value.astype(ms.float32).asnumpy()[:count] for value in outputs)
+
+
+def check_text_encoder(
+    folder: str | Path | None, max_length: int, expected_dim: int = 0, option: str = "t5_model_name_or_path"
+) -> int:
+    """Whether `TextEncoder.from_folder` would load the folder; no tensor is read. Returns the number of tensors.
+
+    Raises:
+        UserError: as there.
+    """
+    from mindone.checkpoint import check_fit, read_tensors
+
+    network, _, _, unused = _prepared(folder, max_length, "fp32", expected_dim, option)
+    report = check_fit(network, read_tensors(folder), allow_unexpected=unused)
+    return len(report.found)
+
+
+def _prepared(
+    folder: str | Path | None, max_length: int, dtype: str, expected_dim: int, option: str
+) -> tuple[nn.Cell, TextTokenizer, int, tuple[str, ...]]:
+    """The network without its weights, its tokenizer and width, and the tensors of its files that it leaves unused."""
+    from mindone import runtime
+    from mindone.nn import set_compute_dtype
+
+    folder = require_path(folder, "the text encoder's files", option)
+    values = read_config(folder)
+    with runtime.lazy_parameters():
+        network, dim, unused = _network(folder, values)
+        set_compute_dtype(network, runtime.compute_dtype(dtype), store=True)
+    if expected_dim and dim != expected_dim:
+        raise UserError(
+            f"the text encoder in {folder} gives embeddings of width {dim}, but the denoiser takes "
+            f"caption_channels={expected_dim}; use the encoder the denoiser was trained with"
+        )
+    positions = getattr(network.config, "max_position_embeddings", max_length)
+    if max_length > positions:
+        raise UserError(f"the text encoder in {folder} takes {positions} tokens at most, not {max_length}")
+    tokenizer = TextTokenizer(folder, max_length, int(values.get("pad_token_id") or 0))
+    return network, tokenizer, dim, unused
 
 
 def _network(folder: Path, values: Mapping[str, Any]) -> tuple[Any, int, tuple[str, ...]]:

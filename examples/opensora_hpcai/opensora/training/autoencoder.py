@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -47,6 +48,9 @@ from opensora.training.run import (
     open_run,
     run_training,
 )
+
+if TYPE_CHECKING:
+    from opensora.models.types import AutoencoderConfig
 
 logger = logging.getLogger(__name__)
 
@@ -168,12 +172,7 @@ def build(model: VaeModel) -> Autoencoder:
     Its weights are fresh, or those of ``pretrained_model_path``; the 2D part may come from ``vae2d_checkpoint``.
     """
     source = model.pretrained_model_path
-    if source:
-        require_path(source, "the autoencoder's weights", "pretrained_model_path")
-    sizes = {"micro_batch_size": model.micro_batch_size}
-    if model.has_two_parts:
-        sizes["micro_frame_size"] = model.micro_frame_size
-    autoencoder = build_autoencoder(autoencoder_config(model.network, source, model.vae, **sizes), model.dtype)
+    autoencoder = build_autoencoder(config_of(model), model.dtype)
     if source:
         load_autoencoder_weights(autoencoder, source)
     if model.vae2d_checkpoint:
@@ -182,6 +181,21 @@ def build(model: VaeModel) -> Autoencoder:
         for part in _recomputed(autoencoder):
             part.recompute()
     return autoencoder
+
+
+def config_of(model: VaeModel) -> AutoencoderConfig:
+    """The autoencoder's sizes.
+
+    Raises:
+        UserError: its weights are not there, or sizes that cannot be.
+    """
+    source = model.pretrained_model_path
+    if source:
+        require_path(source, "the autoencoder's weights", "pretrained_model_path")
+    sizes = {"micro_batch_size": model.micro_batch_size}
+    if model.has_two_parts:
+        sizes["micro_frame_size"] = model.micro_frame_size
+    return autoencoder_config(model.network, source, model.vae, **sizes)
 
 
 def _start_from_images(autoencoder: Autoencoder, path: str) -> None:
