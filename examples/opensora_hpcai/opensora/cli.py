@@ -52,6 +52,11 @@ DOORS: dict[str, Door] = {
         "opensora.config:PlanConfig",
         "what a training needs and takes on so many cards, and which way to spread it fits",
     ),
+    "prove": Door(
+        "opensora.proof.prove:prove",
+        "opensora.config.prove:ProveConfig",
+        "does a recipe's training on many processes give the numbers of one?",
+    ),
     "plot": Door(
         "opensora.training.runs:plot", "opensora.config:PlotConfig", "a picture of training runs: losses, norms, times"
     ),

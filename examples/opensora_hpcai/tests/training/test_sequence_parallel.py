@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cached_world import arguments, write_cached_world
 
 from mindone.config import parse
 from mindone.errors import UserError
@@ -18,7 +17,6 @@ from opensora.config import GenerateConfig, TrainConfig
 from opensora.families import settle
 from opensora.sequence import shared_mesh
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 PATIENCE = 500
 
 
@@ -41,27 +39,6 @@ def test_output_gradients_and_training_are_those_of_one_process(tmp_path):
     assert len(found) == 5
     for name, differences in found.items():
         assert differences and max(differences.values()) < 1e-5, name
-
-
-@pytest.mark.msrun
-def test_a_training_whose_ranks_share_videos_has_the_losses_of_one_process(tmp_path):
-    write_cached_world(tmp_path)
-    recipe = arguments(tmp_path, "--train_steps", "3", "--ckpt_save_steps", "3", "--add_datetime", "False")
-    recipe += ["--log_interval", "1", "--sample_every", "3", "--output_path"]
-    alone = subprocess.Popen([sys.executable, str(SCRIPTS / "train.py"), *recipe, str(tmp_path / "one")])
-    shared = launched(
-        *(tmp_path / "logs", 2, SCRIPTS / "train.py"),
-        *(*recipe, str(tmp_path / "two"), "--use_parallel", "True", "--dsp", "True"),
-    )
-    finish(shared)
-    assert alone.wait(PATIENCE) == 0
-    one, two = (
-        np.array([row.split("\t")[1:4] for row in (tmp_path / name / "result.log").read_text().splitlines()[1:]], float)
-        for name in ("one", "two")
-    )
-    assert one.shape == (3, 3)
-    np.testing.assert_allclose(two, one, rtol=1e-5)
-    assert len(list((tmp_path / "two" / "samples").rglob("*.mp4"))) == 4
 
 
 def test_parts_follow_each_other_and_differ_by_one_at_most():

@@ -1,0 +1,90 @@
+"""Settings of ``prove``: those of a training, and how its work is spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mindone.config import FilePath, SettingError, require_at_least
+from opensora.config.train import TrainConfig
+
+WAYS = ("dp", "sp", "dsp", "zero", "accumulate")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How processes share a training."""
+
+    dp: int = 1
+    """ranks, or rows of ranks, with samples of their own"""
+    sp: int = 1
+    """ranks that share a video by tokens"""
+    dsp: int = 1
+    """ranks that share a video by frames and tokens in turn"""
+    zero: int = 0
+    """what is split among ranks with samples of their own: stage of ZeRO"""
+    accumulate: int = 1
+    """batches of an update"""
+
+    @property
+    def row(self) -> int:
+        """Ranks that share a video."""
+        return max(self.sp, self.dsp)
+
+    @property
+    def ranks(self) -> int:
+        return self.dp * self.row
+
+
+@dataclass
+class Proof:
+    """How the work is spread, and what of the recipe is kept."""
+
+    plan: str = "dp=2"
+    """processes and what they share: dp=2 (samples), sp=2 (a video, by tokens), dsp=2 (a video, by frames and tokens),
+    zero=1 (optimizer; 2: gradients too; 3: weights too), accumulate=2 (batches of an update); several as in
+    dp=2,sp=2,zero=1"""
+    proof_steps: int = 20
+    """updates that are compared"""
+    proof_layers: int = 2
+    """blocks that the network keeps"""
+    full_width: bool = False
+    """keep the network's width, for devices that have the memory; it becomes 48 otherwise"""
+    proof_path: FilePath | None = None
+    """folder that keeps the runs; they are removed if not given"""
+
+    def check(self) -> None:
+        require_at_least(self, proof_steps=1, proof_layers=1)
+        if self.spread.ranks * self.spread.accumulate == 1:
+            raise SettingError(f"plan={self.plan} is one process; give dp, sp, dsp or accumulate more than 1", "plan")
+
+    @property
+    def spread(self) -> Spread:
+        """The plan as numbers.
+
+        Raises:
+            SettingError: a way that is not known, or not a number.
+        """
+        values: dict[str, int] = {}
+        for part in filter(None, (part.strip() for part in self.plan.split(","))):
+            name, _, number = part.partition("=")
+            if name not in WAYS or not number.isascii() or not number.isdigit() or name in values:
+                raise SettingError(
+                    f"plan={self.plan}: {part} is not one of {', '.join(f'{way}=N' for way in WAYS)}, each once", "plan"
+                )
+            values[name] = int(number)
+        spread = Spread(**values)
+        if min(spread.dp, spread.sp, spread.dsp, spread.accumulate) < 1 or spread.zero > 3:
+            raise SettingError(f"plan={self.plan}: numbers are at least 1, and zero is 0 to 3", "plan")
+        if spread.sp > 1 and spread.dsp > 1:
+            raise SettingError(f"plan={self.plan}: sp and dsp share a video in two ways; give one", "plan")
+        return spread
+
+
+@dataclass
+class ProveConfig(TrainConfig):
+    """Does a training on many processes give the numbers of one?"""
+
+    proof: Proof = field(default_factory=Proof)
+
+    def check(self) -> None:
+        """The data, weights and sizes of the recipe are replaced, so that they may be missing."""
