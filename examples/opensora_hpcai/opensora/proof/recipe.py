@@ -217,6 +217,10 @@ def small_network(config: ProveConfig, family: Family) -> dict[str, Any]:
         }
         narrow = {"hidden_size": WIDTH, "num_heads": HEADS, "axes_dim": (4, 4, 4)}
     else:
-        sizes = {"depth": proof.proof_layers, "caption_channels": CONFIG["d_model"]}
+        sizes = {
+            "depth": proof.proof_layers,
+            "caption_channels": CONFIG["d_model"],
+            "model_max_length": TEXT_TOKENS,
+        }
         narrow = {"hidden_size": WIDTH, "num_heads": HEADS}
     return {**config.model.denoiser, **sizes, **({} if proof.full_width else narrow)}
