@@ -37,6 +37,11 @@ DOORS: dict[str, Door] = {
         "opensora.config:InferenceV2Config",
         "videos of Open-Sora 2.0, by its published groups of settings",
     ),
+    "search": Door(
+        "opensora.evaluation.search:search",
+        "opensora.config.search:SearchConfig",
+        "the best of several videos of every prompt, by a judge",
+    ),
     "train": Door(
         "opensora.training.denoiser:train",
         "opensora.config:TrainConfig",

@@ -10,7 +10,7 @@ from mindone.data.video import probe, read_frames
 from mindone.errors import UserError
 from mindone.progress import progress_bar
 from opensora.config.evaluate import ClipScoreConfig
-from opensora.data_tools.judges import judges
+from opensora.data_tools.judges import Judges, judges
 from opensora.data_tools.listing import CAPTION, VIDEO
 from opensora.data_tools.table import open_table
 from opensora.evaluation.temporal import report, videos_of
@@ -27,14 +27,18 @@ def clip(config: ClipScoreConfig) -> dict[str, float]:
     for name, path in progress_bar("clip", videos_of(config.videos).items()):
         try:
             text = prompts[name] if name in prompts else _beside(path)
-            total = probe(path).num_frames
-            places = np.linspace(0, total - 1, min(total, config.frames)).round().astype(int).tolist()
-            vectors = judge.vectors(read_frames(path, places))
-            scores[name] = float(judge.match(vectors, [text] * len(places)).mean())
+            scores[name] = match_of(judge, path, text, config.frames)
         except UserError as error:
             problems[name] = str(error)
     report("clip", scores, problems, config.output)
     return scores
+
+
+def match_of(judge: Judges, path: Path, text: str, frames: int) -> float:
+    """The mean scaled cosine of evenly spaced frames of a video and a text."""
+    total = probe(path).num_frames
+    places = np.linspace(0, total - 1, min(total, frames)).round().astype(int).tolist()
+    return float(judge.match(judge.vectors(read_frames(path, places)), [text] * len(places)).mean())
 
 
 def _prompts(config: ClipScoreConfig) -> dict[str, str]:
