@@ -39,7 +39,7 @@ DOORS: dict[str, Door] = {
     ),
     "search": Door(
         "opensora.evaluation.search:search",
-        "opensora.config.search:SearchConfig",
+        "opensora.config:SearchConfig",
         "the best of several videos of every prompt, by a judge",
     ),
     "train": Door(
@@ -59,7 +59,7 @@ DOORS: dict[str, Door] = {
     ),
     "prove": Door(
         "opensora.proof.prove:prove",
-        "opensora.config.prove:ProveConfig",
+        "opensora.config:ProveConfig",
         "does a recipe's training on many processes give the numbers of one?",
     ),
     "plot": Door(

@@ -222,6 +222,11 @@ def test_a_picture_needs_one_frame_alone(run, tmp_path):
         (f"{MODELS} {EMBEDDED} {NEGATIVE} model.depht=3", "did you mean --model.depth"),
         (f"{MODELS} {EMBEDDED} {NEGATIVE} ae.type=dc_ae", "holds an autoencoder of kind hunyuan, not Video-DC-AE"),
         (
+            f"{MODELS} {FLUX} {EMBEDDED} {NEGATIVE} sampling_option.num_frames=5 guidance_parallel=True",
+            "ranks that share a video do not share its first picture",
+        ),
+        (f"{MODELS} {EMBEDDED} {NEGATIVE} enable_sequence_parallelism=True", "this is the only one; start several"),
+        (
             "model.from_pretrained=nowhere ae.from_pretrained={models}/vae " + f"{EMBEDDED} {NEGATIVE}",
             "model.from_pretrained",
         ),

@@ -17,7 +17,9 @@ from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
 from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
 from opensora.config.plan import PlanConfig, PlanDataConfig
+from opensora.config.prove import ProveConfig
 from opensora.config.runs import PlotConfig, ReplayConfig
+from opensora.config.search import SearchConfig
 from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
@@ -52,11 +54,13 @@ __all__ = [
     "PlanConfig",
     "PlanDataConfig",
     "PlotConfig",
+    "ProveConfig",
     "ReplayConfig",
     "RunDataConfig",
     "SampleConfig",
     "ScenesConfig",
     "ScoreConfig",
+    "SearchConfig",
     "ScoresConfig",
     "TinyClipConfig",
     "TinyT5Config",

@@ -344,6 +344,18 @@ class SavingOption:
         require_at_least(self, fps=1)
 
 
+@dataclass
+class SharedVideo:
+    """How ranks share a video, beyond making different ones."""
+
+    enable_sequence_parallelism: bool = False
+    """share one video between ranks by tokens"""
+    sequence_parallel_shards: int | None = None
+    """ranks that share one video, all of them if not given"""
+    guidance_parallel: bool = False
+    """share one video between two ranks by the branches of guidance: with the prompt, and without it"""
+
+
 _OF_VIDEOS = sorted({item.name for item in fields(SamplingOption)} - {item.name for item in fields(FirstPicture)})
 
 
@@ -361,6 +373,7 @@ class InferenceV2Config(Settings):
     sampling_option: SamplingOption = field(default_factory=SamplingOption)
     sampling_option_t2i: FirstPicture = field(default_factory=FirstPicture)
     saving_option: SavingOption = field(default_factory=SavingOption)
+    parallel: SharedVideo = field(default_factory=SharedVideo)
     env: Env = field(default_factory=Env)
 
     aliases: ClassVar[dict[str, str]] = {"distributed": "use_parallel"}
@@ -394,6 +407,12 @@ class InferenceV2Config(Settings):
             raise SettingError(
                 "use_t2i2v=True makes the first picture of a video; leave ref and cond_type out, or set it to False",
                 "use_t2i2v",
+            )
+        if self.makes_picture and (self.parallel.enable_sequence_parallelism or self.parallel.guidance_parallel):
+            raise SettingError(
+                "ranks that share a video do not share its first picture; make the pictures in a run of their own and "
+                "give them as sampling_option.ref",
+                "parallel",
             )
         if (option.cond_type in ("t2v", "t2i")) == bool(option.ref) and not self.makes_picture:
             way = "give a cond_type such as i2v_head" if option.ref else "give sampling_option.ref=FILE"

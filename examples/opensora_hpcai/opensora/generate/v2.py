@@ -126,6 +126,7 @@ def _settings(
             lora=[model.pretrained_lora_path] if model.pretrained_lora_path else None,
             lora_scale=[model.lora_scale],
             denoiser_config=model.sizes(),
+            **{item.name: getattr(config.parallel, item.name) for item in fields(config.parallel)},
         ),
         autoencoder=GenerateAutoencoder(
             autoencoder.from_pretrained, vae_type, autoencoder.dtype, vae_config=autoencoder.sizes()

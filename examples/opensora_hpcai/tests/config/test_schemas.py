@@ -141,6 +141,8 @@ READ_BY_ITS_SCHEMA = {"use_t2i2v"}
 # Handed on whole to the configs of the networks, which refuse those that they do not have.
 SIZES_OF_2_0 = {field.name for group in (Mmdit, VideoAutoencoder, ImageAutoencoder) for field in fields(group)}
 REFUSED_BY_ALL = set.intersection(*({*REFUSED, *get_family(version).refused} for version in MODULES))
+# Commands that start others, which read their settings.
+STARTED = {"opensora.proof.prove": ["opensora.training.denoiser"]}
 COMMANDS = {door.schema.split(":")[1]: door.function.split(":")[0] for door in all_doors().values() if door.schema}
 
 
@@ -156,7 +158,7 @@ def parsed(file: Path) -> list[ast.AST]:
 
 def modules_of(command: str) -> set[Path]:
     """The files of ``opensora`` that a command's module imports, directly or not, without the schemas."""
-    found, left = set(), [command]
+    found, left = set(), [command, *STARTED.get(command, ())]
     by_name = {"opensora.families": list(MODULES.values())}
     while left:
         module = left.pop()
