@@ -251,6 +251,7 @@ def save_model(
     dtype: str | None = None,
     instead: Mapping[str, Any] | None = None,
     layout: Layout = MODEL_LAYOUT,
+    passport: Mapping[str, str] | None = None,
 ) -> None:
     """Writes ``config.json`` and ``model.safetensors`` in the hub's layout, under the published names.
 
@@ -260,10 +261,11 @@ def save_model(
         dtype: ``fp32``, ``fp16`` or ``bf16`` for floating parameters; each keeps its own if not given.
         instead: parameters that stand in for those of the network, such as averages, by the same names.
         layout: how the files are called.
+        passport: where the weights come from, for the metadata of their file.
     Raises:
         UserError: the folder cannot be written.
     """
-    folder = Path(folder)
-    save_safetensors(folder / layout.weights, network_tensors(network, dtype, instead), {"format": "pt"})
+    folder, metadata = Path(folder), {"format": "pt", **(passport or {})}
+    save_safetensors(folder / layout.weights, network_tensors(network, dtype, instead), metadata)
     with atomic_write(folder / layout.config) as file:
         file.write((json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n").encode("utf-8"))

@@ -68,6 +68,7 @@ class TrainingCheckpoints:
         layout: how the files of its folder are called.
         keep_last: how many checkpoints are kept; 0 keeps all.
         keep_every: checkpoints of steps that are a multiple of it are kept as well; 0 is none.
+        passport: where the weights come from; it and the step stand in the metadata of their files.
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class TrainingCheckpoints:
         keep_last: int = 3,
         keep_every: int = 0,
         layout: Layout = MODEL_LAYOUT,
+        passport: Mapping[str, str] | None = None,
     ):
-        self.layout = layout
+        self.layout, self.passport = layout, dict(passport or {})
         self.folder, self.step, self.network, self.config, self.mesh = folder, step, network, config, mesh
         self._store = RunCheckpoints(folder / CHECKPOINTS, keep_last, keep_every)
 
@@ -91,21 +93,28 @@ class TrainingCheckpoints:
         arrays, state.numbers = found.arrays, dict(found.numbers)
         if self.mesh.is_main:
             writers: dict[str, Any] = {
-                MODEL: lambda path: save_model(path, self.network, self.config, layout=self.layout),
+                MODEL: lambda path: self._save_model(path, state.step, self.config),
                 STATE: (json.dumps(asdict(state), indent=2) + "\n").encode(),
             }
             for group in arrays:
-                writers[_file(group)] = lambda path, group=group: self._save_group(path, group, arrays[group])
+                writers[_file(group)] = lambda path, group=group: self._save_group(
+                    path, group, arrays[group], state.step
+                )
             self._store.save(state.step, writers)
         barrier(self.mesh)
 
-    def export(self, config: Mapping[str, Any] | None = None) -> Path:
-        """Writes the run's result as a model folder and returns it; ``config`` if it differs from that at first."""
+    def export(self, config: Mapping[str, Any] | None = None, step: int | None = None) -> Path:
+        """Writes the run's result as a model folder and returns it.
+
+        Args:
+            config: the content of its ``config.json`` if it differs from that at first.
+            step: updates that were made, for the passport.
+        """
         target = self.folder / RESULT
         if self.mesh.is_main:
             with atomic_folder(target) as folder:
                 averages = self.step.state().arrays.get(AVERAGES, {})
-                self._save_averages(folder, averages, config)
+                self._save_model(folder, step, config or self.config, self._by_place(averages))
         barrier(self.mesh)
         return target
 
@@ -129,13 +138,15 @@ class TrainingCheckpoints:
             self._store.clean()
         return state
 
-    def _save_averages(self, path: Path, averages: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> None:
-        instead = self._by_place(averages)
-        save_model(path, self.network, config or self.config, instead=instead, layout=self.layout)
+    def _save_model(
+        self, path: Path, step: int | None, config: Mapping[str, Any], instead: Mapping[str, Any] | None = None
+    ) -> None:
+        passport = self.passport | ({} if step is None else {"step": str(step)})
+        save_model(path, self.network, config, instead=instead, layout=self.layout, passport=passport)
 
-    def _save_group(self, path: Path, group: str, arrays: Mapping[str, Any]) -> None:
+    def _save_group(self, path: Path, group: str, arrays: Mapping[str, Any], step: int) -> None:
         if group == AVERAGES:
-            self._save_averages(path, arrays)
+            self._save_model(path, step, self.config, self._by_place(arrays))
         else:
             save_safetensors(path, {name: _array(value) for name, value in arrays.items()})
 

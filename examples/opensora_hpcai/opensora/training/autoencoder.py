@@ -127,7 +127,7 @@ def _finish(
     if clips:
         set_latent_statistics(autoencoder, training.loader.dataset, clips, config.train.batch_size, run.seed)
     judge(config, autoencoder, rows)
-    folder = training.checkpoints.export(autoencoder.config.to_dict())
+    folder = training.checkpoints.export(autoencoder.config.to_dict(), training.state.step)
     logger.info("the autoencoder is in %s", folder)
     return folder
 

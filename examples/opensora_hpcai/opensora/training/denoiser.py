@@ -116,7 +116,7 @@ def train(config: TrainConfig) -> Path:
     with open_run(config, mesh) as run:
         training, trained = prepare(config, setting, run)
         run_training(run, training)
-        folder = training.checkpoints.export()
+        folder = training.checkpoints.export(step=training.state.step)
         logger.info("the %s is in %s", trained.name, folder)
     return folder
 

@@ -45,6 +45,7 @@ from mindone.train.tracker import Trackers, make_trackers
 from opensora.config.train import Data, Optim, TrainConfig
 from opensora.config.vae import TrainVaeConfig, VaeData
 from opensora.failures import within_memory
+from opensora.passport import passport
 from opensora.training.contents import Contents
 
 logger = logging.getLogger(__name__)
@@ -277,6 +278,7 @@ def make_training(
         UserError: the run to resume is complete, or had other settings or data.
     """
     loop, optim, length = config.train, config.optimizer, run_length(config, len(loader))
+    now = fingerprint(config, loader.plan, contents.digest + weights, length)
     checkpoints = TrainingCheckpoints(
         run.folder,
         step,
@@ -286,8 +288,8 @@ def make_training(
         loop.ckpt_max_keep,
         length.of(loop, "ckpt_keep_every"),
         layout,
+        passport(type(network).__name__, now, run.seed),
     )
-    now = fingerprint(config, loader.plan, contents.digest + weights, length)
     state = _first_state(config, run, checkpoints, now, length.total, contents)
     suffix = "" if run.mesh.is_main else f"_{run.mesh.rank}"
     skipped = SkippedUpdates(run.folder / f"skipped_updates{suffix}.csv", run.seed, optim.max_skipped_updates)

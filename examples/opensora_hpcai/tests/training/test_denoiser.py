@@ -104,6 +104,16 @@ def test_a_run_leaves_its_settings_its_numbers_samples_and_a_model(whole):
     assert not (whole / "bad_samples.csv").exists()
 
 
+def test_weights_say_where_they_come_from(whole, data):
+    for path, step in ((whole / "model", "4"), (whole / "ckpt" / "step-00000002" / "ema", "2")):
+        metadata = read_tensors(path).metadata
+        assert metadata["made_by"].startswith("mindone ") and metadata["seed"] == "5" and metadata["step"] == step
+        recipe = json.loads(metadata["recipe"])
+        assert recipe["ema_decay"] == 0.9 and recipe["data"].startswith("6 rows, ")
+        assert str(data) not in metadata["recipe"]
+        assert "equals the original in outputs and gradients, reference runs v12_stdit3*" in metadata["parity"]
+
+
 def test_samples_are_made_every_few_updates_and_after_the_last_one(whole):
     folders = sorted((whole / "samples").iterdir())
     assert [folder.name for folder in folders] == ["step-00000003", "step-00000004"]
