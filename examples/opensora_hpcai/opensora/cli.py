@@ -37,6 +37,7 @@ DOORS: dict[str, Door] = {
         "opensora.config:InferenceV2Config",
         "videos of Open-Sora 2.0, by its published groups of settings",
     ),
+    "serve": Door("opensora.serving.server:serve", "opensora.config:ServeConfig", "videos by HTTP, from a queue"),
     "train": Door(
         "opensora.training.denoiser:train",
         "opensora.config:TrainConfig",

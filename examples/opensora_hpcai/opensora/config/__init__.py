@@ -18,6 +18,7 @@ from opensora.config.generate import GenerateConfig
 from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
 from opensora.config.plan import PlanConfig, PlanDataConfig
 from opensora.config.runs import PlotConfig, ReplayConfig
+from opensora.config.serving import ServeConfig
 from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
@@ -58,6 +59,7 @@ __all__ = [
     "ScenesConfig",
     "ScoreConfig",
     "ScoresConfig",
+    "ServeConfig",
     "TinyClipConfig",
     "TinyT5Config",
     "ToyDataConfig",
