@@ -65,7 +65,7 @@ class Client:
             assert status == 200, answer
             if answer["status"] in until:
                 return answer
-            time.sleep(0.02)
+            time.sleep(0.1)
 
 
 def form(fields, files):

@@ -23,7 +23,7 @@ class VideoJob:
     """A request and what became of it; times are seconds since the epoch.
 
     ``settings`` are values of `opensora.config.GenerateConfig` by label, beside those of the model's recipe. ``video``
-    is the name of a file in the job's folder.
+    is the name of a file in the job's folder. What is in progress is still queued on disk.
     """
 
     id: str

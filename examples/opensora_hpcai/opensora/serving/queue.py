@@ -52,7 +52,7 @@ class VideoQueue:
         self._worker, self._preview_every = worker, preview_every
         require_writable(self.folder)
         self._changed = threading.Condition(threading.RLock())
-        self._jobs = {job.id: self._waiting_again(job) for job in read_jobs(self.folder)}
+        self._jobs = {job.id: job for job in read_jobs(self.folder)}
         self._running: str | None = None
         self._cancelled: set[str] = set()
         self._closing = False
@@ -171,15 +171,16 @@ class VideoQueue:
                     return
                 job = self._jobs[self._waiting()[0]]
                 self._running = job.id
-                job = self._keep(replace(job, status="in_progress", started_at=time.time()))
+                # On disk it still waits: so it does after a crash.
+                job = self._jobs[job.id] = replace(job, status="in_progress", started_at=time.time())
             changes = self._make(job)
             with self._changed:
                 if job.id in self._cancelled and changes["status"] != "completed":
                     changes = {"status": "cancelled"}
-                elif self._closing and changes["status"] == "failed":
-                    changes = {"status": "queued", "started_at": None}
-                over = {} if changes["status"] == "queued" else {"completed_at": time.time()}
-                self._keep(replace(job, **changes, **over))
+                if self._closing and changes["status"] == "failed":
+                    self._jobs[job.id] = replace(job, status="queued", started_at=None)
+                else:
+                    self._keep(replace(job, **changes, completed_at=time.time()))
                 self._cancelled.discard(job.id)
                 self._running = None
                 self._changed.notify_all()
@@ -212,9 +213,6 @@ class VideoQueue:
 
     def _waiting(self) -> list[str]:
         return [job.id for job in self.jobs() if job.status == "queued"]
-
-    def _waiting_again(self, job: VideoJob) -> VideoJob:
-        return replace(job, status="queued", started_at=None) if job.status == "in_progress" else job
 
     def _keep(self, job: VideoJob) -> VideoJob:
         write_job(self.folder, job)

@@ -37,6 +37,7 @@ LISTED = 20
 MOST_LISTED = 100
 RETRY_SECONDS = 10
 STOP_SECONDS = 5
+BACKLOG = 2048
 NAMES_OF_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
@@ -92,6 +93,8 @@ def start_server(app: Starlette, listening: Listening) -> tuple[uvicorn.Server, 
     )
     try:
         socket = server.config.bind_socket()
+        # From here on who asks is heard, if not yet answered.
+        socket.listen(BACKLOG)
     except (OSError, SystemExit) as error:
         raise UserError(f"port={listening.port} of {listening.host} cannot be had; give another --port") from error
     thread = threading.Thread(target=server.run, args=([socket],), name="http", daemon=True)

@@ -1,9 +1,16 @@
+import os
+
 import pytest
 from serving_world import COMMAND, MODEL, RECIPE, Client
 
 from opensora.config.serving import Listening
 from opensora.serving.process import WorkerProcess
 from opensora.serving.queue import VideoQueue
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_disks(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.fixture

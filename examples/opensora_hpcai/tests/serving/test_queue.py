@@ -137,12 +137,11 @@ def test_after_a_restart_everything_that_was_asked_for_is_made(opened):
     assert again.get(done.id) == left[0]
 
 
-def test_a_job_that_was_being_made_when_the_server_was_killed_is_made_again(opened):
-    queue = opened(started=False)
-    job = ask(queue)
-    write_job(queue.folder, replace(job, status="in_progress", started_at=1.0))
-    again = opened()
-    assert finished(again, job).status == "completed"
+def test_a_job_that_is_being_made_still_waits_on_disk(opened):
+    queue = opened()
+    job = ask(queue, "wait")
+    running(queue, job)
+    assert [found.status for found in read_jobs(queue.folder)] == ["queued"]
 
 
 def test_a_damaged_job_file_is_left_out(opened, caplog):

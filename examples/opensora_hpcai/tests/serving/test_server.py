@@ -6,7 +6,7 @@ import threading
 import pytest
 from serving_world import MODEL, form
 
-from mindone.config import SettingError, parse
+from mindone.config import parse
 from mindone.errors import UserError
 from opensora.config import ServeConfig
 from opensora.serving.server import open_queue, serve, start_server
@@ -151,7 +151,7 @@ def test_pages_of_other_sites_cannot_use_the_server(opened, served, headers):
 
 def test_an_address_that_others_reach_needs_a_token(monkeypatch):
     monkeypatch.delenv("OPENSORA_TOKEN", raising=False)
-    with pytest.raises(SettingError, match=r"host=0\.0\.0\.0 may be reached from other machines; give a token"):
+    with pytest.raises(UserError, match=r"host=0\.0\.0\.0 may be reached from other machines; give a token"):
         parse(ServeConfig, ["--host", "0.0.0.0"])
     parse(ServeConfig, ["--host", "::1"])
     monkeypatch.setenv("OPENSORA_TOKEN", "secret")
