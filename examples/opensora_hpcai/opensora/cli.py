@@ -38,6 +38,7 @@ DOORS: dict[str, Door] = {
         "videos of Open-Sora 2.0, by its published groups of settings",
     ),
     "serve": Door("opensora.serving.server:serve", "opensora.config:ServeConfig", "videos by HTTP, from a queue"),
+    "web": Door("opensora.serving.web:web", "opensora.config:WebConfig", "a page in the browser that makes videos"),
     "train": Door(
         "opensora.training.denoiser:train",
         "opensora.config:TrainConfig",

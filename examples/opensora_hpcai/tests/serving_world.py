@@ -37,6 +37,28 @@ def stub(argv):
     return {"video": str(video)}
 
 
+def stub_video(argv):
+    """A short grey video and its JSON; the prompt ``wait`` shows a preview and is never finished."""
+    import numpy as np
+
+    from mindone.config import parse
+    from mindone.data.write import write_png, write_video
+    from opensora.config import GenerateConfig
+    from opensora.outputs import write_json
+
+    config = parse(GenerateConfig, argv)
+    folder, prompt = Path(config.output.output_path), config.prompts.captions[0]
+    if prompt == "wait":
+        beat("denoising step 5 of 9")
+        write_png(folder / "previews" / "000-step004.png", np.full((1, 64, 64, 3), 99, np.uint8))
+        time.sleep(600)
+    height, width = config.shape.image_size
+    video = write_video(folder / "000-stub.mp4", np.full((4, height, width, 3), 128, np.uint8), 8)
+    record = {"prompt": prompt, "seed": config.runtime.seed, "height": height, "width": width, "settings": config}
+    write_json(video.with_suffix(".json"), {**record, "task": config.conditions.task})
+    return {"video": str(video)}
+
+
 class Client:
     """Requests to ``127.0.0.1:port``."""
 
@@ -81,4 +103,5 @@ def form(fields, files):
 if __name__ == "__main__":
     from opensora.serving.worker import work
 
-    work({"generate": stub})
+    forecast = {"text": "17 frames of 64x64: about 3 s"}
+    work({"generate": stub_video if sys.argv[1:] == ["video"] else stub, "forecast": lambda argv: forecast})

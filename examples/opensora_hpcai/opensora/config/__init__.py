@@ -18,7 +18,7 @@ from opensora.config.generate import GenerateConfig
 from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
 from opensora.config.plan import PlanConfig, PlanDataConfig
 from opensora.config.runs import PlotConfig, ReplayConfig
-from opensora.config.serving import ServeConfig
+from opensora.config.serving import ServeConfig, WebConfig
 from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
@@ -67,4 +67,5 @@ __all__ = [
     "TrainVaeConfig",
     "VbenchConfig",
     "VideosConfig",
+    "WebConfig",
 ]

@@ -77,3 +77,14 @@ class ServeConfig(Settings):
 
     aliases: ClassVar[dict[str, str]] = {"recipe": "recipes"}
     accepted_but_unused: ClassVar[dict[str, str]] = {}
+
+
+@dataclass
+class WebConfig(Settings):
+    """A page in the browser: prompts, pictures and settings, a queue with previews, and what was made so far."""
+
+    making: Making = field(default_factory=lambda: Making(preview_every=2))
+    listening: Listening = field(default_factory=lambda: Listening(port=7860))
+
+    aliases: ClassVar[dict[str, str]] = {"recipe": "recipes"}
+    accepted_but_unused: ClassVar[dict[str, str]] = {}

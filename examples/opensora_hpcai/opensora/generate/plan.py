@@ -94,13 +94,26 @@ class Plan:
 
 
 def make_plan(config: GenerateConfig, family: Family) -> Plan:
-    """Checks the settings and lists this rank's jobs.
+    """Checks the settings, lists this rank's jobs, and makes the folder for their files.
 
     The seed of job i is ``seed + i`` where its line has none: the seed that stands in a result's JSON file, with its
     prompt alone, gives the same video again.
 
     Raises:
         UserError: a size that cannot be, missing files, no prompt.
+    """
+    plan = draft_plan(config, family)
+    config = plan.config
+    stamp = time_stamp(from_first_rank(int(time.time()), plan.mesh)) if config.output.append_timestr else None
+    folder = make_run_folder(config.output.output_path, stamp)
+    return replace(plan, folder=folder, weights=_digests(config, family))
+
+
+def draft_plan(config: GenerateConfig, family: Family) -> Plan:
+    """As `make_plan`, but nothing is written, and the models' files are not read: ``weights`` is empty.
+
+    Raises:
+        UserError: as `make_plan`.
     """
     _require_models(config)
     with naming_sources(config):
@@ -125,12 +138,10 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
     chosen = config.runtime.seed is not None
     mesh = _mesh(config)
     seed = from_first_rank(config.runtime.seed if chosen else runtime.random_seed(), mesh)
-    stamp = time_stamp(from_first_rank(int(time.time()), mesh)) if config.output.append_timestr else None
     numbered = config.output.file_names == "number"
     requests, jobs = own_share(requests, list_jobs(requests, seed, numbered), mesh)
-    folder = make_run_folder(config.output.output_path, stamp)
-    weights = _digests(config, family)
-    return Plan(config, family, denoiser_config, autoencoder, requests, jobs, folder, weights, chosen, mesh)
+    folder = Path(config.output.output_path)
+    return Plan(config, family, denoiser_config, autoencoder, requests, jobs, folder, {}, chosen, mesh)
 
 
 def _mesh(config: GenerateConfig) -> Mesh:

@@ -6,6 +6,7 @@ folder of an earlier one goes on with what waited there, and begins anew what wa
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import secrets
 import shutil
@@ -14,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from mindone.checkpoint.atomic import UNFINISHED, remove_folder, require_writable
 from mindone.errors import UserError
@@ -25,6 +26,7 @@ from opensora.serving.settings import FIXED, REFERENCES, SUFFIXES, command_line,
 logger = logging.getLogger(__name__)
 
 SEEDS = 2**31
+LOCK_FILE = ".lock"
 
 
 class QueueFull(Exception):
@@ -51,6 +53,7 @@ class VideoQueue:
         self.folder, self.models, self.limit = Path(folder).absolute(), dict(models), limit
         self._worker, self._preview_every = worker, preview_every
         require_writable(self.folder)
+        self._lock = _locked(self.folder)
         self._changed = threading.Condition(threading.RLock())
         self._jobs = {job.id: job for job in read_jobs(self.folder)}
         self._running: str | None = None
@@ -74,6 +77,7 @@ class VideoQueue:
         if self._thread.is_alive():
             self._thread.join()
         self._worker.close()
+        self._lock.close()
 
     # --- what others ask ---------------------------------------------------------------------------------------------
 
@@ -234,6 +238,17 @@ class VideoQueue:
     def _remove_leftovers(self, job: VideoJob) -> None:
         for path in (self.folder / job.id).rglob(f"{UNFINISHED}*"):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _locked(folder: Path) -> TextIO:
+    """A file that keeps other queues out of a folder while it is open."""
+    file = open(folder / LOCK_FILE, "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise UserError(f"output_path={folder} is in use by another page or server; give another folder") from error
+    return file
 
 
 def _reference_name(number: int, name: str) -> str:

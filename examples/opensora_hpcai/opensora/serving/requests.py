@@ -53,7 +53,7 @@ def settings_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     if fields.get(NEGATIVE):
         settings["negative_prompts"] = [_text(fields, NEGATIVE)]
     if fields.get(SIZE) is not None:
-        settings["image_size"] = _size(_text(fields, SIZE))
+        settings["image_size"] = size_in(_text(fields, SIZE))
     if fields.get(SECONDS) is not None:
         settings["num_frames"] = _length(fields)
     own = (name for name in OPEN if name not in _REPLACED and fields.get(name) not in (None, ""))
@@ -72,8 +72,12 @@ def _value(name: str, value: object) -> str | int | float:
     return value
 
 
-def _size(text: str) -> list[int]:
-    """Height and width of ``WIDTHxHEIGHT``."""
+def size_in(text: str) -> list[int]:
+    """Height and width of ``WIDTHxHEIGHT``.
+
+    Raises:
+        BadField: it is none.
+    """
     found = _SIZE.fullmatch(text.strip())
     if not found:
         raise BadField(f"size={text!r} is no size; give WIDTHxHEIGHT in pixels, such as 1280x720", SIZE)

@@ -18,8 +18,8 @@ def opened(tmp_path):
     """Opens a queue with the stub worker on one folder, again and again."""
     queues = []
 
-    def open_again(started=True, **options):
-        queue = VideoQueue(tmp_path / "served", {MODEL: RECIPE}, WorkerProcess(COMMAND), **options)
+    def open_again(started=True, command=COMMAND, **options):
+        queue = VideoQueue(tmp_path / "served", {MODEL: RECIPE}, WorkerProcess(command), **options)
         queues.append(queue)
         if started:
             queue.start()

@@ -64,7 +64,7 @@ def test_a_full_queue_takes_no_more_and_leaves_no_folder(opened):
     ask(queue), ask(queue)
     with pytest.raises(QueueFull, match="2 videos wait already"):
         ask(queue)
-    assert len(list(queue.folder.iterdir())) == 2
+    assert len(list(queue.folder.glob("video_*"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_settings_that_cannot_be_are_refused_before_they_wait(opened, settings, 
     queue = opened(started=False)
     with pytest.raises(UserError, match=message):
         queue.submit(None, {"captions": ["a cat"], **settings})
-    assert not list(queue.folder.iterdir())
+    assert not list(queue.folder.glob("video_*"))
 
 
 def test_a_reference_keeps_nothing_of_its_name_but_the_ending(opened):
@@ -116,7 +116,7 @@ def test_deleting_removes_files_of_a_video_whatever_its_state(opened):
     running(queue, slow)
     assert queue.delete(waiting.id) and queue.delete(slow.id)
     assert not queue.delete(slow.id)
-    assert queue.jobs() == [] and list(queue.folder.iterdir()) == []
+    assert queue.jobs() == [] and not list(queue.folder.glob("video_*"))
 
 
 def test_after_a_restart_everything_that_was_asked_for_is_made(opened):
@@ -157,6 +157,15 @@ def test_a_damaged_job_file_is_left_out(opened, caplog):
 def test_a_model_that_is_served_no_more_fails_in_one_sentence(opened):
     queue = opened(started=False)
     job = ask(queue)
+    queue.close()
     write_job(queue.folder, replace(job, model="gone"))
     again = opened()
     assert finished(again, job).error == f"model=gone is not served any more; use one of {MODEL}"
+
+
+def test_one_folder_has_one_queue_at_a_time(opened):
+    queue = opened(started=False)
+    with pytest.raises(UserError, match="is in use by another page or server"):
+        opened(started=False)
+    queue.close()
+    opened(started=False)
