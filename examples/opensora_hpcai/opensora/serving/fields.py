@@ -32,21 +32,38 @@ def _field(leaf: Leaf, text: str, recipe: str) -> Component:
     import gradio as gr
 
     common = {"label": leaf.label.replace("_", " "), "info": text, "elem_id": f"setting-{leaf.label}"}
-    if leaf.label in ("image_size", "num_frames"):
-        choices = sizes_of(recipe) if leaf.label == "image_size" else lengths_of(recipe)
-        common["info"] = f"WIDTHxHEIGHT in pixels; {text.split(',')[0]}" if leaf.label == "image_size" else text
-        return gr.Dropdown(choices, value=None, allow_custom_value=True, **common)
-    wanted = [tp for tp in _members(leaf.type) if tp is not type(None)]
-    if get_origin(wanted[0]) is Literal:
-        return gr.Dropdown([("", None), *((str(item), item) for item in get_args(wanted[0]))], value=None, **common)
-    own = placeholder(recipe, leaf)
-    if wanted[0] in (int, float):
-        return gr.Number(value=None, precision=0 if wanted[0] is int else None, placeholder=own, **common)
-    return gr.Textbox(value="", lines=_LINES.get(leaf.label, 1), placeholder=own, **common)
+    kind = _kind(leaf)
+    if leaf.label == "image_size":
+        common["info"] = "width x height in pixels, such as 640x360"
+    if leaf.label in _CHOICES:
+        return gr.Dropdown(_CHOICES[leaf.label](recipe), value="", allow_custom_value=True, **common)
+    if get_origin(kind) is Literal:
+        return gr.Dropdown([("", ""), *((str(item), item) for item in get_args(kind))], value="", **common)
+    common["placeholder"] = placeholder(recipe, leaf)
+    if kind in (int, float):
+        return gr.Number(value=None, precision=0 if kind is int else None, **common)
+    return gr.Textbox(value="", lines=_LINES.get(leaf.label, 1), **common)
 
 
-def _members(tp: object) -> tuple[object, ...]:
-    return (tp,) if get_origin(tp) in (Literal, list) else get_args(tp) or (tp,)
+def updates_of(names: Sequence[str], recipe: str) -> list[object]:
+    """What another recipe changes of the fields: what there is to choose, and what they are if nothing is said."""
+    import gradio as gr
+
+    known, updates = open_leaves(), []
+    for name in names:
+        if name in _CHOICES:
+            updates.append(gr.update(choices=_CHOICES[name](recipe)))
+        elif get_origin(_kind(known[name])) is Literal:
+            updates.append(gr.skip())
+        else:
+            updates.append(gr.update(placeholder=placeholder(recipe, known[name])))
+    return updates
+
+
+def _kind(leaf: Leaf) -> object:
+    """The first type of a setting that is not None."""
+    found = (leaf.type,) if get_origin(leaf.type) in (Literal, list) else get_args(leaf.type) or (leaf.type,)
+    return next(tp for tp in found if tp is not type(None))
 
 
 def placeholder(recipe: str, leaf: Leaf) -> str | None:
@@ -90,6 +107,10 @@ def _trained_on(config: GenerateConfig) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
+# Settings with something to choose from beside what is typed.
+_CHOICES = {"image_size": sizes_of, "num_frames": lengths_of}
+
+
 def settings_in(values: Mapping[str, object]) -> dict[str, Any]:
     """What fields hold, as settings; empty ones are left out.
 
@@ -98,7 +119,7 @@ def settings_in(values: Mapping[str, object]) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {}
     for name, value in values.items():
-        if value is None or value == "" or value == []:
+        if value is None or value == "":
             continue
         if name == "image_size":
             settings[name] = size_in(str(value))

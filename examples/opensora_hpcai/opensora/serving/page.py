@@ -6,18 +6,19 @@ import contextlib
 import html
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import gradio as gr
 
 from mindone.errors import UserError
-from opensora.serving.fields import FIRST, lengths_of, make_fields, placeholder, settings_in, sizes_of, values_of
+from opensora.serving.fields import FIRST, make_fields, settings_in, updates_of, values_of
 from opensora.serving.jobs import VideoJob
 from opensora.serving.process import WorkerFailed, WorkerProcess
 from opensora.serving.queue import SEEDS, QueueFull, VideoQueue
 from opensora.serving.restore import Restored, read_record, restored
-from opensora.serving.settings import OPEN, REFERENCES, SUFFIXES, command_line, open_leaves, require_settings
+from opensora.serving.settings import OPEN, REFERENCES, SUFFIXES, command_line, require_settings
 
 if TYPE_CHECKING:
     from gradio.components import Component
@@ -27,6 +28,15 @@ LISTED = 10
 SHOWN = 24
 MORE = tuple(name for name in OPEN if name not in FIRST)
 NAMES = (*FIRST, *MORE)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a browser shows: files of a preview and a video, and the jobs of the gallery."""
+
+    preview: str | None = None
+    video: str | None = None
+    made: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -53,7 +63,7 @@ class Page:
         """The page."""
         with gr.Blocks(title="Open-Sora", analytics_enabled=False) as blocks:
             gr.Markdown("# Open-Sora on MindSpore")
-            job, listed = gr.State(None), gr.State([])
+            job, seen = gr.State(None), gr.State(Seen())
             with gr.Row():
                 with gr.Column():
                     model, fields, references, buttons = self._asking()
@@ -69,11 +79,11 @@ class Page:
             anew.click(lambda: random.randrange(SEEDS), None, [fields["seed"]])
             cancel.click(self.cancel, [job])
             model.change(self.choose, [model], values)
-            gallery.select(self.restore_shown, [listed], [model, references, note, *values])
+            gallery.select(self.restore_shown, [seen], [model, references, note, *values])
             upload.upload(self.restore_file, [upload], [model, references, note, *values])
             timer = gr.Timer(REFRESH_SECONDS)
-            timer.tick(self.look, [job, listed], [*outputs, gallery, listed], show_progress="hidden")
-            blocks.load(self.look, [job, listed], [*outputs, gallery, listed], show_progress="hidden")
+            timer.tick(self.look, [job, seen], [*outputs, gallery, seen], show_progress="hidden")
+            blocks.load(self.look, [job, seen], [*outputs, gallery, seen], show_progress="hidden")
         return blocks
 
     def _asking(self) -> tuple[Component, dict[str, Component], Component, list[Component]]:
@@ -137,36 +147,33 @@ class Page:
         if job_id:
             self.videos.cancel(job_id)
 
-    def choose(self, model: str) -> list[Component]:
-        """What another recipe changes of the fields: choices, and what they are if nothing is said."""
-        recipe, known = self.videos.models[model], open_leaves()
-        changed = []
-        for name in NAMES:
-            if name in ("image_size", "num_frames"):
-                choices = sizes_of(recipe) if name == "image_size" else lengths_of(recipe)
-                changed.append(gr.Dropdown(choices=choices))
-            elif name in ("captions", "negative_prompts") or "Literal" in str(known[name].type):
-                changed.append(gr.skip())
-            else:
-                kind = gr.Textbox if str in getattr(known[name].type, "__args__", ()) else gr.Number
-                changed.append(kind(placeholder=placeholder(recipe, known[name])))
-        return changed
+    def choose(self, model: str) -> list[object]:
+        """What another recipe changes of the fields."""
+        return updates_of(NAMES, self.videos.models[model])
 
     # --- what is seen ------------------------------------------------------------------------------------------------
 
-    def look(self, job_id: str | None, listed: list[str]) -> list[object]:
-        """Status, preview and video of the job that was asked for last, what waits, and the gallery if it is new."""
+    def look(self, job_id: str | None, seen: Seen) -> list[object]:
+        """Status, preview and video of the job that was asked for last, what waits, and the gallery.
+
+        Pictures and videos that are seen already are left alone, so that they go on playing.
+        """
         job = self.videos.get(job_id) if job_id else None
         preview = self.videos.preview(job) if job and job.status == "in_progress" else None
-        video = self.videos.file(job) if job else None
+        file = self.videos.file(job) if job else None
+        video = str(file) if file and file.suffix != ".png" else None
         done = [job for job in self.videos.jobs()[::-1] if self.videos.file(job)][:SHOWN]
-        names = [job.id for job in done]
-        gallery: object = gr.skip()
-        if names != listed:
-            gallery = [(str(self.videos.file(job)), job.settings["captions"][0]) for job in done]
-        picture = gr.Image(value=preview and str(preview), visible=preview is not None)
-        shown = str(video) if video and video.suffix != ".png" else None
-        return [self.status(job), picture, shown, self.waiting(), gallery, names]
+        now = Seen(preview and str(preview), video, tuple(job.id for job in done))
+        gallery = [(str(self.videos.file(job)), job.settings["captions"][0]) for job in done]
+        picture = gr.update(value=now.preview, visible=preview is not None)
+        return [
+            self.status(job),
+            picture if now.preview != seen.preview else gr.skip(),
+            now.video if now.video != seen.video else gr.skip(),
+            self.waiting(),
+            gallery if now.made != seen.made else gr.skip(),
+            now,
+        ]
 
     def status(self, job: VideoJob | None) -> str:
         """One line on a job."""
@@ -191,10 +198,10 @@ class Page:
 
     # --- restoring ---------------------------------------------------------------------------------------------------
 
-    def restore_shown(self, listed: list[str], event: gr.SelectData) -> list[object]:
+    def restore_shown(self, seen: Seen, event: gr.SelectData) -> list[object]:
         """The settings of a video of the gallery, from the JSON beside it."""
         with shown_errors():
-            job = self.videos.get(listed[event.index])
+            job = self.videos.get(seen.made[event.index])
             video = self.videos.file(job) if job else None
             if video is None:
                 raise UserError("this video is not there any more")

@@ -242,7 +242,7 @@ class VideoQueue:
 
 def _locked(folder: Path) -> TextIO:
     """A file that keeps other queues out of a folder while it is open."""
-    file = open(folder / LOCK_FILE, "w")
+    file = open(folder / LOCK_FILE, "w")  # noqa: SIM115
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
