@@ -39,10 +39,8 @@ def _field(leaf: Leaf, text: str, recipe: str) -> Component:
         return gr.Dropdown(_CHOICES[leaf.label](recipe), value="", allow_custom_value=True, **common)
     if get_origin(kind) is Literal:
         return gr.Dropdown([("", ""), *((str(item), item) for item in get_args(kind))], value="", **common)
-    common["placeholder"] = placeholder(recipe, leaf)
-    if kind in (int, float):
-        return gr.Number(value=None, precision=0 if kind is int else None, **common)
-    return gr.Textbox(value="", lines=_LINES.get(leaf.label, 1), **common)
+    # Numbers, too: a field for numbers alone shows 0 where nothing is said.
+    return gr.Textbox(value="", placeholder=placeholder(recipe, leaf), lines=_LINES.get(leaf.label, 1), **common)
 
 
 def updates_of(names: Sequence[str], recipe: str) -> list[object]:
@@ -115,7 +113,7 @@ def settings_in(values: Mapping[str, object]) -> dict[str, Any]:
     """What fields hold, as settings; empty ones are left out.
 
     Raises:
-        UserError: a size that is none.
+        UserError: a size or number that is none.
     """
     settings: dict[str, Any] = {}
     for name, value in values.items():
@@ -126,13 +124,23 @@ def settings_in(values: Mapping[str, object]) -> dict[str, Any]:
         elif open_leaves()[name].type == (list[str] | None):
             settings[name] = [value]
         else:
-            settings[name] = value
+            settings[name] = _typed(name, str(value))
     return settings
 
 
-def values_of(settings: Mapping[str, Any], names: Sequence[str]) -> list[object]:
+def _typed(name: str, text: str) -> str | int | float:
+    kind = _kind(open_leaves()[name])
+    if kind not in (int, float) or name in _CHOICES:
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        raise UserError(f"{name}={text} is no {'whole ' if kind is int else ''}number") from None
+
+
+def values_of(settings: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """The reverse of `settings_in`: a value per field."""
-    values: list[object] = []
+    values: list[str] = []
     for name in names:
         value = settings.get(name)
         if name == "image_size" and value is not None:
@@ -140,7 +148,5 @@ def values_of(settings: Mapping[str, Any], names: Sequence[str]) -> list[object]
             value = f"{width}x{height}"
         elif isinstance(value, list):
             value = value[0]
-        elif name == "num_frames" and value is not None:
-            value = str(value)
-        values.append(value)
+        values.append("" if value is None else str(value))
     return values

@@ -76,7 +76,7 @@ class Page:
             make.click(self.submit, asked, [job])
             forecast.click(self.forecast, asked, [said])
             reuse.click(self.last_seed, [job], [fields["seed"]])
-            anew.click(lambda: random.randrange(SEEDS), None, [fields["seed"]])
+            anew.click(lambda: str(random.randrange(SEEDS)), None, [fields["seed"]])
             cancel.click(self.cancel, [job])
             model.change(self.choose, [model], values)
             gallery.select(self.restore_shown, [seen], [model, references, note, *values])
@@ -112,12 +112,14 @@ class Page:
         status = gr.Markdown(elem_id="status")
         preview = gr.Image(label="preview of the latents", elem_id="preview", interactive=False, visible=False)
         video = gr.Video(label="video", elem_id="video", interactive=False, autoplay=True, loop=True)
-        cancel = gr.Button("cancel", variant="stop", elem_id="cancel")
+        cancel = gr.Button("cancel", variant="stop", interactive=False, elem_id="cancel")
         waiting = gr.Markdown(elem_id="waiting")
-        return [status, preview, video, waiting], cancel
+        return [status, preview, video, waiting, cancel], cancel
 
     def _made(self) -> tuple[Component, Component, Component]:
-        gallery = gr.Gallery(label="made so far: a click restores the settings", columns=4, elem_id="gallery")
+        gallery = gr.Gallery(
+            label="made so far: a click restores the settings", columns=4, height=360, elem_id="gallery"
+        )
         upload = gr.UploadButton("restore from the JSON of a video", file_types=[".json"], size="sm", elem_id="restore")
         return gallery, upload, gr.Markdown(elem_id="restored")
 
@@ -138,10 +140,10 @@ class Page:
             require_settings(recipe, settings)
             return self.forecaster.ask("forecast", command_line(recipe, settings))["text"]
 
-    def last_seed(self, job_id: str | None) -> int | None:
+    def last_seed(self, job_id: str | None) -> str:
         """The seed of the video that was asked for last."""
         job = self.videos.get(job_id) if job_id else None
-        return job.settings["seed"] if job else None
+        return str(job.settings["seed"]) if job else ""
 
     def cancel(self, job_id: str | None) -> None:
         if job_id:
@@ -171,6 +173,7 @@ class Page:
             picture if now.preview != seen.preview else gr.skip(),
             now.video if now.video != seen.video else gr.skip(),
             self.waiting(),
+            gr.update(interactive=job is not None and not job.is_over),
             gallery if now.made != seen.made else gr.skip(),
             now,
         ]

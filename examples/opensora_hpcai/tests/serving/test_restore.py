@@ -78,3 +78,13 @@ def test_sizes_and_lengths_that_were_trained_are_marked(tmp_path):
         ("48x32 (trained on)", "48x32"),
     ]
     assert lengths_of(recipe)[1:] == [("17 (of the recipe)", "17"), ("1 (trained on)", "1"), ("9 (trained on)", "9")]
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", "1.5"), ("guidance_scale", "much"), ("image_size", "64")])
+def test_a_field_with_no_number_in_it_is_refused(name, value):
+    with pytest.raises(UserError, match=f"{'size' if name == 'image_size' else name}="):
+        settings_in({name: value})
+
+
+def test_empty_fields_are_left_to_the_recipe():
+    assert settings_in({"captions": "a cat", "seed": "", "task": None, "num_frames": ""}) == {"captions": ["a cat"]}
