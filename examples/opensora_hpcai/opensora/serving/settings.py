@@ -79,7 +79,7 @@ def require_settings(recipe: str, settings: Mapping[str, Any]) -> GenerateConfig
     Raises:
         UserError: what they cannot be; what only the networks know is found when the video is made.
     """
-    for prompt in settings.get("captions") or ():
+    for prompt in settings.get("captions") or [""]:
         _require_mere_text(prompt)
     return parse(GenerateConfig, command_line(recipe, settings))
 

@@ -70,6 +70,8 @@ def test_a_full_queue_takes_no_more_and_leaves_no_folder(opened):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"captions": None}, "there is no prompt"),
+        ({"captions": [" "]}, "there is no prompt"),
         ({"sampling_steps": 0}, "sampling_steps=0"),
         ({"task": "nothing"}, "task"),
         ({"image_size": [64, "--output_path=x"]}, "image_size"),
