@@ -28,6 +28,9 @@ CURATION = [
     "onnxruntime>=1.20,<2",
 ]
 
+# Videos by HTTP, and the page: gradio brings starlette, uvicorn and python-multipart.
+WEB = "gradio>=6,<7"
+
 
 def requirements() -> list[str]:
     lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
@@ -76,10 +79,12 @@ setup(
             "codespell>=2.3,<3",
             PLOT,
             PARQUET,
+            WEB,
             *CURATION,
         ],
         "plot": [PLOT],
         "curation": CURATION,
+        "web": [WEB],
         "data": [PLOT, PARQUET],
         "decord": ["decord>=0.6,<1"],
         "bench": ["torch>=2.3,<3"],

@@ -33,7 +33,7 @@ def help_text(
     parser.add_argument("-h", "--help", action="store_true", help="show this and leave")
     parser.add_argument("--print_config", action="store_true", help="show all settings as a recipe and leave")
     parser.add_argument("-c", "--config", metavar="RECIPE.yaml", help="settings from files; later ones win")
-    docs, sections = _docs(schema), {"": parser}
+    docs, sections = descriptions(schema), {"": parser}
     for label, leaf in names.labels.items():
         group = ".".join(leaf.groups)
         if group not in sections:
@@ -53,7 +53,7 @@ def _first_line(text: str | None) -> str:
     return (text or "").strip().partition("\n")[0]
 
 
-def _docs(cls: type, prefix: str = "") -> dict[str, str]:
+def descriptions(cls: type, prefix: str = "") -> dict[str, str]:
     """Attribute docstrings by dotted path; a group without one has the first line of its class."""
     own: dict[str, str] = {}
     for base in reversed(cls.__mro__):
@@ -63,7 +63,7 @@ def _docs(cls: type, prefix: str = "") -> dict[str, str]:
     for name, hint in type_hints(cls).items():
         if is_dataclass(hint):
             docs[prefix + name] = own.get(name) or _first_line(hint.__doc__)
-            docs |= _docs(hint, f"{prefix}{name}.")
+            docs |= descriptions(hint, f"{prefix}{name}.")
         else:
             docs[prefix + name] = " ".join(own.get(name, "").split())
     return docs

@@ -42,6 +42,8 @@ DOORS: dict[str, Door] = {
         "opensora.config:SearchConfig",
         "the best of several videos of every prompt, by a judge",
     ),
+    "serve": Door("opensora.serving.server:serve", "opensora.config:ServeConfig", "videos by HTTP, from a queue"),
+    "web": Door("opensora.serving.web:web", "opensora.config:WebConfig", "a page in the browser that makes videos"),
     "train": Door(
         "opensora.training.denoiser:train",
         "opensora.config:TrainConfig",

@@ -20,6 +20,7 @@ from opensora.config.plan import PlanConfig, PlanDataConfig
 from opensora.config.prove import ProveConfig
 from opensora.config.runs import PlotConfig, ReplayConfig
 from opensora.config.search import SearchConfig
+from opensora.config.serving import ServeConfig, WebConfig
 from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
@@ -62,6 +63,7 @@ __all__ = [
     "ScoreConfig",
     "SearchConfig",
     "ScoresConfig",
+    "ServeConfig",
     "TinyClipConfig",
     "TinyT5Config",
     "ToyDataConfig",
@@ -69,4 +71,5 @@ __all__ = [
     "TrainVaeConfig",
     "VbenchConfig",
     "VideosConfig",
+    "WebConfig",
 ]

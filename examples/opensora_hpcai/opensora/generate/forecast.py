@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mindone import runtime
 from opensora import networks
 from opensora.generate.plan import Plan
+from opensora.generate.requests import Request
 from opensora.generate.shapes import is_of_whole_videos
 from opensora.model_folder import config_from, read_config
 
@@ -64,12 +65,18 @@ def needed(plan: Plan) -> list[Stage]:
         for parameters in _encoder_parameters(plan)
     ]
     request = max((plan.request(job) for job in plan.jobs), key=lambda request: math.prod(request.latent_shape))
-    branches = 1 if config.sampler.guidance_scale <= 1 else 3 if request.conditions.kind != "t2v" else 2
-    batch = min(config.sampler.batch_size, len(plan.jobs)) * branches
+    batch = min(config.sampler.batch_size, len(plan.jobs)) * branches_of(plan, request)
     stages.append(_denoiser_stage(plan, batch, request.latent_shape))
     if config.output.use_vae_decode:
         stages.append(_autoencoder_stage(plan, request.size))
     return stages
+
+
+def branches_of(plan: Plan, request: Request) -> int:
+    """How often a step calls the denoiser for one video."""
+    if plan.config.sampler.guidance_scale <= 1:
+        return 1
+    return 3 if request.conditions.kind != "t2v" else 2
 
 
 def _denoiser_stage(plan: Plan, batch: int, latent_shape: Sequence[int]) -> Stage:

@@ -36,7 +36,7 @@ class Steps:
     def begin(self) -> None:
         """The next step is the first of a batch."""
         self._first, self._last = True, self.clock()
-        beat(f"denoising step {self.done + 1}")
+        beat(self._next())
 
     def tick(self) -> None:
         now = self.clock()
@@ -45,9 +45,12 @@ class Steps:
             self._count += 1
         self._first, self._last = False, now
         self.done += 1
-        beat(f"denoising step {self.done + 1}")
+        beat(self._next())
         self._bar.set_postfix_str(f"{self.said()}", refresh=False)
         self._bar.update(1)
+
+    def _next(self) -> str:
+        return f"denoising step {min(self.done + 1, self.total)} of {self.total}"
 
     @property
     def seconds_left(self) -> float | None:
