@@ -45,11 +45,15 @@ class Predict(nn.Cell):
 
     def construct(self, z, ids, text, t, pooled, condition, guidance):
         """z (B, C, T, H, W), ids (1, N, 3), t (B,), condition (B, 1 + C, T, H, W) or None, guidance (B,)."""
+        called = self.arguments(z, ids, text, t, pooled, condition, guidance)
+        return unpack(self.denoiser(*called), z.shape[2:], self.patch)
+
+    def arguments(self, z, ids, text, t, pooled, condition, guidance):
+        """What the network itself is called with."""
         text_ids = ops.zeros((1, text.shape[1], 3), ms.float32)
         given = pack(condition, self.patch) if self.takes_condition else None
         strength = guidance if self.takes_guidance else None
-        tokens = self.denoiser(pack(z, self.patch), ids, text, text_ids, t, pooled, given, strength)
-        return unpack(tokens, z.shape[2:], self.patch)
+        return (pack(z, self.patch), ids, text, text_ids, t, pooled, given, strength)
 
 
 class GuidedVelocity(nn.Cell):
@@ -69,17 +73,29 @@ class GuidedVelocity(nn.Cell):
 
     def construct(self, z, ids, text, t, pooled, condition, guidance, text_scale, image_scale):
         """text and pooled hold the prompts of the batch, then (with guidance) the negative ones; image_scale (T,)."""
+        called = self.arguments(z, ids, text, t, pooled, condition, guidance, text_scale, image_scale)
+        return self.guide(self.predict.denoiser(*called), z, text_scale, image_scale)
+
+    def arguments(self, z, ids, text, t, pooled, condition, guidance, text_scale, image_scale):
+        """What the network itself is called with, branch by branch."""
         if self.branches == 1:
-            return self.predict(z, ids, text, t, pooled, condition, guidance)
+            return self.predict.arguments(z, ids, text, t, pooled, condition, guidance)
         if self.branches == 2:
             given = None if condition is None else ops.concat((condition, condition), 0)
-            found = self.predict(_times(z, 2), ids, text, _times(t, 2), pooled, given, _times(guidance, 2))
-            return classifier_free(found, text_scale, z.shape[1])
+            return self.predict.arguments(_times(z, 2), ids, text, _times(t, 2), pooled, given, _times(guidance, 2))
         batch = z.shape[0]
         given = ops.concat((condition, condition, ops.zeros_like(condition)), 0)
         text = ops.concat((text, text[batch:]), 0)
         pooled = ops.concat((pooled, pooled[batch:]), 0)
-        found = self.predict(_times(z, 3), ids, text, _times(t, 3), pooled, given, _times(guidance, 3))
+        return self.predict.arguments(_times(z, 3), ids, text, _times(t, 3), pooled, given, _times(guidance, 3))
+
+    def guide(self, tokens, z, text_scale, image_scale):
+        """What the sampler gets of the network's output; ``z`` are the latents that were asked about."""
+        found = unpack(tokens, z.shape[2:], self.predict.patch)
+        if self.branches == 1:
+            return found
+        if self.branches == 2:
+            return classifier_free(found, text_scale, z.shape[1])
         return text_and_image(found, text_scale, image_scale.reshape(1, 1, -1, 1, 1))
 
 

@@ -46,9 +46,13 @@ class Denoise(nn.Cell):
         self.takes_frames_mask = denoiser.takes_frames_mask
 
     def construct(self, x, t, text, text_mask, frames_mask, conditions, drop):
+        return self.denoiser(*self.arguments(x, t, text, text_mask, frames_mask, conditions, drop))
+
+    def arguments(self, x, t, text, text_mask, frames_mask, conditions, drop):
+        """What the network itself is called with."""
         if self.takes_frames_mask:
-            return self.denoiser(x, t, text, text_mask, frames_mask, *conditions, drop)
-        return self.denoiser(x, t, text, text_mask, *conditions, drop)
+            return (x, t, text, text_mask, frames_mask, *conditions, drop)
+        return (x, t, text, text_mask, *conditions, drop)
 
 
 class GuidedPrediction(nn.Cell):
@@ -84,17 +88,23 @@ class GuidedPrediction(nn.Cell):
         *conditions: Tensor,
     ) -> Tensor:
         """z (B, C, T, H, W), t (B,), text (B, 1, L, D), text_mask (B, L), frames_mask (B, T) or None, rest (B,)."""
-        latent_channels = z.shape[1]
+        told = (frames_mask, guidance_scale, *conditions)
+        called = self.arguments(z, t, text, text_mask, negative, negative_mask, *told)
+        return self.guide(self.denoise.denoiser(*called), z, guidance_scale)
+
+    def arguments(
+        self, z, t, text, text_mask, negative, negative_mask, frames_mask, guidance_scale, *conditions
+    ) -> tuple:
+        """What the network itself is called with: the conditional half, then the unconditional one."""
         if not self.guided:
-            output = self.denoise(z, t, text, text_mask, frames_mask, conditions, None)
-            return output if self.keep_variance else output[:, :latent_channels]
+            return self.denoise.arguments(z, t, text, text_mask, frames_mask, conditions, None)
         if negative is None:
             negative = ops.broadcast_to(self.null_caption.astype(text.dtype), text.shape)
             negative_mask = text_mask
         doubled = ()
         for value in conditions:
             doubled += (_twice(value),)
-        output = self.denoise(
+        return self.denoise.arguments(
             _twice(z),
             _twice(t),
             ops.concat((text, negative), 0),
@@ -103,6 +113,12 @@ class GuidedPrediction(nn.Cell):
             doubled,
             None,
         )
+
+    def guide(self, output: Tensor, z: Tensor, guidance_scale: Tensor) -> Tensor:
+        """What the sampler gets of the network's output; ``z`` are the latents that were asked about."""
+        latent_channels = z.shape[1]
+        if not self.guided:
+            return output if self.keep_variance else output[:, :latent_channels]
         guided_channels = self.channels or latent_channels
         guided = classifier_free(output, guidance_scale, guided_channels)
         end = output.shape[1] if self.keep_variance else latent_channels

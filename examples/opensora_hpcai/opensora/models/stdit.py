@@ -116,6 +116,11 @@ class STDiT(STDiTBase):
         Returns:
             (B, out_channels, T, H, W) float32.
         """
+        x, state = self.embed(x, timestep, y, mask, force_drop_ids)
+        return self.head(self.run_blocks(x, state), state)
+
+    def embed(self, x, timestep, y, mask=None, force_drop_ids=None):
+        """Everything before the blocks: tokens (B, T, S, D), and what `run_blocks` and `head` need beside them."""
         batch, _, frames, rows, columns = x.shape
         grid = self.x_embedder.grid((frames, rows, columns))
         text, text_mask = self.embed_text(y, mask, batch, force_drop_ids)
@@ -125,11 +130,19 @@ class STDiT(STDiTBase):
         in_frame, in_time = self.positions(grid)
         x = self.x_embedder(x)
         x = x + F.cast(in_frame, x.dtype)
-        x, size = self.parallel.split(x), x.shape[1:3]
+        into_blocks = (text, text_mask, modulation, in_time, x.shape[1:3])
+        return x, (into_blocks, (t, None, None, grid, (frames, rows, columns)))
+
+    def run_blocks(self, x: Tensor, state: tuple) -> Tensor:
+        """The tokens (B, T, S, D) of all ranks after the blocks."""
+        text, text_mask, modulation, in_time, size = state[0]
+        x = self.parallel.split(x)
         for i in range(self.config.depth):
             x = self.blocks[i](x, text, text_mask, modulation, modulation, in_time if i == 0 else None, size)
-        x = self.parallel.gather(x, size)
-        return self.latents(x, t, None, None, grid, (frames, rows, columns))
+        return self.parallel.gather(x, size)
+
+    def first_input(self, x: Tensor, state: tuple) -> Tensor:
+        return self.modulated(x, state[0][2], self.blocks[0])
 
     def positions(self, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """Fixed sine-cosine positions within a frame (S, D) and of the frames (T, D)."""

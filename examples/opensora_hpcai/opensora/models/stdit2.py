@@ -122,6 +122,27 @@ class STDiT2(STDiTBase):
         Returns:
             (B, out_channels, T, H, W) float32.
         """
+        told = (num_frames, height, width, ar, fps, force_drop_ids, spatial_pos, spatial_mask)
+        x, state = self.embed(x, timestep, y, mask, x_mask, *told)
+        return self.head(self.run_blocks(x, state), state)
+
+    def embed(
+        self,
+        x,
+        timestep,
+        y,
+        mask,
+        x_mask,
+        num_frames,
+        height,
+        width,
+        ar,
+        fps,
+        force_drop_ids=None,
+        spatial_pos=None,
+        spatial_mask=None,
+    ):
+        """Everything before the blocks: tokens (B, T, S, D), and what `run_blocks` and `head` need beside them."""
         batch, _, frames, rows, columns = x.shape
         grid = self.x_embedder.grid((frames, rows, columns))
         text, text_mask = self.embed_text(y, mask, batch, force_drop_ids)
@@ -139,13 +160,20 @@ class STDiT2(STDiTBase):
         positions = self.scaled_positions(grid, height, width, (rows, columns)) if own else spatial_pos[:, None]
         x = x + F.cast(positions, x.dtype)
         places = None if spatial_mask is None else spatial_mask != 0
-        x, size = self.parallel.split(x), x.shape[1:3]
-        rope = self.rope(grid[0])
+        into_blocks = (text, text_mask, modulation, over_time, self.rope(grid[0]), x.shape[1:3], places)
+        # The original gives its last layer the shape for given frames only, and its weights were trained so.
+        return x, (into_blocks, (t, x_mask, shape_t0, grid, (frames, rows, columns)))
+
+    def run_blocks(self, x: Tensor, state: tuple) -> Tensor:
+        """The tokens (B, T, S, D) of all ranks after the blocks."""
+        text, text_mask, modulation, over_time, rope, size, places = state[0]
+        x = self.parallel.split(x)
         for i in range(self.config.depth):
             x = self.blocks[i](x, text, text_mask, modulation, over_time, rope, size, places)
-        x = self.parallel.gather(x, size)
-        # The original gives its last layer the shape for given frames only, and its weights were trained so.
-        return self.latents(x, t, x_mask, shape_t0, grid, (frames, rows, columns))
+        return self.parallel.gather(x, size)
+
+    def first_input(self, x: Tensor, state: tuple) -> Tensor:
+        return self.modulated(x, state[0][2], self.blocks[0])
 
     def shape_embedding(self, height: Tensor, width: Tensor, ar: Tensor) -> Tensor:
         """Height, width and aspect ratio (B,) → (B, D), a third of the channels each."""

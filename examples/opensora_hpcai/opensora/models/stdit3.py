@@ -131,6 +131,11 @@ class STDiT3(STDiTBase):
         Returns:
             (B, out_channels, T, H, W) float32.
         """
+        x, state = self.embed(x, timestep, y, mask, x_mask, fps, height, width, force_drop_ids)
+        return self.head(self.run_blocks(x, state), state)
+
+    def embed(self, x, timestep, y, mask=None, x_mask=None, fps=None, height=None, width=None, force_drop_ids=None):
+        """Everything before the blocks: tokens (B, T, S, D), and what `run_blocks` and `head` need beside them."""
         batch, _, frames, rows, columns = x.shape
         grid = self.x_embedder.grid((frames, rows, columns))
         text, text_mask = self._text(y, mask, batch, force_drop_ids)
@@ -142,15 +147,22 @@ class STDiT3(STDiTBase):
 
         x = self.x_embedder(x)
         x = x + F.cast(self.scaled_positions(grid, height, width, (rows, columns)), x.dtype)
-        x, size = self.parallel.split(x), x.shape[1:3]
-        rope = self.rope(grid[0])
+        into_blocks = (text, text_mask, modulation, self.rope(grid[0]), x.shape[1:3])
+        return x, (into_blocks, (t, x_mask, t0, grid, (frames, rows, columns)))
+
+    def run_blocks(self, x: Tensor, state: tuple) -> Tensor:
+        """The tokens (B, T, S, D) of all ranks after the blocks."""
+        text, text_mask, modulation, rope, size = state[0]
+        x = self.parallel.split(x)
         for i in range(self.config.depth):
             x = self.spatial_blocks[i](x, text, text_mask, modulation, None, size)
             x = self.parallel.to_temporal(x, size)
             x = self.temporal_blocks[i](x, text, text_mask, modulation, rope, size)
             x = self.parallel.to_spatial(x, size)
-        x = self.parallel.gather(x, size)
-        return self.latents(x, t, x_mask, t0, grid, (frames, rows, columns))
+        return self.parallel.gather(x, size)
+
+    def first_input(self, x: Tensor, state: tuple) -> Tensor:
+        return self.modulated(x, state[0][2], self.spatial_blocks[0])
 
     def _text(self, y: Tensor, mask: Tensor | None, batch: int, drop: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As `embed_text`, also for text that comes projected and packed."""
