@@ -26,6 +26,7 @@ from mindone.diffusion.shifted_flow import (
 )
 from mindone.train.loop import Place
 from opensora.families.base import Arrays, LatentBatch, Objective, SampleRequest
+from opensora.families.cached import StepCache, cached
 
 # Published: T5 and CLIP are dropped independently, both of them for a tenth of the samples.
 TEXT_DROPOUT = 0.31622777
@@ -69,12 +70,13 @@ class GuidedVelocity(nn.Cell):
     def __init__(self, denoiser: nn.Cell, branches: int):
         super().__init__(auto_prefix=False)
         self.predict = Predict(denoiser)
+        self.network = denoiser
         self.branches = branches
 
     def construct(self, z, ids, text, t, pooled, condition, guidance, text_scale, image_scale):
         """text and pooled hold the prompts of the batch, then (with guidance) the negative ones; image_scale (T,)."""
         called = self.arguments(z, ids, text, t, pooled, condition, guidance, text_scale, image_scale)
-        return self.guide(self.predict.denoiser(*called), z, text_scale, image_scale)
+        return self._guided(self.predict.denoiser(*called), z, text_scale, image_scale)
 
     def arguments(self, z, ids, text, t, pooled, condition, guidance, text_scale, image_scale):
         """What the network itself is called with, branch by branch."""
@@ -89,8 +91,11 @@ class GuidedVelocity(nn.Cell):
         pooled = ops.concat((pooled, pooled[batch:]), 0)
         return self.predict.arguments(_times(z, 3), ids, text, _times(t, 3), pooled, given, _times(guidance, 3))
 
-    def guide(self, tokens, z, text_scale, image_scale):
-        """What the sampler gets of the network's output; ``z`` are the latents that were asked about."""
+    def guide(self, tokens, inputs):
+        """What the sampler gets of the network's output; ``inputs`` are those of `construct`."""
+        return self._guided(tokens, inputs[0], inputs[7], inputs[8])
+
+    def _guided(self, tokens, z, text_scale, image_scale):
         found = unpack(tokens, z.shape[2:], self.predict.patch)
         if self.branches == 1:
             return found
@@ -108,19 +113,24 @@ class GuidedSampler:
 
     Args:
         distilled: the network is told the guidance instead of being called with a negative text (Flux.1-dev).
+        step_cache: which steps leave the blocks out; None: none.
     """
 
-    def __init__(self, denoiser: nn.Cell, flow: ShiftedFlow, distilled: bool = False):
+    def __init__(
+        self, denoiser: nn.Cell, flow: ShiftedFlow, distilled: bool = False, step_cache: StepCache | None = None
+    ):
+        self.step_cache = step_cache
         self.flow, self.num_steps, self.distilled = flow, flow.config.num_steps, distilled
         self.denoiser, self.patch = denoiser, denoiser.config.patch_size
         self._cells: dict[int, GuidedVelocity] = {}
 
     def steps(self, request: SampleRequest) -> Iterator[np.ndarray]:
         batch, size = len(request.noise), request.noise.shape[2:]
-        guided = not self.distilled and self.flow.config.guidance > 1
-        branches = 1 if not guided else 2 if request.condition is None else 3
-        run = self._cells.setdefault(branches, GuidedVelocity(self.denoiser, branches))
-        sides = (request.text, request.negative) if guided else (request.text,)
+        with_negative = not self.distilled and self.flow.config.guidance > 1
+        branches = 1 if not with_negative else 2 if request.condition is None else 3
+        guided = self._cells.setdefault(branches, GuidedVelocity(self.denoiser, branches))
+        run = cached(self.step_cache, guided, self.num_steps)
+        sides = (request.text, request.negative) if with_negative else (request.text,)
         text, pooled = (Tensor(np.concatenate([s[name] for s in sides]), ms.float32) for name in ("text", "pooled"))
         ids = Tensor(token_positions(size, self.patch))
         condition = self._condition(request)

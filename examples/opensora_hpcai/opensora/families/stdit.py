@@ -23,6 +23,7 @@ from opensora.config.train import TrainConfig
 from opensora.data.dataset import IMAGE_FPS
 from opensora.data.masks import MaskGenerator
 from opensora.families.base import Arrays, Family, LatentBatch, Objective, PromptRules, SampleRequest
+from opensora.families.cached import StepCache, cached
 from opensora.text.cleaning import cleaner
 from opensora.text.conditioner import T5Conditioner
 from opensora.text.prompts import append_scores
@@ -72,6 +73,7 @@ class GuidedPrediction(nn.Cell):
     ):
         super().__init__(auto_prefix=False)
         self.denoise = Denoise(denoiser)
+        self.network = denoiser
         self.null_caption = denoiser.y_embedder.y_embedding
         self.guided, self.channels, self.keep_variance = guided, channels, keep_variance
 
@@ -90,7 +92,7 @@ class GuidedPrediction(nn.Cell):
         """z (B, C, T, H, W), t (B,), text (B, 1, L, D), text_mask (B, L), frames_mask (B, T) or None, rest (B,)."""
         told = (frames_mask, guidance_scale, *conditions)
         called = self.arguments(z, t, text, text_mask, negative, negative_mask, *told)
-        return self.guide(self.denoise.denoiser(*called), z, guidance_scale)
+        return self._guided(self.denoise.denoiser(*called), z, guidance_scale)
 
     def arguments(
         self, z, t, text, text_mask, negative, negative_mask, frames_mask, guidance_scale, *conditions
@@ -114,8 +116,11 @@ class GuidedPrediction(nn.Cell):
             None,
         )
 
-    def guide(self, output: Tensor, z: Tensor, guidance_scale: Tensor) -> Tensor:
-        """What the sampler gets of the network's output; ``z`` are the latents that were asked about."""
+    def guide(self, output: Tensor, inputs: tuple) -> Tensor:
+        """What the sampler gets of the network's output; ``inputs`` are those of `construct`."""
+        return self._guided(output, inputs[0], inputs[7])
+
+    def _guided(self, output: Tensor, z: Tensor, guidance_scale: Tensor) -> Tensor:
         latent_channels = z.shape[1]
         if not self.guided:
             return output if self.keep_variance else output[:, :latent_channels]
@@ -227,7 +232,14 @@ class FlowObjective(Objective):
 class FlowSampler:
     """Rectified flow's Euler steps with an STDiT. The network runs compiled in graph mode, once per batch shape."""
 
-    def __init__(self, denoiser: nn.Cell, flow: RectifiedFlow, channels: int | None = None):
+    def __init__(
+        self,
+        denoiser: nn.Cell,
+        flow: RectifiedFlow,
+        channels: int | None = None,
+        step_cache: StepCache | None = None,
+    ):
+        self.step_cache = step_cache
         self.flow, self.num_steps = flow, flow.config.num_sampling_steps
         self.guidance_scale = flow.config.cfg_scale
         self._names = denoiser.condition_names
@@ -240,10 +252,11 @@ class FlowSampler:
         text = inputs_of_text(request.text)
         negative = (None, None) if request.negative is None else inputs_of_text(request.negative)
         scale = Tensor(self.guidance_scale, ms.float32)
+        run = cached(self.step_cache, self._velocity, self.num_steps)
 
         def velocity(z: np.ndarray, t: np.ndarray, frames_mask: np.ndarray | None) -> np.ndarray:
             mask = None if frames_mask is None else Tensor(frames_mask)
-            return self._velocity(Tensor(z), Tensor(t), *text, *negative, mask, scale, *conditions).asnumpy()
+            return run(Tensor(z), Tensor(t), *text, *negative, mask, scale, *conditions).asnumpy()
 
         yield from self.flow.sample(
             velocity, request.noise, height, width, frames, request.edit_mask, request.edit_noise

@@ -16,7 +16,7 @@ from mindone.errors import UserError
 from mindone.nn import functional as F
 from mindone.nn.embeddings import RotaryEmbedding, TimestepEmbedder
 from mindone.nn.layers import Linear, SiLU
-from opensora.models.layers import modulation_table, tile_batch
+from opensora.models.layers import branches_of, modulation_table, tile_batch
 from opensora.models.stdit import FactorizedConfig, STDiT, STDiTBlock
 from opensora.models.stdit_base import STDiTBase
 
@@ -172,6 +172,21 @@ class STDiT2(STDiTBase):
             x = self.blocks[i](x, text, text_mask, modulation, over_time, rope, size, places)
         return self.parallel.gather(x, size)
 
+    @property
+    def branch_counts(self) -> tuple[int, int, int]:
+        """Branches in frames, over time and to the text, that `broadcast_blocks` takes and returns."""
+        depth = self.config.depth
+        return (depth, depth, depth)
+
+    def broadcast_blocks(self, x: Tensor, state: tuple, branches: tuple) -> tuple[Tensor, tuple]:
+        """`run_blocks` with branches of an earlier step, see `opensora.families.cached.Broadcasting`."""
+        text, text_mask, *told = state[0]
+        kept = ((), (), ())
+        for i in range(self.config.depth):
+            x, own = self.blocks[i].broadcast(x, text, text_mask, *told, branches_of(branches, i))
+            kept = ((*kept[0], own[0]), (*kept[1], own[1]), (*kept[2], own[2]))
+        return x, kept
+
     def first_input(self, x: Tensor, state: tuple) -> Tensor:
         return self.modulated(x, state[0][2], self.blocks[0])
 
@@ -188,13 +203,11 @@ class STDiT2Block(STDiTBlock):
         super().__init__(config, parallel, qk_norm)
         self.scale_shift_table_temporal = modulation_table(3, config.hidden_size)
 
-    def attend_over_time(
-        self, x: Tensor, over_time: Tensor, positions: tuple[Tensor, Tensor], size: tuple[int, int]
-    ) -> Tensor:
-        """``x += gate * attention(modulate(norm(x)))``; queries and keys are rotated, then normed.
+    def before_time(self, x: Tensor, over_time: Tensor, positions: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple]:
+        """Gate and input of ``x += gate * attention(modulate(norm(x)))``; queries and keys are rotated, then normed.
 
         ``over_time`` is a modulation (B, 1 or T, 3, D), positions are the rotary tables.
         """
         vectors = self.parallel.frames(over_time, "time") + self.scale_shift_table_temporal
         shift, scale, gate = ops.split(vectors, 1, 2)
-        return F.gated_sum(x, gate, self.attn_temp(F.modulated_norm(x, shift, scale), size, positions))
+        return gate, (F.modulated_norm(x, shift, scale), positions)

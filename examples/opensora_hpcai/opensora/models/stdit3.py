@@ -18,7 +18,7 @@ from mindone.nn import functional as F
 from mindone.nn.attention import AxialSelfAttention, CrossAttention
 from mindone.nn.embeddings import RotaryEmbedding, TimestepEmbedder
 from mindone.nn.layers import Mlp
-from opensora.models.layers import modulation_table, tile_batch, unpack_text
+from opensora.models.layers import add_branch, modulation_table, tile_batch, unpack_text
 from opensora.models.stdit_base import STDiTBase, STDiTBaseConfig
 
 
@@ -161,6 +161,25 @@ class STDiT3(STDiTBase):
             x = self.parallel.to_spatial(x, size)
         return self.parallel.gather(x, size)
 
+    @property
+    def branch_counts(self) -> tuple[int, int, int]:
+        """Branches in frames, over time and to the text, that `broadcast_blocks` takes and returns."""
+        depth = self.config.depth
+        return (depth, depth, 2 * depth)
+
+    def broadcast_blocks(self, x: Tensor, state: tuple, branches: tuple) -> tuple[Tensor, tuple]:
+        """`run_blocks` with branches of an earlier step, see `opensora.families.cached.Broadcasting`."""
+        text, text_mask, modulation, rope, size = state[0]
+        spatial, temporal, cross = branches
+        kept = ((), (), ())
+        for i in range(self.config.depth):
+            own = (spatial[i] if spatial else None, cross[2 * i] if cross else None)
+            x, attended, crossed = self.spatial_blocks[i].broadcast(x, text, text_mask, modulation, None, size, *own)
+            own = (temporal[i] if temporal else None, cross[2 * i + 1] if cross else None)
+            x, in_time, after = self.temporal_blocks[i].broadcast(x, text, text_mask, modulation, rope, size, *own)
+            kept = ((*kept[0], attended), (*kept[1], in_time), (*kept[2], crossed, after))
+        return x, kept
+
     def first_input(self, x: Tensor, state: tuple) -> Tensor:
         return self.modulated(x, state[0][2], self.spatial_blocks[0])
 
@@ -208,3 +227,18 @@ class STDiT3Block(nn.Cell):
         x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale), size, rope))
         x = x + self.cross_attn(x, text, text_mask)
         return F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))
+
+    def broadcast(self, x, text, text_mask, modulation, rope, size, attended, crossed):
+        """As `construct`, with the branches of both attentions where they are given; returns them as well.
+
+        A branch is what is added to ``x`` (B, T, S, D): after gate and projection.
+        """
+        vectors = modulation + self.scale_shift_table
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = ops.split(vectors, 1, 2)
+        y = self.attn(F.modulated_norm(x, shift, scale), size, rope) if attended is None else None
+        x, attended = add_branch(x, gate, y, attended)
+        if crossed is None:
+            crossed = self.cross_attn(x, text, text_mask)
+        x = x + crossed
+        x = F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))
+        return x, attended, crossed
