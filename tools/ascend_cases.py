@@ -100,3 +100,52 @@ def pixart_forward(preset: str) -> tuple:
     text, mask = zeros(2, 1, 120, network.config.caption_channels), ops.zeros((2, 120), int32)
     sizes = (zeros(2),) * 3 if network.config.multi_scale else ()
     return network, (zeros(2, 4, 16, 32, 32), ops.zeros((2,), int32), text, mask, *sizes)
+
+
+def step_cache_part(part: str) -> tuple:
+    """A step of 51 frames of 720x1280 with a cache, two pairs of STDiT3's blocks, both halves of guidance."""
+    from dataclasses import replace
+
+    from opensora.families import cached
+    from opensora.families.stdit import GuidedPrediction
+    from opensora.models.stdit3 import STDiT3, STDiT3_PRESETS
+
+    guided = GuidedPrediction(bfloat16(STDiT3(replace(STDiT3_PRESETS["STDiT3-XL/2"], depth=2))))
+    text = (zeros(1, 1, 300, 4096), zeros(1, 300))
+    inputs = (zeros(1, 4, 15, 90, 160), zeros(1), *text, None, None, None, zeros(1), *[zeros(1)] * 3)
+    tokens = zeros(2, 15, 45 * 80, 1152)
+    if part == "broadcast":
+        # Attention within frames is given, the others are computed.
+        counts = guided.network.branch_counts
+        return cached.Broadcasting(guided, (True, False, False), counts).set_train(False), (tokens, tokens, *inputs)
+    if part == "reuse":
+        return cached.Reusing(guided).set_train(False), (tokens, *inputs)
+    return {"measure": cached.Measuring, "compute": cached.Computing}[part](guided).set_train(False), inputs
+
+
+def step_cache_rows(kind: str) -> tuple:
+    """What a step cache does with the tokens of two steps."""
+    from mindspore import bool_, ops
+
+    from opensora.families import cached
+
+    tokens = zeros(2, 15, 45 * 80, 1152)
+    if kind == "changes":
+        return cached.Changes(), (tokens, tokens)
+    return cached.Chosen(), (ops.zeros((2,), bool_), tokens, tokens)
+
+
+def step_cache_mmdit() -> tuple:
+    """A step of 2.0 with both halves of guidance whose blocks do not run."""
+    from dataclasses import replace
+
+    from opensora.families.cached import Reusing
+    from opensora.families.mmdit import GuidedVelocity
+    from opensora.models.mmdit import MMDIT_PRESETS, MMDiT
+
+    config = replace(MMDIT_PRESETS["MMDiT-11B"], depth=1, depth_single_blocks=1)
+    guided = GuidedVelocity(bfloat16(MMDiT(config)), 2)
+    tokens = 33 * 16 * 16
+    text = (zeros(2, 512, config.context_in_dim), zeros(1), zeros(2, config.vec_in_dim))
+    inputs = (zeros(1, 16, 33, 32, 32), zeros(1, tokens, 3), *text, zeros(1, 17, 33, 32, 32), zeros(1))
+    return Reusing(guided).set_train(False), (zeros(2, tokens, config.hidden_size), *inputs, zeros(1)[0], zeros(33))

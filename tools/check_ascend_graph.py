@@ -27,6 +27,9 @@ from ascend_cases import (
     discriminator_train,
     dit_forward,
     pixart_forward,
+    step_cache_mmdit,
+    step_cache_part,
+    step_cache_rows,
     training,
     update_scalars,
     vae_forward,
@@ -323,6 +326,17 @@ CASES = {
     ),
     "pixart-forward": Case(
         "PixArtMS-XL/2, 2 x 16 x 256 x 256", partial(pixart_forward, "PixArtMS-XL/2"), ("FlashAttentionScore",)
+    ),
+    "step-cache-measure": Case("the input that TeaCache compares, STDiT3", partial(step_cache_part, "measure")),
+    "step-cache-compute": Case(
+        "a step of TeaCache that computes, STDiT3", partial(step_cache_part, "compute"), ("FlashAttentionScore",)
+    ),
+    "step-cache-reuse": Case("a step of TeaCache without blocks, STDiT3", partial(step_cache_part, "reuse")),
+    "step-cache-mmdit": Case("a step of TeaCache without blocks, MMDiT", step_cache_mmdit),
+    "step-cache-changes": Case("how much tokens have changed", partial(step_cache_rows, "changes")),
+    "step-cache-chosen": Case("rows of two steps", partial(step_cache_rows, "chosen"), ("Select",)),
+    "step-cache-broadcast": Case(
+        "a step of PAB, STDiT3", partial(step_cache_part, "broadcast"), ("FlashAttentionScore",)
     ),
     "stdit-forward": Case("STDiT-XL/2, 2 x 16 x 512 x 512", _stdit_forward, ("FlashAttentionScore",)),
     "stdit-train": Case("STDiT-XL/2, training update, 4 x 64 x 512 x 512", _stdit_train, ("FlashAttentionScoreGrad",)),

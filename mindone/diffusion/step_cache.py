@@ -36,8 +36,12 @@ class Broadcast:
 
     def reuses(self, timesteps: Sequence[int]) -> list[bool]:
         """For each step whether it takes the branch of the latest step that computed it."""
+        return [self.reuses_at(step, t) for step, t in enumerate(timesteps)]
+
+    def reuses_at(self, step: int, timestep: int) -> bool:
+        """Whether that step, counted from 0, takes the branch of the latest step that computed it."""
         low, high = self.window
-        return [step % self.every != 0 and low < t < high for step, t in enumerate(timesteps)]
+        return step % self.every != 0 and low < timestep < high
 
 
 @dataclass(frozen=True)
@@ -93,3 +97,44 @@ class TeaCache:
             computes.append(runs)
             added.append(0.0 if runs else total)
         return computes, added
+
+
+class TeaCacheRun:
+    """`TeaCache` while sampling: decides step by step, for every sample of a batch by itself.
+
+    So a sample is made of the same steps in any batch. The first and the last step compute.
+    """
+
+    def __init__(self, rule: TeaCache, num_steps: int):
+        self.rule, self.num_steps = rule, num_steps
+        self.step = 0
+        self._added: np.ndarray | None = None
+
+    def computes(self, distances: np.ndarray, forced: np.ndarray | None = None) -> np.ndarray:
+        """Which samples the network runs for in the next step, (B,) bool.
+
+        Args:
+            distances: (B,) of each sample's input from that of the step before; of no account in the first step.
+            forced: (B,) bool, samples that compute whatever the distance is.
+        """
+        if self._added is None:
+            self._added = np.zeros(len(distances))
+        self._added = self._added + [self.rule.change(float(distance)) for distance in distances]
+        runs = ~(self._added < self.rule.threshold)
+        if self.step in (0, self.num_steps - 1):
+            runs[:] = True
+        if forced is not None:
+            runs |= forced
+        self._added[runs] = 0.0
+        self.step += 1
+        return runs
+
+
+def relative_distances(changed: np.ndarray, before: np.ndarray, branches: int) -> np.ndarray:
+    """(B,) relative distances of samples from sums over their inputs, the rows of every branch after one another.
+
+    Args:
+        changed, before: (branches * B,) sums of ``|m - m'|`` and of ``|m'|``.
+    """
+    changed, before = (np.asarray(rows, np.float64).reshape(branches, -1).sum(0) for rows in (changed, before))
+    return changed / np.maximum(before, np.finfo(np.float64).tiny)

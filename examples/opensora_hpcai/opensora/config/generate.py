@@ -184,6 +184,58 @@ class Sampler:
 
 
 @dataclass
+class Cache:
+    """Steps that reuse what the denoiser's blocks computed in a step before: faster, and less exact."""
+
+    step_cache: Literal["none", "teacache", "pab"] = "none"
+    """none; teacache leaves all blocks out while their input changes little; pab computes attention in some steps only
+    (1.0, 1.1 and 1.2)"""
+    rel_l1_thresh: float = 0.1
+    """teacache: how much change may add up; published for 1.2: 0.1 slow, 0.2 fast"""
+    teacache_coefficients: list[float] | None = None
+    """teacache: polynomial from the change of the input to that of the result, the highest power first; 1.2's own if
+    not given, and for other versions the change itself"""
+    spatial_range: int = 2
+    """pab: attention within frames is computed every so many steps"""
+    temporal_range: int = 4
+    """pab: the same for attention along time"""
+    cross_range: int = 6
+    """pab: the same for attention to the text"""
+    spatial_threshold: list[float] = field(default_factory=lambda: [450.0, 930.0])
+    """pab: timesteps, of 1000, between which attention within frames is reused"""
+    temporal_threshold: list[float] = field(default_factory=lambda: [450.0, 930.0])
+    """pab: the same for attention along time"""
+    cross_threshold: list[float] = field(default_factory=lambda: [450.0, 930.0])
+    """pab: the same for attention to the text"""
+    max_lpips: float | None = None
+    """teacache: choose rel_l1_thresh so that videos are at most this far from those without a cache; measured once per
+    model and recipe, and kept in step_cache.json of the output folder"""
+    lpips_checkpoint: FilePath | None = None
+    """for max_lpips, folder or file of the weights of AlexNet and LPIPS"""
+    lpips_random: bool = False
+    """for max_lpips without weights, the same network with random ones: another scale, for trying out"""
+
+    def check(self) -> None:
+        require_at_least(self, rel_l1_thresh=0, spatial_range=1, temporal_range=1, cross_range=1)
+        for name in ("spatial_threshold", "temporal_threshold", "cross_threshold"):
+            ends = getattr(self, name)
+            require(self, name, len(ends) == 2 and ends[0] < ends[1], "two timesteps, the smaller one first")
+        if self.teacache_coefficients is not None:
+            require(self, "teacache_coefficients", bool(self.teacache_coefficients), "one number or more")
+        if self.max_lpips is None:
+            return
+        require(self, "max_lpips", self.max_lpips > 0, "above 0")
+        if self.step_cache != "teacache":
+            raise SettingError("max_lpips calibrates teacache; use step_cache teacache", "max_lpips")
+        if not self.lpips_checkpoint and not self.lpips_random:
+            raise SettingError(
+                "max_lpips needs the weights of AlexNet and LPIPS; give their file or folder as --lpips_checkpoint, or "
+                "try it out with --lpips_random True",
+                "max_lpips",
+            )
+
+
+@dataclass
 class Conditions:
     """Given frames and long videos."""
 
@@ -244,6 +296,7 @@ class GenerateConfig(Settings):
     autoencoder: GenerateAutoencoder = field(default_factory=GenerateAutoencoder)
     text: Text = field(default_factory=Text)
     sampler: Sampler = field(default_factory=Sampler)
+    cache: Cache = field(default_factory=Cache)
     conditions: Conditions = field(default_factory=Conditions)
     output: Output = field(default_factory=Output)
     runtime: Runtime = field(default_factory=Runtime)
@@ -266,6 +319,7 @@ class GenerateConfig(Settings):
     }
 
     def check(self) -> None:
+        self._check_cache()
         if not self.output.use_vae_decode and not self.output.save_latent:
             raise UserError("use_vae_decode=False without save_latent=True would write nothing; set save_latent=True")
         if self.conditions.loop > 1 and (self.output.save_latent or not self.output.use_vae_decode):
@@ -275,3 +329,24 @@ class GenerateConfig(Settings):
         prompts_may_say_it = self.prompts.prompt_path or any("--" in text for text in self.prompts.captions or ())
         if not self.shape.is_fixed and not prompts_may_say_it:
             raise UserError("the video has no size; give image_size (height width), or resolution and aspect_ratio")
+
+    def _check_cache(self) -> None:
+        """Refuses what a step cache cannot go with."""
+        wanted, denoiser = self.cache.step_cache, self.denoiser
+        if wanted == "none":
+            return
+        for name in ("enable_sequence_parallelism", "dsp", "guidance_parallel"):
+            if getattr(denoiser, name):
+                raise SettingError(
+                    f"step_cache={wanted} does not work where ranks share a video; use {name} False", "step_cache"
+                )
+        if self.sampler.pre_patchify:
+            raise SettingError(
+                f"step_cache={wanted} does not work with rows of patches; use pre_patchify False", "step_cache"
+            )
+        if wanted == "pab" and denoiser.model_version in ("v2.0", "2.0"):
+            raise SettingError(
+                "step_cache=pab is for attentions in frames and along time, which version 2.0 does not have; use "
+                "teacache",
+                "step_cache",
+            )

@@ -12,6 +12,7 @@ from mindone.config import FilePath, FilePaths, SettingError, Settings, require_
 from mindone.errors import UserError
 from opensora.conditions.visual import KINDS
 from opensora.config.common import Device, Dtype, Runtime
+from opensora.config.generate import Cache
 
 CLIP_TOKENS = 77
 KNOWS_ITSELF = "the autoencoder knows it"
@@ -372,6 +373,7 @@ class InferenceV2Config(Settings):
     clip: Clip = field(default_factory=Clip)
     sampling_option: SamplingOption = field(default_factory=SamplingOption)
     sampling_option_t2i: FirstPicture = field(default_factory=FirstPicture)
+    cache: Cache = field(default_factory=Cache)
     saving_option: SavingOption = field(default_factory=SavingOption)
     parallel: SharedVideo = field(default_factory=SharedVideo)
     env: Env = field(default_factory=Env)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from opensora.conditions.given import Conditioning
     from opensora.config.generate import Sampler as SamplerSettings
     from opensora.config.train import Flow
+    from opensora.families.cached import StepCache
     from opensora.models.types import DenoiserConfig
     from opensora.text.conditioner import Conditioner
 
@@ -249,8 +250,8 @@ class Family(ABC):
         """The training loss as the settings say; ``null_text`` has the arrays of the empty prompt, one row."""
 
     @abstractmethod
-    def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> Sampler:
-        """What makes latents of noise with this denoiser."""
+    def sampler(self, denoiser: nn.Cell, settings: SamplerSettings, step_cache: StepCache | None = None) -> Sampler:
+        """What makes latents of noise with this denoiser; ``step_cache`` leaves blocks out in some steps."""
 
 
 def seeded_noise(seeds: Sequence[int], shape: Sequence[int], name: str) -> StepNoise:

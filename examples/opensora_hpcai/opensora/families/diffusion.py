@@ -24,6 +24,7 @@ from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
 from opensora.families.base import ONLY_2_0, Arrays, LatentBatch, Objective, SampleRequest
+from opensora.families.cached import StepCache, cached
 from opensora.families.packed import PackedDenoiser, Packing
 from opensora.families.stdit import (
     Denoise,
@@ -148,12 +149,20 @@ class DiffusionObjective(Objective):
 class DiffusionSampler:
     """Ancestral (DDPM), DDIM or DPM-Solver++ steps with an STDiT, which runs compiled, once per batch shape."""
 
-    def __init__(self, denoiser: nn.Cell, settings: SamplerSettings, packing: Packing | None = None):
+    def __init__(
+        self,
+        denoiser: nn.Cell,
+        settings: SamplerSettings,
+        packing: Packing | None = None,
+        step_cache: StepCache | None = None,
+    ):
         """
         Args:
             settings: ``sampling`` is ddpm, ddim or dpm-solver; ``guidance_channels`` None guides all latent channels.
             packing: the network sees rows of patches of one length, whatever the size of the video.
+            step_cache: which steps leave the blocks out; None: none.
         """
+        self.step_cache = step_cache
         self.packing = packing
         self._config = denoiser.config
         denoiser = denoiser if packing is None else PackedDenoiser(denoiser)
@@ -174,11 +183,12 @@ class DiffusionSampler:
         text = inputs_of_text(request.text)
         negative = (None, None) if request.negative is None else inputs_of_text(request.negative)
         scale = Tensor(self.scale, ms.float32)
+        run = cached(self.step_cache, self._predict, self.num_steps)
 
         def predict(z: np.ndarray, t: np.ndarray, frames_mask: np.ndarray | None = None) -> np.ndarray:
             mask = None if frames_mask is None else Tensor(frames_mask)
             seen = Tensor(z if packing is None else packing.pack(z))
-            output = self._predict(seen, Tensor(t), *text, *negative, mask, scale, *conditions).asnumpy()
+            output = run(seen, Tensor(t), *text, *negative, mask, scale, *conditions).asnumpy()
             return output if packing is None else packing.unpack(output, size)
 
         if self.sampling == "dpm-solver":
@@ -246,5 +256,7 @@ class DiffusionFamily(STDiTFamily):
         speed = Speed.of(diffusion) if flow.sample_method == "speed" else None
         return DiffusionObjective(diffusion, self.condition_names, denoiser_config.class_dropout_prob, speed=speed)
 
-    def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> DiffusionSampler:
-        return DiffusionSampler(denoiser, settings)
+    def sampler(
+        self, denoiser: nn.Cell, settings: SamplerSettings, step_cache: StepCache | None = None
+    ) -> DiffusionSampler:
+        return DiffusionSampler(denoiser, settings, step_cache=step_cache)

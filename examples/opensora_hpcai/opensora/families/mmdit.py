@@ -26,6 +26,7 @@ from mindone.diffusion.shifted_flow import (
 )
 from mindone.train.loop import Place
 from opensora.families.base import Arrays, LatentBatch, Objective, SampleRequest
+from opensora.families.cached import StepCache, cached
 
 # Published: T5 and CLIP are dropped independently, both of them for a tenth of the samples.
 TEXT_DROPOUT = 0.31622777
@@ -45,11 +46,15 @@ class Predict(nn.Cell):
 
     def construct(self, z, ids, text, t, pooled, condition, guidance):
         """z (B, C, T, H, W), ids (1, N, 3), t (B,), condition (B, 1 + C, T, H, W) or None, guidance (B,)."""
+        called = self.arguments(z, ids, text, t, pooled, condition, guidance)
+        return unpack(self.denoiser(*called), z.shape[2:], self.patch)
+
+    def arguments(self, z, ids, text, t, pooled, condition, guidance):
+        """What the network itself is called with."""
         text_ids = ops.zeros((1, text.shape[1], 3), ms.float32)
         given = pack(condition, self.patch) if self.takes_condition else None
         strength = guidance if self.takes_guidance else None
-        tokens = self.denoiser(pack(z, self.patch), ids, text, text_ids, t, pooled, given, strength)
-        return unpack(tokens, z.shape[2:], self.patch)
+        return (pack(z, self.patch), ids, text, text_ids, t, pooled, given, strength)
 
 
 class GuidedVelocity(nn.Cell):
@@ -65,21 +70,37 @@ class GuidedVelocity(nn.Cell):
     def __init__(self, denoiser: nn.Cell, branches: int):
         super().__init__(auto_prefix=False)
         self.predict = Predict(denoiser)
+        self.network = denoiser
         self.branches = branches
 
     def construct(self, z, ids, text, t, pooled, condition, guidance, text_scale, image_scale):
         """text and pooled hold the prompts of the batch, then (with guidance) the negative ones; image_scale (T,)."""
+        called = self.arguments(z, ids, text, t, pooled, condition, guidance, text_scale, image_scale)
+        return self._guided(self.predict.denoiser(*called), z, text_scale, image_scale)
+
+    def arguments(self, z, ids, text, t, pooled, condition, guidance, text_scale, image_scale):
+        """What the network itself is called with, branch by branch."""
         if self.branches == 1:
-            return self.predict(z, ids, text, t, pooled, condition, guidance)
+            return self.predict.arguments(z, ids, text, t, pooled, condition, guidance)
         if self.branches == 2:
             given = None if condition is None else ops.concat((condition, condition), 0)
-            found = self.predict(_times(z, 2), ids, text, _times(t, 2), pooled, given, _times(guidance, 2))
-            return classifier_free(found, text_scale, z.shape[1])
+            return self.predict.arguments(_times(z, 2), ids, text, _times(t, 2), pooled, given, _times(guidance, 2))
         batch = z.shape[0]
         given = ops.concat((condition, condition, ops.zeros_like(condition)), 0)
         text = ops.concat((text, text[batch:]), 0)
         pooled = ops.concat((pooled, pooled[batch:]), 0)
-        found = self.predict(_times(z, 3), ids, text, _times(t, 3), pooled, given, _times(guidance, 3))
+        return self.predict.arguments(_times(z, 3), ids, text, _times(t, 3), pooled, given, _times(guidance, 3))
+
+    def guide(self, tokens, inputs):
+        """What the sampler gets of the network's output; ``inputs`` are those of `construct`."""
+        return self._guided(tokens, inputs[0], inputs[7], inputs[8])
+
+    def _guided(self, tokens, z, text_scale, image_scale):
+        found = unpack(tokens, z.shape[2:], self.predict.patch)
+        if self.branches == 1:
+            return found
+        if self.branches == 2:
+            return classifier_free(found, text_scale, z.shape[1])
         return text_and_image(found, text_scale, image_scale.reshape(1, 1, -1, 1, 1))
 
 
@@ -92,19 +113,24 @@ class GuidedSampler:
 
     Args:
         distilled: the network is told the guidance instead of being called with a negative text (Flux.1-dev).
+        step_cache: which steps leave the blocks out; None: none.
     """
 
-    def __init__(self, denoiser: nn.Cell, flow: ShiftedFlow, distilled: bool = False):
+    def __init__(
+        self, denoiser: nn.Cell, flow: ShiftedFlow, distilled: bool = False, step_cache: StepCache | None = None
+    ):
+        self.step_cache = step_cache
         self.flow, self.num_steps, self.distilled = flow, flow.config.num_steps, distilled
         self.denoiser, self.patch = denoiser, denoiser.config.patch_size
         self._cells: dict[int, GuidedVelocity] = {}
 
     def steps(self, request: SampleRequest) -> Iterator[np.ndarray]:
         batch, size = len(request.noise), request.noise.shape[2:]
-        guided = not self.distilled and self.flow.config.guidance > 1
-        branches = 1 if not guided else 2 if request.condition is None else 3
-        run = self._cells.setdefault(branches, GuidedVelocity(self.denoiser, branches))
-        sides = (request.text, request.negative) if guided else (request.text,)
+        with_negative = not self.distilled and self.flow.config.guidance > 1
+        branches = 1 if not with_negative else 2 if request.condition is None else 3
+        guided = self._cells.setdefault(branches, GuidedVelocity(self.denoiser, branches))
+        run = cached(self.step_cache, guided, self.num_steps)
+        sides = (request.text, request.negative) if with_negative else (request.text,)
         text, pooled = (Tensor(np.concatenate([s[name] for s in sides]), ms.float32) for name in ("text", "pooled"))
         ids = Tensor(token_positions(size, self.patch))
         condition = self._condition(request)

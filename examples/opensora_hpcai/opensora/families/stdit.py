@@ -23,6 +23,7 @@ from opensora.config.train import TrainConfig
 from opensora.data.dataset import IMAGE_FPS
 from opensora.data.masks import MaskGenerator
 from opensora.families.base import Arrays, Family, LatentBatch, Objective, PromptRules, SampleRequest
+from opensora.families.cached import StepCache, cached
 from opensora.text.cleaning import cleaner
 from opensora.text.conditioner import T5Conditioner
 from opensora.text.prompts import append_scores
@@ -46,9 +47,13 @@ class Denoise(nn.Cell):
         self.takes_frames_mask = denoiser.takes_frames_mask
 
     def construct(self, x, t, text, text_mask, frames_mask, conditions, drop):
+        return self.denoiser(*self.arguments(x, t, text, text_mask, frames_mask, conditions, drop))
+
+    def arguments(self, x, t, text, text_mask, frames_mask, conditions, drop):
+        """What the network itself is called with."""
         if self.takes_frames_mask:
-            return self.denoiser(x, t, text, text_mask, frames_mask, *conditions, drop)
-        return self.denoiser(x, t, text, text_mask, *conditions, drop)
+            return (x, t, text, text_mask, frames_mask, *conditions, drop)
+        return (x, t, text, text_mask, *conditions, drop)
 
 
 class GuidedPrediction(nn.Cell):
@@ -68,6 +73,7 @@ class GuidedPrediction(nn.Cell):
     ):
         super().__init__(auto_prefix=False)
         self.denoise = Denoise(denoiser)
+        self.network = denoiser
         self.null_caption = denoiser.y_embedder.y_embedding
         self.guided, self.channels, self.keep_variance = guided, channels, keep_variance
 
@@ -84,17 +90,23 @@ class GuidedPrediction(nn.Cell):
         *conditions: Tensor,
     ) -> Tensor:
         """z (B, C, T, H, W), t (B,), text (B, 1, L, D), text_mask (B, L), frames_mask (B, T) or None, rest (B,)."""
-        latent_channels = z.shape[1]
+        told = (frames_mask, guidance_scale, *conditions)
+        called = self.arguments(z, t, text, text_mask, negative, negative_mask, *told)
+        return self._guided(self.denoise.denoiser(*called), z, guidance_scale)
+
+    def arguments(
+        self, z, t, text, text_mask, negative, negative_mask, frames_mask, guidance_scale, *conditions
+    ) -> tuple:
+        """What the network itself is called with: the conditional half, then the unconditional one."""
         if not self.guided:
-            output = self.denoise(z, t, text, text_mask, frames_mask, conditions, None)
-            return output if self.keep_variance else output[:, :latent_channels]
+            return self.denoise.arguments(z, t, text, text_mask, frames_mask, conditions, None)
         if negative is None:
             negative = ops.broadcast_to(self.null_caption.astype(text.dtype), text.shape)
             negative_mask = text_mask
         doubled = ()
         for value in conditions:
             doubled += (_twice(value),)
-        output = self.denoise(
+        return self.denoise.arguments(
             _twice(z),
             _twice(t),
             ops.concat((text, negative), 0),
@@ -103,6 +115,15 @@ class GuidedPrediction(nn.Cell):
             doubled,
             None,
         )
+
+    def guide(self, output: Tensor, inputs: tuple) -> Tensor:
+        """What the sampler gets of the network's output; ``inputs`` are those of `construct`."""
+        return self._guided(output, inputs[0], inputs[7])
+
+    def _guided(self, output: Tensor, z: Tensor, guidance_scale: Tensor) -> Tensor:
+        latent_channels = z.shape[1]
+        if not self.guided:
+            return output if self.keep_variance else output[:, :latent_channels]
         guided_channels = self.channels or latent_channels
         guided = classifier_free(output, guidance_scale, guided_channels)
         end = output.shape[1] if self.keep_variance else latent_channels
@@ -211,7 +232,14 @@ class FlowObjective(Objective):
 class FlowSampler:
     """Rectified flow's Euler steps with an STDiT. The network runs compiled in graph mode, once per batch shape."""
 
-    def __init__(self, denoiser: nn.Cell, flow: RectifiedFlow, channels: int | None = None):
+    def __init__(
+        self,
+        denoiser: nn.Cell,
+        flow: RectifiedFlow,
+        channels: int | None = None,
+        step_cache: StepCache | None = None,
+    ):
+        self.step_cache = step_cache
         self.flow, self.num_steps = flow, flow.config.num_sampling_steps
         self.guidance_scale = flow.config.cfg_scale
         self._names = denoiser.condition_names
@@ -224,10 +252,11 @@ class FlowSampler:
         text = inputs_of_text(request.text)
         negative = (None, None) if request.negative is None else inputs_of_text(request.negative)
         scale = Tensor(self.guidance_scale, ms.float32)
+        run = cached(self.step_cache, self._velocity, self.num_steps)
 
         def velocity(z: np.ndarray, t: np.ndarray, frames_mask: np.ndarray | None) -> np.ndarray:
             mask = None if frames_mask is None else Tensor(frames_mask)
-            return self._velocity(Tensor(z), Tensor(t), *text, *negative, mask, scale, *conditions).asnumpy()
+            return run(Tensor(z), Tensor(t), *text, *negative, mask, scale, *conditions).asnumpy()
 
         yield from self.flow.sample(
             velocity, request.noise, height, width, frames, request.edit_mask, request.edit_noise

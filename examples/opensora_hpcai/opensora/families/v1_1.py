@@ -12,6 +12,7 @@ from opensora.config.common import Refusals
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.data.buckets import BucketConfig, BucketRules, rules_1
 from opensora.families.base import is_on
+from opensora.families.cached import StepCache
 from opensora.families.diffusion import DiffusionFamily, DiffusionSampler
 from opensora.families.packed import packing_of
 from opensora.models.stdit2 import STDiT2
@@ -41,9 +42,11 @@ class OpenSora11(DiffusionFamily):
     def bucket_rules(self, config: BucketConfig, compression: int = 8) -> BucketRules:
         return rules_1(config)
 
-    def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> DiffusionSampler:
+    def sampler(
+        self, denoiser: nn.Cell, settings: SamplerSettings, step_cache: StepCache | None = None
+    ) -> DiffusionSampler:
         packing = packing_of(denoiser.config, settings.max_image_size) if settings.pre_patchify else None
-        return DiffusionSampler(denoiser, settings, packing)
+        return DiffusionSampler(denoiser, settings, packing, step_cache)
 
 
 FAMILY = OpenSora11()

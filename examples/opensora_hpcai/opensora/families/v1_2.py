@@ -14,6 +14,7 @@ from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
 from opensora.data.buckets import BucketConfig, BucketRules, rules_1
 from opensora.families.base import NO_PATCHES, ONLY_2_0, Arrays, is_on
+from opensora.families.cached import StepCache
 from opensora.families.stdit import FlowObjective, FlowSampler, STDiTFamily
 from opensora.models.stdit3 import STDiT3
 from opensora.timestep_shift import size_ratio
@@ -68,13 +69,13 @@ class OpenSora12(STDiTFamily):
         dropout = denoiser_config.class_dropout_prob
         return FlowObjective(RectifiedFlow(settings, size_ratio), STDiT3.condition_names, dropout)
 
-    def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> FlowSampler:
+    def sampler(self, denoiser: nn.Cell, settings: SamplerSettings, step_cache: StepCache | None = None) -> FlowSampler:
         flow = RectifiedFlowConfig(
             num_sampling_steps=settings.sampling_steps,
             cfg_scale=settings.guidance_scale,
             use_timestep_transform=settings.use_timestep_transform,
         )
-        return FlowSampler(denoiser, RectifiedFlow(flow, size_ratio))
+        return FlowSampler(denoiser, RectifiedFlow(flow, size_ratio), step_cache=step_cache)
 
 
 FAMILY = OpenSora12()

@@ -17,6 +17,7 @@ from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
 from opensora.data.buckets import BucketConfig, BucketRules, rules_2_0, sampling_intervals
 from opensora.families.base import NO_PATCHES, Arrays, Family, PromptRules, is_on
+from opensora.families.cached import StepCache
 from opensora.families.mmdit import FlowMatchingObjective, GuidedSampler
 from opensora.flow_settings import FLOW_SETTINGS
 from opensora.sizes import VideoSize, video_size_2_0
@@ -115,9 +116,11 @@ class OpenSora20(Family):
     ) -> FlowMatchingObjective:
         return FlowMatchingObjective(denoiser_config.patch_size, null_text, denoiser_config.cond_embed)
 
-    def sampler(self, denoiser: nn.Cell, settings: SamplerSettings) -> GuidedSampler:
+    def sampler(
+        self, denoiser: nn.Cell, settings: SamplerSettings, step_cache: StepCache | None = None
+    ) -> GuidedSampler:
         flow = ShiftedFlowConfig(**{name: getattr(settings, common) for name, common in FLOW_SETTINGS.items()})
-        return GuidedSampler(denoiser, ShiftedFlow(flow), denoiser.config.guidance_embed)
+        return GuidedSampler(denoiser, ShiftedFlow(flow), denoiser.config.guidance_embed, step_cache)
 
 
 def prompt_text(prompt: str, fps: float | None, motion_score: float | None) -> str:

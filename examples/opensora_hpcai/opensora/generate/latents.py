@@ -6,9 +6,11 @@ Legend: `B` batch, `C` latent channels, `T` latent frames, `H`/`W` latent height
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from opensora import networks, outputs
 from opensora.conditions.given import Conditions, continued
 from opensora.failures import require_finite, within_memory
 from opensora.families.base import Sampler, SampleRequest, initial_noise, seeded_noise
+from opensora.families.cached import make_step_cache
 from opensora.generate.plan import Job, Plan
 from opensora.generate.previews import write_preview
 from opensora.generate.progress import Steps
@@ -28,6 +31,11 @@ from opensora.generate.results import Result, record
 from opensora.generate.resume import LATENTS_FOLDER, own_stem
 from opensora.generate.texts import Texts
 from opensora.sequence import is_shared
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
+logger = logging.getLogger(__name__)
 
 # What samplers ask of a denoiser beside calling it.
 ASKED = ("config", "condition_names", "takes_frames_mask", "y_embedder")
@@ -50,6 +58,34 @@ class Clips:
 def denoise(clips: Clips, results: dict[Job, Result]) -> None:
     """Latents of all jobs, batch by batch; saved at once if asked for. The denoiser is dropped afterwards."""
     plan, config = clips.plan, clips.plan.config
+    denoiser = load_denoiser(plan)
+    step_cache = make_step_cache(config.cache, plan.family.name)
+    sampler = plan.family.sampler(denoiser, config.sampler, step_cache)
+    groups = batches(plan, clips.texts)
+    with Steps(sum(map(len, groups)) * sampler.num_steps, runtime.current().is_main) as progress:
+        for group in groups:
+            for jobs in group:
+                started = time.perf_counter()
+                latents = denoise_batch(clips, sampler, jobs, len(group[0]), progress)
+                seconds = (time.perf_counter() - started) / len(jobs)
+                for job, values in zip(jobs, latents):
+                    results[job].latents = values
+                    results[job].took("denoise", seconds)
+                if config.output.save_latent and plan.writes:
+                    save_latents(plan, clips.texts, [results[job] for job in jobs])
+    if step_cache is not None:
+        spent = step_cache.spent
+        logger.info(
+            "step cache %s: blocks computed in %.1f of %d steps, %.2f times fewer",
+            *(config.cache.step_cache, spent.computed, spent.steps, spent.speed),
+        )
+    del denoiser, sampler, step_cache
+    gc.collect()
+
+
+def load_denoiser(plan: Plan) -> nn.Cell:
+    """The denoiser, whose video or whose branches of guidance ranks share if the settings say so."""
+    config = plan.config
     with within_memory(f"the denoiser in {config.denoiser.dtype}", "use dtype bf16 on an NPU"):
         denoiser = networks.load_denoiser(
             config.denoiser.ckpt_path,
@@ -60,22 +96,8 @@ def denoise(clips: Clips, results: dict[Job, Result]) -> None:
             loras=config.denoiser.loras,
         )
     if config.denoiser.guidance_parallel:
-        denoiser = SharedRows(denoiser, plan.mesh, ASKED)
-    sampler = plan.family.sampler(denoiser, config.sampler)
-    groups = batches(plan, clips.texts)
-    with Steps(sum(map(len, groups)) * sampler.num_steps, runtime.current().is_main) as progress:
-        for group in groups:
-            for jobs in group:
-                started = time.perf_counter()
-                latents = _denoise_batch(clips, sampler, jobs, len(group[0]), progress)
-                seconds = (time.perf_counter() - started) / len(jobs)
-                for job, values in zip(jobs, latents):
-                    results[job].latents = values
-                    results[job].took("denoise", seconds)
-                if config.output.save_latent and plan.writes:
-                    save_latents(plan, clips.texts, [results[job] for job in jobs])
-    del denoiser, sampler
-    gc.collect()
+        return SharedRows(denoiser, plan.mesh, ASKED)
+    return denoiser
 
 
 def batches(plan: Plan, texts: Texts) -> list[list[list[Job]]]:
@@ -87,7 +109,7 @@ def batches(plan: Plan, texts: Texts) -> list[list[list[Job]]]:
     return [[jobs[i : i + size] for i in range(0, len(jobs), size)] for jobs in groups.values()]
 
 
-def _denoise_batch(
+def denoise_batch(
     clips: Clips, sampler: Sampler, jobs: Sequence[Job], width: int, progress: Steps
 ) -> Sequence[np.ndarray]:
     """Latents (C, T, H, W) of each job.

@@ -35,6 +35,9 @@ class Result:
 # Settings that say which ranks work on a video, and do not change it.
 SHARING = ("enable_sequence_parallelism", "sequence_parallel_shards", "dsp", "guidance_parallel")
 
+# Settings that find a threshold; what they found is in the settings as well.
+CALIBRATION = ("max_lpips", "lpips_checkpoint", "lpips_random")
+
 
 def made_from(plan: Plan, job: Job) -> dict[str, Any]:
     """Whatever changes a video: two runs in which it is the same make the same video."""
@@ -65,6 +68,7 @@ def made_from(plan: Plan, job: Job) -> dict[str, Any]:
             "autoencoder": config.autoencoder,
             "text": config.text,
             "sampler": _without(vars(config.sampler), "num_samples", "batch_size"),
+            **({} if config.cache.step_cache == "none" else {"cache": _without(vars(config.cache), *CALIBRATION)}),
             "save_format": config.output.save_format if config.output.use_vae_decode else "npy",
         }
     )

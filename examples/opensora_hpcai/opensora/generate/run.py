@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from mindone.errors import UserError
 from opensora.config import GenerateConfig
 from opensora.families import settle
+from opensora.generate.calibrate import calibrated
 from opensora.generate.forecast import say_what_is_needed
 from opensora.generate.latents import Clips, denoise, save_latents
 from opensora.generate.loops import Film
@@ -36,7 +37,7 @@ def generate(config: GenerateConfig) -> list[Result]:
     started = time.perf_counter()
     denoiser = config.denoiser
     family, config = settle(config, denoiser.model_version, denoiser.model_name, config.autoencoder.vae_type)
-    whole = make_plan(config, family)
+    whole = calibrated(make_plan(config, family))
     plan, results = finished_before(whole)
     if plan.jobs:
         say_what_is_needed(plan)

@@ -93,6 +93,7 @@ def video_settings(config: InferenceV2Config) -> GenerateConfig:
     settings.denoiser.model_name = denoiser
     settings.shape = _shape(option, 1 if option.cond_type == "t2i" else option.num_frames)
     settings.prompts.motion_score = option.motion_score
+    settings.cache = config.cache
     if option.ref:
         settings.conditions = Conditions(reference_path=option.ref, task=TASKS.get(option.cond_type, option.cond_type))
     return settings

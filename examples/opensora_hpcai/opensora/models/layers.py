@@ -82,6 +82,21 @@ def tile_batch(x: Tensor, batch: int) -> Tensor:
     return ops.tile(x, (batch // x.shape[0],) + (1,) * (x.ndim - 1))
 
 
+def add_branch(x: Tensor, gate: Tensor, y: Tensor | None, branch: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``x`` with a gated branch added, and that branch: ``gate * y``, or the ``branch`` of an earlier step as it is."""
+    if branch is not None:
+        return x + branch, branch
+    return F.gated_sum(x, gate, y), F.gated_sum(ops.zeros_like(x), gate, y)
+
+
+def branches_of(branches: tuple, block: int) -> tuple:
+    """A block's own of kept branches, which have a tuple of all blocks per kind, or an empty one: None for that."""
+    found = ()
+    for kind in branches:
+        found += (kind[block] if kind else None,)
+    return found
+
+
 def unpack_text(packed: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     """Captions that lie one after another, as rows: (1, sum of lengths, D) → (B, longest, D) and its mask (B, longest).
 

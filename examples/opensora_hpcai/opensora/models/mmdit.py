@@ -196,16 +196,38 @@ class MMDiT(nn.Cell):
         Returns:
             (B, N, C) float32.
         """
+        img, state = self.embed(img, img_ids, txt, txt_ids, timesteps, y_vec, cond, guidance)
+        return self.head(self.run_blocks(img, state), state)
+
+    def embed(self, img, img_ids, txt, txt_ids, timesteps, y_vec, cond=None, guidance=None):
+        """Everything before the blocks: this rank's image tokens (B, N, D), and what the rest needs beside them."""
         vec = self.condition(timesteps, y_vec, guidance)
         size = (1, txt.shape[1], img.shape[1])
         img, txt, rope = self.tokens(img, img_ids, txt, txt_ids, cond)
+        return img, (txt, vec, rope, size)
+
+    def run_blocks(self, img: Tensor, state: tuple) -> Tensor:
+        """The image tokens (B, N, D) of all ranks after the blocks."""
+        txt, vec, rope, size = state
         for block in self.double_blocks:
             img, txt = block(img, txt, vec, rope, size)
         x = ops.concat((txt, img), 1)
         for block in self.single_blocks:
             x = block(x, vec, rope, size)
-        img = self.parallel.gather(x[:, None, txt.shape[1] :], (1, size[2]))[:, 0]
-        return F.cast(self.final_layer(img, vec), ms.float32)
+        return self.parallel.gather(x[:, None, txt.shape[1] :], (1, size[2]))[:, 0]
+
+    def head(self, img: Tensor, state: tuple) -> Tensor:
+        """Everything after the blocks; ``state`` is that of `embed`."""
+        return F.cast(self.final_layer(img, state[1]), ms.float32)
+
+    def first_input(self, img: Tensor, state: tuple) -> Tensor:
+        """What the attention of the first block sees of the image tokens: (B, N, D) float32."""
+        vec = state[1]
+        if self.config.depth:
+            shift, scale = self.double_blocks[0].img_mod(vec)[:2]
+        else:
+            shift, scale = self.single_blocks[0].modulation(vec)[:2]
+        return F.cast(F.modulated_norm(img, shift, scale), ms.float32)
 
     def condition(self, timesteps: Tensor, y_vec: Tensor, guidance: Tensor | None) -> Tensor:
         """The vector (B, D) that modulates all blocks, activated."""

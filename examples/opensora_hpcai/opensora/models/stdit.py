@@ -17,7 +17,7 @@ from mindone.nn import functional as F
 from mindone.nn.attention import AxialSelfAttention, CrossAttention
 from mindone.nn.embeddings import index_table_1d, index_table_2d
 from mindone.nn.layers import Mlp
-from opensora.models.layers import modulation_table
+from opensora.models.layers import add_branch, branches_of, modulation_table
 from opensora.models.stdit_base import STDiTBase, STDiTBaseConfig
 
 FREEZE = (None, "not_temporal", "text")
@@ -116,6 +116,11 @@ class STDiT(STDiTBase):
         Returns:
             (B, out_channels, T, H, W) float32.
         """
+        x, state = self.embed(x, timestep, y, mask, force_drop_ids)
+        return self.head(self.run_blocks(x, state), state)
+
+    def embed(self, x, timestep, y, mask=None, force_drop_ids=None):
+        """Everything before the blocks: tokens (B, T, S, D), and what `run_blocks` and `head` need beside them."""
         batch, _, frames, rows, columns = x.shape
         grid = self.x_embedder.grid((frames, rows, columns))
         text, text_mask = self.embed_text(y, mask, batch, force_drop_ids)
@@ -125,11 +130,35 @@ class STDiT(STDiTBase):
         in_frame, in_time = self.positions(grid)
         x = self.x_embedder(x)
         x = x + F.cast(in_frame, x.dtype)
-        x, size = self.parallel.split(x), x.shape[1:3]
+        into_blocks = (text, text_mask, modulation, in_time, x.shape[1:3])
+        return x, (into_blocks, (t, None, None, grid, (frames, rows, columns)))
+
+    def run_blocks(self, x: Tensor, state: tuple) -> Tensor:
+        """The tokens (B, T, S, D) of all ranks after the blocks."""
+        text, text_mask, modulation, in_time, size = state[0]
+        x = self.parallel.split(x)
         for i in range(self.config.depth):
             x = self.blocks[i](x, text, text_mask, modulation, modulation, in_time if i == 0 else None, size)
-        x = self.parallel.gather(x, size)
-        return self.latents(x, t, None, None, grid, (frames, rows, columns))
+        return self.parallel.gather(x, size)
+
+    @property
+    def branch_counts(self) -> tuple[int, int, int]:
+        """Branches in frames, over time and to the text, that `broadcast_blocks` takes and returns."""
+        depth = self.config.depth
+        return (depth, depth, depth)
+
+    def broadcast_blocks(self, x: Tensor, state: tuple, branches: tuple) -> tuple[Tensor, tuple]:
+        """`run_blocks` with branches of an earlier step, see `opensora.families.cached.Broadcasting`."""
+        text, text_mask, modulation, in_time, size = state[0]
+        kept = ((), (), ())
+        for i in range(self.config.depth):
+            told = (modulation, in_time if i == 0 else None, size, None)
+            x, own = self.blocks[i].broadcast(x, text, text_mask, modulation, *told, branches_of(branches, i))
+            kept = ((*kept[0], own[0]), (*kept[1], own[1]), (*kept[2], own[2]))
+        return x, kept
+
+    def first_input(self, x: Tensor, state: tuple) -> Tensor:
+        return self.modulated(x, state[0][2], self.blocks[0])
 
     def positions(self, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """Fixed sine-cosine positions within a frame (S, D) and of the frames (T, D)."""
@@ -142,7 +171,7 @@ class STDiT(STDiTBase):
 class STDiTBlock(nn.Cell):
     """Modulated attention within frames, attention along time, plain cross-attention to the text, modulated MLP.
 
-    ``x += gate * attention(modulate(norm(x)))``; then along time, see `attend_over_time`; ``x += cross_attention(x)``;
+    ``x += gate * attention(modulate(norm(x)))``; then along time, see `before_time`; ``x += cross_attention(x)``;
     ``x += gate * mlp(modulate(norm(x)))``.
     """
 
@@ -169,7 +198,7 @@ class STDiTBlock(nn.Cell):
     ) -> Tensor:
         """x (B, T, S, D), text (B, L, D), text_mask (B, 1, 1, L), modulation (B, 1 or T, 6, D) → (B, T, S, D).
 
-        ``over_time`` is the modulation that `attend_over_time` uses, ``positions`` those of frames in its form.
+        ``over_time`` is the modulation that `before_time` uses, ``positions`` those of frames in its form.
         ``size``: frames and tokens of a frame of all ranks together.
         ``places`` (B, S) bool says which tokens of a frame are attended to; None: all.
         """
@@ -177,13 +206,33 @@ class STDiTBlock(nn.Cell):
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = ops.split(vectors, 1, 2)
         x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale), size, None, places))
         x = self.parallel.to_temporal(x, size)
-        x = self.attend_over_time(x, over_time, positions, size)
+        time_gate, seen = self.before_time(x, over_time, positions)
+        x = F.gated_sum(x, time_gate, self.attn_temp(*seen[:1], size, *seen[1:]))
         x = self.parallel.to_spatial(x, size)
         x = x + self.cross_attn(x, text, text_mask)
         return F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))
 
-    def attend_over_time(self, x: Tensor, over_time: Tensor, positions: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """``x += gate * attention(x + positions)`` with the gate of the attention within frames.
+    def broadcast(self, x, text, text_mask, modulation, over_time, positions, size, places, branches):
+        """As `construct`, with the branches (in frames, over time, to the text) that are not None; returns all three.
+
+        A branch is what is added to ``x`` (B, T, S, D): after gate and projection.
+        """
+        vectors = modulation + self.scale_shift_table
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = ops.split(vectors, 1, 2)
+        in_frame, in_time, crossed = branches
+        y = self.attn(F.modulated_norm(x, shift, scale), size, None, places) if in_frame is None else None
+        x, in_frame = add_branch(x, gate, y, in_frame)
+        time_gate, seen = self.before_time(x, over_time, positions)
+        y = self.attn_temp(*seen[:1], size, *seen[1:]) if in_time is None else None
+        x, in_time = add_branch(x, time_gate, y, in_time)
+        if crossed is None:
+            crossed = self.cross_attn(x, text, text_mask)
+        x = x + crossed
+        x = F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))
+        return x, (in_frame, in_time, crossed)
+
+    def before_time(self, x: Tensor, over_time: Tensor, positions: Tensor | None) -> tuple[Tensor, tuple]:
+        """Gate and input of ``x += gate * attention(x + positions)`` with the gate of the attention within frames.
 
         Neither norm nor modulation: an oddity of the original that its weights were trained with. ``over_time`` is the
         block's own modulation, positions (T, D) come to the first block only.
@@ -193,4 +242,4 @@ class STDiTBlock(nn.Cell):
         placed = x
         if positions is not None:
             placed = x + F.cast(self.parallel.frames(positions[None, :, None], "time"), x.dtype)
-        return F.gated_sum(x, gate, self.attn_temp(placed, size))
+        return gate, (placed,)

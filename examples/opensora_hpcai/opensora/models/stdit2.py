@@ -16,7 +16,7 @@ from mindone.errors import UserError
 from mindone.nn import functional as F
 from mindone.nn.embeddings import RotaryEmbedding, TimestepEmbedder
 from mindone.nn.layers import Linear, SiLU
-from opensora.models.layers import modulation_table, tile_batch
+from opensora.models.layers import branches_of, modulation_table, tile_batch
 from opensora.models.stdit import FactorizedConfig, STDiT, STDiTBlock
 from opensora.models.stdit_base import STDiTBase
 
@@ -122,6 +122,27 @@ class STDiT2(STDiTBase):
         Returns:
             (B, out_channels, T, H, W) float32.
         """
+        told = (num_frames, height, width, ar, fps, force_drop_ids, spatial_pos, spatial_mask)
+        x, state = self.embed(x, timestep, y, mask, x_mask, *told)
+        return self.head(self.run_blocks(x, state), state)
+
+    def embed(
+        self,
+        x,
+        timestep,
+        y,
+        mask,
+        x_mask,
+        num_frames,
+        height,
+        width,
+        ar,
+        fps,
+        force_drop_ids=None,
+        spatial_pos=None,
+        spatial_mask=None,
+    ):
+        """Everything before the blocks: tokens (B, T, S, D), and what `run_blocks` and `head` need beside them."""
         batch, _, frames, rows, columns = x.shape
         grid = self.x_embedder.grid((frames, rows, columns))
         text, text_mask = self.embed_text(y, mask, batch, force_drop_ids)
@@ -139,13 +160,35 @@ class STDiT2(STDiTBase):
         positions = self.scaled_positions(grid, height, width, (rows, columns)) if own else spatial_pos[:, None]
         x = x + F.cast(positions, x.dtype)
         places = None if spatial_mask is None else spatial_mask != 0
-        x, size = self.parallel.split(x), x.shape[1:3]
-        rope = self.rope(grid[0])
+        into_blocks = (text, text_mask, modulation, over_time, self.rope(grid[0]), x.shape[1:3], places)
+        # The original gives its last layer the shape for given frames only, and its weights were trained so.
+        return x, (into_blocks, (t, x_mask, shape_t0, grid, (frames, rows, columns)))
+
+    def run_blocks(self, x: Tensor, state: tuple) -> Tensor:
+        """The tokens (B, T, S, D) of all ranks after the blocks."""
+        text, text_mask, modulation, over_time, rope, size, places = state[0]
+        x = self.parallel.split(x)
         for i in range(self.config.depth):
             x = self.blocks[i](x, text, text_mask, modulation, over_time, rope, size, places)
-        x = self.parallel.gather(x, size)
-        # The original gives its last layer the shape for given frames only, and its weights were trained so.
-        return self.latents(x, t, x_mask, shape_t0, grid, (frames, rows, columns))
+        return self.parallel.gather(x, size)
+
+    @property
+    def branch_counts(self) -> tuple[int, int, int]:
+        """Branches in frames, over time and to the text, that `broadcast_blocks` takes and returns."""
+        depth = self.config.depth
+        return (depth, depth, depth)
+
+    def broadcast_blocks(self, x: Tensor, state: tuple, branches: tuple) -> tuple[Tensor, tuple]:
+        """`run_blocks` with branches of an earlier step, see `opensora.families.cached.Broadcasting`."""
+        text, text_mask, *told = state[0]
+        kept = ((), (), ())
+        for i in range(self.config.depth):
+            x, own = self.blocks[i].broadcast(x, text, text_mask, *told, branches_of(branches, i))
+            kept = ((*kept[0], own[0]), (*kept[1], own[1]), (*kept[2], own[2]))
+        return x, kept
+
+    def first_input(self, x: Tensor, state: tuple) -> Tensor:
+        return self.modulated(x, state[0][2], self.blocks[0])
 
     def shape_embedding(self, height: Tensor, width: Tensor, ar: Tensor) -> Tensor:
         """Height, width and aspect ratio (B,) → (B, D), a third of the channels each."""
@@ -160,13 +203,11 @@ class STDiT2Block(STDiTBlock):
         super().__init__(config, parallel, qk_norm)
         self.scale_shift_table_temporal = modulation_table(3, config.hidden_size)
 
-    def attend_over_time(
-        self, x: Tensor, over_time: Tensor, positions: tuple[Tensor, Tensor], size: tuple[int, int]
-    ) -> Tensor:
-        """``x += gate * attention(modulate(norm(x)))``; queries and keys are rotated, then normed.
+    def before_time(self, x: Tensor, over_time: Tensor, positions: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple]:
+        """Gate and input of ``x += gate * attention(modulate(norm(x)))``; queries and keys are rotated, then normed.
 
         ``over_time`` is a modulation (B, 1 or T, 3, D), positions are the rotary tables.
         """
         vectors = self.parallel.frames(over_time, "time") + self.scale_shift_table_temporal
         shift, scale, gate = ops.split(vectors, 1, 2)
-        return F.gated_sum(x, gate, self.attn_temp(F.modulated_norm(x, shift, scale), size, positions))
+        return gate, (F.modulated_norm(x, shift, scale), positions)

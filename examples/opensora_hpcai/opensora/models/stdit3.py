@@ -18,7 +18,7 @@ from mindone.nn import functional as F
 from mindone.nn.attention import AxialSelfAttention, CrossAttention
 from mindone.nn.embeddings import RotaryEmbedding, TimestepEmbedder
 from mindone.nn.layers import Mlp
-from opensora.models.layers import modulation_table, tile_batch, unpack_text
+from opensora.models.layers import add_branch, modulation_table, tile_batch, unpack_text
 from opensora.models.stdit_base import STDiTBase, STDiTBaseConfig
 
 
@@ -131,6 +131,11 @@ class STDiT3(STDiTBase):
         Returns:
             (B, out_channels, T, H, W) float32.
         """
+        x, state = self.embed(x, timestep, y, mask, x_mask, fps, height, width, force_drop_ids)
+        return self.head(self.run_blocks(x, state), state)
+
+    def embed(self, x, timestep, y, mask=None, x_mask=None, fps=None, height=None, width=None, force_drop_ids=None):
+        """Everything before the blocks: tokens (B, T, S, D), and what `run_blocks` and `head` need beside them."""
         batch, _, frames, rows, columns = x.shape
         grid = self.x_embedder.grid((frames, rows, columns))
         text, text_mask = self._text(y, mask, batch, force_drop_ids)
@@ -142,15 +147,41 @@ class STDiT3(STDiTBase):
 
         x = self.x_embedder(x)
         x = x + F.cast(self.scaled_positions(grid, height, width, (rows, columns)), x.dtype)
-        x, size = self.parallel.split(x), x.shape[1:3]
-        rope = self.rope(grid[0])
+        into_blocks = (text, text_mask, modulation, self.rope(grid[0]), x.shape[1:3])
+        return x, (into_blocks, (t, x_mask, t0, grid, (frames, rows, columns)))
+
+    def run_blocks(self, x: Tensor, state: tuple) -> Tensor:
+        """The tokens (B, T, S, D) of all ranks after the blocks."""
+        text, text_mask, modulation, rope, size = state[0]
+        x = self.parallel.split(x)
         for i in range(self.config.depth):
             x = self.spatial_blocks[i](x, text, text_mask, modulation, None, size)
             x = self.parallel.to_temporal(x, size)
             x = self.temporal_blocks[i](x, text, text_mask, modulation, rope, size)
             x = self.parallel.to_spatial(x, size)
-        x = self.parallel.gather(x, size)
-        return self.latents(x, t, x_mask, t0, grid, (frames, rows, columns))
+        return self.parallel.gather(x, size)
+
+    @property
+    def branch_counts(self) -> tuple[int, int, int]:
+        """Branches in frames, over time and to the text, that `broadcast_blocks` takes and returns."""
+        depth = self.config.depth
+        return (depth, depth, 2 * depth)
+
+    def broadcast_blocks(self, x: Tensor, state: tuple, branches: tuple) -> tuple[Tensor, tuple]:
+        """`run_blocks` with branches of an earlier step, see `opensora.families.cached.Broadcasting`."""
+        text, text_mask, modulation, rope, size = state[0]
+        spatial, temporal, cross = branches
+        kept = ((), (), ())
+        for i in range(self.config.depth):
+            own = (spatial[i] if spatial else None, cross[2 * i] if cross else None)
+            x, attended, crossed = self.spatial_blocks[i].broadcast(x, text, text_mask, modulation, None, size, *own)
+            own = (temporal[i] if temporal else None, cross[2 * i + 1] if cross else None)
+            x, in_time, after = self.temporal_blocks[i].broadcast(x, text, text_mask, modulation, rope, size, *own)
+            kept = ((*kept[0], attended), (*kept[1], in_time), (*kept[2], crossed, after))
+        return x, kept
+
+    def first_input(self, x: Tensor, state: tuple) -> Tensor:
+        return self.modulated(x, state[0][2], self.spatial_blocks[0])
 
     def _text(self, y: Tensor, mask: Tensor | None, batch: int, drop: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As `embed_text`, also for text that comes projected and packed."""
@@ -196,3 +227,18 @@ class STDiT3Block(nn.Cell):
         x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale), size, rope))
         x = x + self.cross_attn(x, text, text_mask)
         return F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))
+
+    def broadcast(self, x, text, text_mask, modulation, rope, size, attended, crossed):
+        """As `construct`, with the branches of both attentions where they are given; returns them as well.
+
+        A branch is what is added to ``x`` (B, T, S, D): after gate and projection.
+        """
+        vectors = modulation + self.scale_shift_table
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = ops.split(vectors, 1, 2)
+        y = self.attn(F.modulated_norm(x, shift, scale), size, rope) if attended is None else None
+        x, attended = add_branch(x, gate, y, attended)
+        if crossed is None:
+            crossed = self.cross_attn(x, text, text_mask)
+        x = x + crossed
+        x = F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))
+        return x, attended, crossed

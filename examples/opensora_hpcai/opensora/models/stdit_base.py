@@ -199,6 +199,15 @@ class STDiTBase(nn.Cell):
         frames, rows, columns = size
         return F.cast(x[:, :, :frames, :rows, :columns], ms.float32)
 
+    def head(self, x: Tensor, state: tuple) -> Tensor:
+        """Everything after the blocks; ``state`` is that of a network's ``embed``."""
+        return self.latents(x, *state[1])
+
+    def modulated(self, x: Tensor, modulation: Tensor, block: nn.Cell) -> Tensor:
+        """What the attention of a network's first block sees of tokens (B, T, S, D): the same shape, float32."""
+        vectors = modulation + block.scale_shift_table
+        return F.cast(F.modulated_norm(x, vectors[:, :, 0:1], vectors[:, :, 1:2]), ms.float32)
+
     # --- training options --------------------------------------------------------------------------------------------
 
     def block_groups(self) -> Sequence[Sequence[nn.Cell]]:

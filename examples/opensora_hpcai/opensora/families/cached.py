@@ -1,0 +1,276 @@
+"""Sampling that leaves blocks out in some steps: TeaCache, and pyramid attention broadcast (PAB).
+
+The network is compiled in parts, and the host decides before every step which part runs: a step that is skipped runs
+a graph in which there are no blocks. Decisions are those of `mindone.diffusion.step_cache`.
+
+A network offers ``embed(*inputs) -> (x, state)``, ``run_blocks(x, state) -> x``, ``head(x, state)`` and
+``first_input(x, state)``, the modulated input of its first block; for PAB also ``broadcast_blocks``.
+
+Legend: `B` batch, `R` rows that the network sees (branches of guidance times `B`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindone.diffusion.step_cache import Broadcast, TeaCache, TeaCacheRun, relative_distances
+from mindone.nn import functional as F
+
+if TYPE_CHECKING:
+    from opensora.config.generate import Cache as CacheSettings
+
+Prediction = Callable[..., Tensor]
+# The version that the published polynomial was fitted on.
+FITTED_VERSION = "v1.2"
+THE_CHANGE_ITSELF = (1.0, 0.0)
+KINDS = ("spatial", "temporal", "cross")
+# Places in the inputs of an STDiT's guided prediction.
+TIMESTEP, FRAMES_MASK = 1, 6
+
+
+class StepCache(Protocol):
+    """A way to leave blocks out."""
+
+    spent: Spent
+
+    def start(self, guided: nn.Cell, num_steps: int) -> Prediction:
+        """What is called like ``guided`` once for each of the steps of a batch."""
+        ...
+
+
+@dataclass
+class Spent:
+    """Computed and possible forward passes of all blocks, in steps; a part of the branches counts as such a part."""
+
+    computed: float = 0.0
+    steps: int = 0
+
+    @property
+    def speed(self) -> float:
+        """How many times fewer blocks were computed."""
+        return self.steps / self.computed if self.computed else 1.0
+
+
+def cached(step_cache: StepCache | None, guided: nn.Cell, num_steps: int) -> Prediction:
+    """The guided prediction for the steps of one batch, with a step cache or without."""
+    return guided if step_cache is None else step_cache.start(guided, num_steps)
+
+
+def make_step_cache(settings: CacheSettings, model_version: str) -> StepCache | None:
+    """What the settings ask for; None: nothing."""
+    if settings.step_cache == "teacache":
+        return TeaCached(teacache_rule(settings, model_version))
+    if settings.step_cache == "pab":
+        rules = [
+            Broadcast(getattr(settings, f"{kind}_range"), tuple(getattr(settings, f"{kind}_threshold")))
+            for kind in KINDS
+        ]
+        return Broadcasted(*rules)
+    return None
+
+
+def teacache_rule(settings: CacheSettings, model_version: str) -> TeaCache:
+    """TeaCache with the settings' threshold and the coefficients of the version, or those that are given."""
+    given = settings.teacache_coefficients
+    if given:
+        return TeaCache(settings.rel_l1_thresh, tuple(given))
+    return TeaCache(settings.rel_l1_thresh, *(() if model_version == FITTED_VERSION else (THE_CHANGE_ITSELF,)))
+
+
+# --- parts of a network, each a graph of its own ---------------------------------------------------------------------
+
+
+class _Part(nn.Cell):
+    def __init__(self, guided: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.guided, self.network = guided, guided.network
+
+
+class Measuring(_Part):
+    """The modulated input of the first block, (R, ...) float32; the blocks do not run."""
+
+    def construct(self, *inputs):
+        x, state = self.network.embed(*self.guided.arguments(*inputs))
+        return self.network.first_input(x, state)
+
+
+class Changes(nn.Cell):
+    """Per row the sums ``|now - before|`` and ``|before|``."""
+
+    def construct(self, now: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        axes = tuple(range(1, now.ndim))
+        return ops.abs(now - before).mean(axes), ops.abs(before).mean(axes)
+
+
+class Computing(_Part):
+    """The guided prediction, and what the blocks added to their input, (R, ...)."""
+
+    def construct(self, *inputs):
+        x, state = self.network.embed(*self.guided.arguments(*inputs))
+        after = self.network.run_blocks(x, state)
+        return self.guided.guide(self.network.head(after, state), inputs), after - x
+
+
+class Reusing(_Part):
+    """The guided prediction with what the blocks added in an earlier step; the blocks do not run."""
+
+    def construct(self, residual, *inputs):
+        x, state = self.network.embed(*self.guided.arguments(*inputs))
+        return self.guided.guide(self.network.head(x + F.cast(residual, x.dtype), state), inputs)
+
+
+class Chosen(nn.Cell):
+    """Rows (R, ...) of ``new`` where ``rows`` (R,) bool says so, and of ``old`` elsewhere."""
+
+    def construct(self, rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
+        return ops.where(rows.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+
+class Broadcasting(_Part):
+    """The guided prediction with some kinds of branches of an earlier step; those of the others are returned.
+
+    ``broadcast_blocks(x, state, branches)`` takes a tuple per kind, of the branches of all blocks, or an empty one, and
+    returns x and all branches.
+
+    Args:
+        reused: for each of `KINDS` whether its branches are given: the first inputs, one kind after the other.
+        counts: branches of each kind.
+    """
+
+    def __init__(self, guided: nn.Cell, reused: tuple[bool, ...], counts: tuple[int, ...]):
+        super().__init__(guided)
+        self.reused = reused
+        self.ends, end = [0], 0
+        for count, given in zip(counts, reused):
+            end += count if given else 0
+            self.ends.append(end)
+        self.ends = tuple(self.ends)
+
+    def construct(self, *given):
+        branches = ()
+        for i in range(3):
+            branches += (given[self.ends[i] : self.ends[i + 1]],)
+        inputs = given[self.ends[3] :]
+        x, state = self.network.embed(*self.guided.arguments(*inputs))
+        x, kept = self.network.broadcast_blocks(x, state, branches)
+        result = self.guided.guide(self.network.head(x, state), inputs)
+        fresh = ()
+        for i in range(3):
+            if not self.reused[i]:
+                fresh += kept[i]
+        return (result, *fresh)
+
+
+# --- the two caches --------------------------------------------------------------------------------------------------
+
+
+class TeaCached:
+    """Leaves all blocks out as long as their input changes little, for each sample by itself.
+
+    Where the samples of a batch disagree the blocks run for all of them, and only those use the result that would do
+    so in a batch of their own.
+    """
+
+    def __init__(self, rule: TeaCache):
+        self.rule, self.spent = rule, Spent()
+        self.distances: list[np.ndarray] = []
+        """of the latest batch: (B,) per step after the first"""
+        self._parts: dict[int, tuple[nn.Cell, nn.Cell, nn.Cell]] = {}
+        self._changes, self._chosen = Changes(), Chosen()
+
+    def start(self, guided: nn.Cell, num_steps: int) -> Prediction:
+        parts = self._parts.setdefault(id(guided), (Measuring(guided), Computing(guided), Reusing(guided)))
+        run, self.distances = TeaCacheRun(self.rule, num_steps), []
+        return _TeaCachedBatch(self, run, *parts)
+
+    def between(self, now: Tensor, before: Tensor, batch: int) -> np.ndarray:
+        """(B,) relative distances of two inputs."""
+        sums = [rows.asnumpy() for rows in self._changes(now, before)]
+        self.distances.append(relative_distances(*sums, now.shape[0] // batch))
+        return self.distances[-1]
+
+    def mixed(self, runs: np.ndarray, new: Tensor, old: Tensor) -> Tensor:
+        """Of the samples that ``runs`` (B,) names the new rows, of the others the old ones."""
+        return self._chosen(Tensor(np.tile(runs, new.shape[0] // len(runs))), new, old)
+
+
+class _TeaCachedBatch:
+    """The steps of one batch."""
+
+    def __init__(self, cache: TeaCached, run: TeaCacheRun, measure: nn.Cell, compute: nn.Cell, reuse: nn.Cell):
+        self.cache, self.run = cache, run
+        self.measure, self.compute, self.reuse = measure, compute, reuse
+        self._seen: Tensor | None = None
+        self._residual: Tensor | None = None
+        self._mask: np.ndarray | None = None
+
+    def __call__(self, *inputs: Tensor | None) -> Tensor:
+        runs = self._runs(inputs)
+        self.cache.spent.steps += 1
+        if not runs.any():
+            return self.reuse(self._residual, *inputs)
+        self.cache.spent.computed += 1
+        result, residual = self.compute(*inputs)
+        if not runs.all():
+            result = self.cache.mixed(runs, result, self.reuse(self._residual, *inputs))
+            residual = self.cache.mixed(runs, residual, self._residual)
+        self._residual = residual
+        return result
+
+    def _runs(self, inputs: tuple[Tensor | None, ...]) -> np.ndarray:
+        """(B,) bool: the samples that compute in this step."""
+        batch = inputs[0].shape[0]
+        seen = self.measure(*inputs)
+        distances = np.zeros(batch) if self._seen is None else self.cache.between(seen, self._seen, batch)
+        self._seen = seen
+        return self.run.computes(distances, self._joined(inputs))
+
+    def _joined(self, inputs: tuple[Tensor | None, ...]) -> np.ndarray | None:
+        """(B,) bool: samples of which another set of frames is generated than in the step before."""
+        mask = inputs[FRAMES_MASK] if len(inputs) > FRAMES_MASK else None
+        if mask is None or mask.dtype != ms.bool_:
+            return None
+        before, self._mask = self._mask, mask.asnumpy()
+        return None if before is None else (before != self._mask).any(1)
+
+
+@dataclass
+class Broadcasted:
+    """PAB: branches of attention are computed in some steps only, those of MLPs in all.
+
+    The published reuse of five blocks' MLPs is left out: it is bound to timesteps of one size and length.
+    """
+
+    spatial: Broadcast
+    temporal: Broadcast
+    cross: Broadcast
+    spent: Spent = field(default_factory=Spent)
+    _parts: dict[tuple, nn.Cell] = field(default_factory=dict)
+
+    def start(self, guided: nn.Cell, num_steps: int) -> Prediction:
+        counts = guided.network.branch_counts
+        kept: list[tuple[Tensor, ...]] = [(), (), ()]
+        step = 0
+
+        def predict(*inputs: Tensor | None) -> Tensor:
+            nonlocal step
+            timestep = int(inputs[TIMESTEP].asnumpy()[0])
+            reused = tuple(rule.reuses_at(step, timestep) for rule in (self.spatial, self.temporal, self.cross))
+            part = self._parts.setdefault((id(guided), reused), Broadcasting(guided, reused, counts))
+            given = [tensor for tensors, again in zip(kept, reused) if again for tensor in tensors]
+            result, *fresh = part(*given, *inputs)
+            for place, (count, again) in enumerate(zip(counts, reused)):
+                if not again:
+                    kept[place], fresh = tuple(fresh[:count]), fresh[count:]
+            self.spent.steps += 1
+            self.spent.computed += 1 - sum(reused) / (len(KINDS) + 1)
+            step += 1
+            return result
+
+        return predict
