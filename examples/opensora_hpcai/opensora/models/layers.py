@@ -93,7 +93,7 @@ def branches_of(branches: tuple, block: int) -> tuple:
     """A block's own of kept branches, which have a tuple of all blocks per kind, or an empty one: None for that."""
     found = ()
     for kind in branches:
-        found += (kind[block] if kind else None,)
+        found += (kind[block] if len(kind) else None,)
     return found
 
 

@@ -158,7 +158,7 @@ class STDiT(STDiTBase):
         return x, kept
 
     def first_input(self, x: Tensor, state: tuple) -> Tensor:
-        return self.modulated(x, state[0][2], self.blocks[0])
+        return self.modulated(x, state[0][2], self.blocks[0].scale_shift_table)
 
     def positions(self, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """Fixed sine-cosine positions within a frame (S, D) and of the frames (T, D)."""
@@ -206,8 +206,8 @@ class STDiTBlock(nn.Cell):
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = ops.split(vectors, 1, 2)
         x = F.gated_sum(x, gate, self.attn(F.modulated_norm(x, shift, scale), size, None, places))
         x = self.parallel.to_temporal(x, size)
-        time_gate, seen = self.before_time(x, over_time, positions)
-        x = F.gated_sum(x, time_gate, self.attn_temp(*seen[:1], size, *seen[1:]))
+        time_gate, seen, rotary = self.before_time(x, over_time, positions)
+        x = F.gated_sum(x, time_gate, self.attn_temp(seen, size, rotary))
         x = self.parallel.to_spatial(x, size)
         x = x + self.cross_attn(x, text, text_mask)
         return F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))
@@ -222,8 +222,8 @@ class STDiTBlock(nn.Cell):
         in_frame, in_time, crossed = branches
         y = self.attn(F.modulated_norm(x, shift, scale), size, None, places) if in_frame is None else None
         x, in_frame = add_branch(x, gate, y, in_frame)
-        time_gate, seen = self.before_time(x, over_time, positions)
-        y = self.attn_temp(*seen[:1], size, *seen[1:]) if in_time is None else None
+        time_gate, seen, rotary = self.before_time(x, over_time, positions)
+        y = self.attn_temp(seen, size, rotary) if in_time is None else None
         x, in_time = add_branch(x, time_gate, y, in_time)
         if crossed is None:
             crossed = self.cross_attn(x, text, text_mask)
@@ -231,8 +231,8 @@ class STDiTBlock(nn.Cell):
         x = F.gated_sum(x, mlp_gate, self.mlp(F.modulated_norm(x, mlp_shift, mlp_scale)))
         return x, (in_frame, in_time, crossed)
 
-    def before_time(self, x: Tensor, over_time: Tensor, positions: Tensor | None) -> tuple[Tensor, tuple]:
-        """Gate and input of ``x += gate * attention(x + positions)`` with the gate of the attention within frames.
+    def before_time(self, x: Tensor, over_time: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, None]:
+        """Gate, input and rotary tables of ``x += gate * attention(x + positions)`` with the gate of the attention within frames.
 
         Neither norm nor modulation: an oddity of the original that its weights were trained with. ``over_time`` is the
         block's own modulation, positions (T, D) come to the first block only.
@@ -242,4 +242,4 @@ class STDiTBlock(nn.Cell):
         placed = x
         if positions is not None:
             placed = x + F.cast(self.parallel.frames(positions[None, :, None], "time"), x.dtype)
-        return gate, (placed,)
+        return gate, placed, None

@@ -180,7 +180,8 @@ class STDiT2(STDiTBase):
 
     def broadcast_blocks(self, x: Tensor, state: tuple, branches: tuple) -> tuple[Tensor, tuple]:
         """`run_blocks` with branches of an earlier step, see `opensora.families.cached.Broadcasting`."""
-        text, text_mask, *told = state[0]
+        text, text_mask, modulation, over_time, rope, size, places = state[0]
+        told = (modulation, over_time, rope, size, places)
         kept = ((), (), ())
         for i in range(self.config.depth):
             x, own = self.blocks[i].broadcast(x, text, text_mask, *told, branches_of(branches, i))
@@ -188,7 +189,7 @@ class STDiT2(STDiTBase):
         return x, kept
 
     def first_input(self, x: Tensor, state: tuple) -> Tensor:
-        return self.modulated(x, state[0][2], self.blocks[0])
+        return self.modulated(x, state[0][2], self.blocks[0].scale_shift_table)
 
     def shape_embedding(self, height: Tensor, width: Tensor, ar: Tensor) -> Tensor:
         """Height, width and aspect ratio (B,) → (B, D), a third of the channels each."""
@@ -203,11 +204,13 @@ class STDiT2Block(STDiTBlock):
         super().__init__(config, parallel, qk_norm)
         self.scale_shift_table_temporal = modulation_table(3, config.hidden_size)
 
-    def before_time(self, x: Tensor, over_time: Tensor, positions: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple]:
-        """Gate and input of ``x += gate * attention(modulate(norm(x)))``; queries and keys are rotated, then normed.
+    def before_time(
+        self, x: Tensor, over_time: Tensor, positions: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Gate, input and rotary tables of ``x += gate * attention(modulate(norm(x)))``; queries and keys are rotated, then normed.
 
         ``over_time`` is a modulation (B, 1 or T, 3, D), positions are the rotary tables.
         """
         vectors = self.parallel.frames(over_time, "time") + self.scale_shift_table_temporal
         shift, scale, gate = ops.split(vectors, 1, 2)
-        return gate, (F.modulated_norm(x, shift, scale), positions)
+        return gate, F.modulated_norm(x, shift, scale), positions

@@ -173,15 +173,15 @@ class STDiT3(STDiTBase):
         spatial, temporal, cross = branches
         kept = ((), (), ())
         for i in range(self.config.depth):
-            own = (spatial[i] if spatial else None, cross[2 * i] if cross else None)
+            own = (spatial[i] if len(spatial) else None, cross[2 * i] if len(cross) else None)
             x, attended, crossed = self.spatial_blocks[i].broadcast(x, text, text_mask, modulation, None, size, *own)
-            own = (temporal[i] if temporal else None, cross[2 * i + 1] if cross else None)
+            own = (temporal[i] if len(temporal) else None, cross[2 * i + 1] if len(cross) else None)
             x, in_time, after = self.temporal_blocks[i].broadcast(x, text, text_mask, modulation, rope, size, *own)
             kept = ((*kept[0], attended), (*kept[1], in_time), (*kept[2], crossed, after))
         return x, kept
 
     def first_input(self, x: Tensor, state: tuple) -> Tensor:
-        return self.modulated(x, state[0][2], self.spatial_blocks[0])
+        return self.modulated(x, state[0][2], self.spatial_blocks[0].scale_shift_table)
 
     def _text(self, y: Tensor, mask: Tensor | None, batch: int, drop: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As `embed_text`, also for text that comes projected and packed."""

@@ -203,9 +203,9 @@ class STDiTBase(nn.Cell):
         """Everything after the blocks; ``state`` is that of a network's ``embed``."""
         return self.latents(x, *state[1])
 
-    def modulated(self, x: Tensor, modulation: Tensor, block: nn.Cell) -> Tensor:
-        """What the attention of a network's first block sees of tokens (B, T, S, D): the same shape, float32."""
-        vectors = modulation + block.scale_shift_table
+    def modulated(self, x: Tensor, modulation: Tensor, table: Tensor) -> Tensor:
+        """What attention sees of tokens (B, T, S, D) in a block with this ``scale_shift_table``; float32."""
+        vectors = modulation + table
         return F.cast(F.modulated_norm(x, vectors[:, :, 0:1], vectors[:, :, 1:2]), ms.float32)
 
     # --- training options --------------------------------------------------------------------------------------------
