@@ -232,7 +232,7 @@ class STDiTBlock(nn.Cell):
         return x, (in_frame, in_time, crossed)
 
     def before_time(self, x: Tensor, over_time: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, None]:
-        """Gate, input and rotary tables of ``x += gate * attention(x + positions)`` with the gate of the attention within frames.
+        """Gate, input and rotary tables of ``x += gate * attention(x + positions)``; the gate is that within frames.
 
         Neither norm nor modulation: an oddity of the original that its weights were trained with. ``over_time`` is the
         block's own modulation, positions (T, D) come to the first block only.
