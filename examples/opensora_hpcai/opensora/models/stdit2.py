@@ -209,7 +209,8 @@ class STDiT2Block(STDiTBlock):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Gate, input and rotary tables of ``x += gate * attention(modulate(norm(x)))``.
 
-        Queries and keys are rotated, then normed. ``over_time`` is a modulation (B, 1 or T, 3, D), positions are the rotary tables.
+        Queries and keys are rotated, then normed. ``over_time`` is a modulation (B, 1 or T, 3, D),
+        positions are the rotary tables.
         """
         vectors = self.parallel.frames(over_time, "time") + self.scale_shift_table_temporal
         shift, scale, gate = ops.split(vectors, 1, 2)
