@@ -28,7 +28,7 @@ from mindone.nn.conv import Conv2d
 from opensora import outputs
 from opensora.config.generate import Cache
 from opensora.families.cached import TeaCached, teacache_rule
-from opensora.generate.latents import Clips, denoise_batch, load_denoiser
+from opensora.generate.latents import Clips, batches, denoise_batch, load_denoiser
 from opensora.generate.pixels import load_autoencoder
 from opensora.generate.plan import Plan
 from opensora.generate.progress import Steps
@@ -149,6 +149,9 @@ def measure(plan: Plan) -> list[Measured]:
     output = replace(plan.config.output, preview_every=0)
     probe = replace(plan, config=replace(plan.config, output=output), requests=requests, jobs=jobs)
     clips = Clips(probe, encode_texts(probe), encode_references(probe))
+    # Prompts with and without a negative one are not of one batch.
+    jobs = batches(probe, clips.texts)[0][0]
+    probe = replace(probe, jobs=jobs)
     rule = teacache_rule(replace(plan.config.cache, rel_l1_thresh=0.0), plan.family.name)
     step_cache = TeaCached(rule)
     sampler = plan.family.sampler(load_denoiser(plan), plan.config.sampler, step_cache)
