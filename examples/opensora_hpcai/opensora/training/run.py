@@ -291,8 +291,6 @@ def make_training(
         passport(type(network).__name__, now, run.seed),
     )
     state = _first_state(config, run, checkpoints, now, length.total, contents)
-    suffix = "" if run.mesh.is_main else f"_{run.mesh.rank}"
-    skipped = SkippedUpdates(run.folder / f"skipped_updates{suffix}.csv", run.seed, optim.max_skipped_updates)
     trackers = (
         make_trackers(run.folder, length.total, length.of(loop, "log_interval"), state.step)
         if run.mesh.is_main
@@ -307,13 +305,19 @@ def make_training(
         length.total,
         checkpoints,
         state,
-        skipped,
+        _skipped(run, optim.max_skipped_updates),
         optim.gradient_accumulation_steps,
         trackers,
         length.save,
         part_names,
         _profiling(config, run, length.total - state.step),
     )
+
+
+def _skipped(run: Run, most: int) -> SkippedUpdates:
+    """The table of updates that were left out, one per rank."""
+    suffix = "" if run.mesh.is_main else f"_{run.mesh.rank}"
+    return SkippedUpdates(run.folder / f"skipped_updates{suffix}.csv", run.seed, most)
 
 
 def _profiling(config: TrainConfig | TrainVaeConfig, run: Run, left: int) -> list[Every]:
