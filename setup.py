@@ -27,6 +27,9 @@ CURATION = [
     "rapidocr>=3.3,<4",
     "onnxruntime>=1.20,<2",
 ]
+# The site of the documentation, and notebooks that tests run.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10"]
+NOTEBOOKS = ["nbclient>=0.10,<1", "ipykernel>=6.29,<8"]
 
 # Videos by HTTP, and the page: gradio brings starlette, uvicorn and python-multipart.
 WEB = "gradio>=6,<7"
@@ -81,7 +84,10 @@ setup(
             PARQUET,
             WEB,
             *CURATION,
+            *DOCS,
+            *NOTEBOOKS,
         ],
+        "docs": DOCS,
         "plot": [PLOT],
         "curation": CURATION,
         "web": [WEB],

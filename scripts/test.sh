@@ -12,6 +12,7 @@ ruff check .
 ruff format --check .
 codespell $(git ls-files '*.py' '*.cc' '*.h' '*.md' '*.sh' '*.yaml' '*.toml' 2>/dev/null || true)
 git ls-files -z 2>/dev/null | xargs -0 python scripts/check_file_sizes.py --max-megabytes 5
+NO_MKDOCS_2_WARNING=1 mkdocs build --strict # links, anchors and navigation of the documentation
 # One thread for each process: threads that wait for each other spin, and would take the core of the other process.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 python -m pytest -n "${PYTEST_WORKERS:-2}" --dist loadfile "$@"

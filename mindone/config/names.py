@@ -65,7 +65,7 @@ class Names:
     def knows(self, name: str) -> bool:
         """Whether `find` has an answer."""
         try:
-            return bool(self._longest(name)) or self._reason(name) is not None
+            return bool(self._longest(name)) or self.reason(name) is not None
         except _Ambiguous:
             return True
 
@@ -83,7 +83,7 @@ class Names:
             raise UserError(
                 f"'{name}' ({source}) is the name of several settings: {', '.join(paths)}; say which, as in {example}"
             ) from None
-        if meaning is None and self._reason(name) is not None:
+        if meaning is None and self.reason(name) is not None:
             self._notice(name)
             return None
         if meaning is None:
@@ -123,14 +123,14 @@ class Names:
             raise _Ambiguous(found)
         return found[0] if found else None
 
-    def _reason(self, name: str) -> str | None:
-        """Why a published name has no meaning; it may carry any group."""
+    def reason(self, name: str) -> str | None:
+        """Why a published name has no meaning any more; None if it has one, or is unknown. It may carry any group."""
         name = name.replace("-", "_")
         group, _, last = name.rpartition(".")
         return self.unused.get(name) or (self.unused.get(last) if group in self.groups else None)
 
     def _notice(self, name: str) -> None:
-        reason = self._reason(name)
+        reason = self.reason(name)
         name = name.replace("-", "_")
         published = name if name in self.unused else name.rpartition(".")[2]
         if published not in self._noticed:
