@@ -67,11 +67,11 @@ def make_step_cache(settings: CacheSettings, model_version: str) -> StepCache | 
     if settings.step_cache == "teacache":
         return TeaCached(teacache_rule(settings, model_version))
     if settings.step_cache == "pab":
-        rules = [
-            Broadcast(getattr(settings, f"{kind}_range"), tuple(getattr(settings, f"{kind}_threshold")))
-            for kind in KINDS
-        ]
-        return Broadcasted(*rules)
+        return Broadcasted(
+            Broadcast(settings.spatial_range, tuple(settings.spatial_threshold)),
+            Broadcast(settings.temporal_range, tuple(settings.temporal_threshold)),
+            Broadcast(settings.cross_range, tuple(settings.cross_threshold)),
+        )
     return None
 
 
