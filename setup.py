@@ -80,6 +80,7 @@ setup(
             PLOT,
             PARQUET,
             WEB,
+            "playwright>=1.45,<2",
             *CURATION,
         ],
         "plot": [PLOT],
