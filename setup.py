@@ -83,6 +83,7 @@ setup(
             PLOT,
             PARQUET,
             WEB,
+            "playwright>=1.45,<2",
             *CURATION,
             *DOCS,
             *NOTEBOOKS,

@@ -6,7 +6,7 @@ import json
 import logging
 import secrets
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,14 +22,15 @@ JOB_FILE = "job.json"
 class VideoJob:
     """A request and what became of it; times are seconds since the epoch.
 
-    ``settings`` are values of `opensora.config.GenerateConfig` by label, beside those of the model's recipe. ``video``
-    is the name of a file in the job's folder. What is in progress is still queued on disk.
+    ``settings`` are values of `opensora.config.GenerateConfig` by label, beside those of the model's recipe.
+    ``references`` and ``video`` are names of files in the job's folder. What is in progress is still queued on disk.
     """
 
     id: str
     model: str
     settings: dict[str, Any]
     created_at: float
+    references: list[str] = field(default_factory=list)
     status: Status = "queued"
     started_at: float | None = None
     completed_at: float | None = None
@@ -42,9 +43,9 @@ class VideoJob:
         return self.status in ("completed", "failed", "cancelled")
 
 
-def new_job(model: str, settings: dict[str, Any]) -> VideoJob:
+def new_job(model: str, settings: dict[str, Any], references: list[str]) -> VideoJob:
     """A job with a name of its own."""
-    return VideoJob(f"video_{secrets.token_hex(12)}", model, settings, time.time())
+    return VideoJob(f"video_{secrets.token_hex(12)}", model, settings, time.time(), references)
 
 
 def write_job(folder: Path, job: VideoJob) -> None:
@@ -64,7 +65,7 @@ def read_jobs(folder: Path) -> list[VideoJob]:
 
 
 def _job_of(values: dict[str, Any], name: str) -> VideoJob:
-    job = VideoJob(**{field.name: values[field.name] for field in fields(VideoJob)})
+    job = VideoJob(**{own.name: values[own.name] for own in fields(VideoJob)})
     if job.id != name or not isinstance(job.settings, dict) or not isinstance(job.created_at, int | float):
         raise ValueError("its entries do not fit")
     return job

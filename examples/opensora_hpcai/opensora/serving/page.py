@@ -91,7 +91,11 @@ class Page:
         model = gr.Dropdown(self.models, value=self.models[0], label="recipe", elem_id="model")
         fields = make_fields(FIRST[:3], recipe)
         references = gr.File(
-            label="given pictures and clips", file_count="multiple", file_types=list(SUFFIXES), elem_id="references"
+            label="given pictures and clips",
+            file_count="multiple",
+            file_types=list(SUFFIXES),
+            height=140,
+            elem_id="references",
         )
         with gr.Row():
             fields |= make_fields(FIRST[3:5], recipe)
@@ -110,7 +114,7 @@ class Page:
 
     def _seeing(self) -> tuple[list[Component], Component]:
         status = gr.Markdown(elem_id="status")
-        preview = gr.Image(label="preview of the latents", elem_id="preview", interactive=False, visible=False)
+        preview = gr.Image(show_label=False, elem_id="preview", interactive=False, visible=False)
         video = gr.Video(label="video", elem_id="video", interactive=False, autoplay=True, loop=True)
         cancel = gr.Button("cancel", variant="stop", interactive=False, elem_id="cancel")
         waiting = gr.Markdown(elem_id="waiting")

@@ -98,15 +98,13 @@ class VideoQueue:
         if model not in self.models:
             raise UserError(f"model={model} is not served here; use one of {', '.join(self.models)}")
         settings = {"seed": secrets.randbelow(SEEDS), **{k: v for k, v in settings.items() if v is not None}}
-        job = new_job(model, settings)
-        names = [_reference_name(number, name) for number, (name, _) in enumerate(references)]
-        if names:
-            settings[REFERENCES] = [";".join(str(self.folder / job.id / name) for name in names)]
         require_settings(self.models[model], settings)
+        names = [_reference_name(number, name) for number, (name, _) in enumerate(references)]
+        job = new_job(model, settings, names)
         with self._changed:
             if len(self._waiting()) >= self.limit:
                 raise QueueFull(f"{self.limit} videos wait already; ask again later")
-            self._write_new(job, names, [content for _, content in references])
+            self._write_new(job, [content for _, content in references])
             self._jobs[job.id] = job
             self._changed.notify_all()
         return job
@@ -184,7 +182,7 @@ class VideoQueue:
                 if self._closing and changes["status"] == "failed":
                     self._jobs[job.id] = replace(job, status="queued", started_at=None)
                 else:
-                    self._keep(replace(job, **changes, completed_at=time.time()))
+                    self._keep_if_possible(replace(job, **changes, completed_at=time.time()))
                 self._cancelled.discard(job.id)
                 self._running = None
                 self._changed.notify_all()
@@ -213,6 +211,8 @@ class VideoQueue:
         if job.model not in self.models:
             raise UserError(f"model={job.model} is not served any more; use one of {', '.join(self.models)}")
         own = {**FIXED, "output_path": str(self.folder / job.id), "preview_every": self._preview_every}
+        if job.references:
+            own[REFERENCES] = ";".join(str(self.folder / job.id / name) for name in job.references)
         return command_line(self.models[job.model], {**job.settings, **own})
 
     def _waiting(self) -> list[str]:
@@ -223,11 +223,19 @@ class VideoQueue:
         self._jobs[job.id] = job
         return job
 
-    def _write_new(self, job: VideoJob, names: Sequence[str], contents: Sequence[BinaryIO]) -> None:
+    def _keep_if_possible(self, job: VideoJob) -> None:
+        try:
+            self._keep(job)
+        except UserError as error:
+            # It is known until the end, and made again after the next start.
+            logger.error("%s: %s", job.id, error)
+            self._jobs[job.id] = job
+
+    def _write_new(self, job: VideoJob, contents: Sequence[BinaryIO]) -> None:
         folder = self.folder / job.id
         try:
             folder.mkdir()
-            for name, content in zip(names, contents):
+            for name, content in zip(job.references, contents):
                 with open(folder / name, "xb") as file:
                     shutil.copyfileobj(content, file)
             write_job(self.folder, job)

@@ -54,8 +54,8 @@ def restored(record: Mapping[str, Any], models: Mapping[str, str], model: str | 
         models: recipes by name.
         model: one of them if it is known; else the one with the record's version and weights, if there is one.
     """
-    values = {name: _at(record["settings"], leaf.path) for name, leaf in leaves(GenerateConfig).items()}
-    settings = {name: values[name] for name in OPEN} | {
+    values = _values_in(record["settings"])
+    settings = {name: values.get(name) for name in OPEN} | {
         "captions": [str(record.get("prompt", ""))],
         "seed": record.get("seed"),
         "task": record.get("task"),
@@ -72,21 +72,24 @@ def restored(record: Mapping[str, Any], models: Mapping[str, str], model: str | 
     return Restored(model, {k: v for k, v in settings.items() if v is not None}, references, fixed)
 
 
-def _at(tree: Mapping[str, Any], path: str) -> object:
-    value: object = tree
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
+def _values_in(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a tree says, by label; a file of an earlier version may not know all."""
+    found = {}
+    for name, leaf in leaves(GenerateConfig).items():
+        group: object = tree
+        for part in leaf.groups:
+            group = group.get(part) if isinstance(group, Mapping) else None
+        if isinstance(group, Mapping) and leaf.name in group:
+            found[name] = group[leaf.name]
+    return found
 
 
 def _values_of(recipe: str) -> dict[str, Any]:
-    config = load(GenerateConfig, ["--config", recipe])
-    tree = plain(config)
-    return {name: _at(tree, leaf.path) for name, leaf in leaves(GenerateConfig).items()}
+    return _values_in(plain(load(GenerateConfig, ["--config", recipe])))
 
 
 def _is_of(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    return all(recipe[name] == values[name] for name in ("model_version", "ckpt_path"))
+    return all(recipe[name] == values.get(name) for name in ("model_version", "ckpt_path"))
 
 
 def _differences(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,5 +98,5 @@ def _differences(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[s
     return {
         name: values[name]
         for name in named
-        if name not in _TOLD and recipe[name] is not None and values[name] != recipe[name]
+        if name not in _TOLD and name in values and recipe[name] is not None and values[name] != recipe[name]
     }

@@ -28,6 +28,8 @@ OPEN = (
     "guidance_scale",
     "guidance_img",
     "flow_shift",
+    "step_cache",
+    "rel_l1_thresh",
     "fps",
     "task",
     "mask_strategy",

@@ -40,9 +40,9 @@ def web(config: WebConfig) -> None:
         logger.info("the page is at %s for %s; Ctrl+C ends it", url, ", ".join(videos.models))
         received.get()
         logger.info("the page ends; what waits is made after the next start")
-        blocks.close(verbose=False)
         videos.close()
         forecaster.close()
+        blocks.close(verbose=False)
 
 
 def _require_gradio() -> None:

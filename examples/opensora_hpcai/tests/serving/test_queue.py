@@ -90,7 +90,7 @@ def test_settings_that_cannot_be_are_refused_before_they_wait(opened, settings, 
 def test_a_reference_keeps_nothing_of_its_name_but_the_ending(opened):
     queue = opened()
     job = queue.submit(MODEL, {"captions": ["a cat"], "task": "i2v"}, [("../../x;y.PNG", io.BytesIO(b"picture"))])
-    assert job.settings["reference_path"] == [str(queue.folder / job.id / "reference-0.png")]
+    assert job.references == ["reference-0.png"]
     assert (queue.folder / job.id / "reference-0.png").read_bytes() == b"picture"
     assert f"--reference_path={queue.folder / job.id}/reference-0.png" in json.loads(
         queue.file(finished(queue, job)).read_text()
@@ -171,3 +171,18 @@ def test_one_folder_has_one_queue_at_a_time(opened):
         opened(started=False)
     queue.close()
     opened(started=False)
+
+
+def test_a_disk_that_is_full_does_not_stop_the_queue(opened, monkeypatch):
+    queue = opened()
+    slow, last = ask(queue, "wait"), ask(queue)
+    running(queue, slow)
+
+    def full(*_):
+        raise UserError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("opensora.serving.queue.write_job", full)
+        assert queue.cancel(slow.id).status == "cancelled"
+        assert finished(queue, last).status == "completed"
+    assert [job.status for job in read_jobs(queue.folder)] == ["queued", "queued"]

@@ -50,6 +50,14 @@ def test_what_no_field_says_is_named():
     assert found.fixed == {"dtype": "fp16", "vae_dtype": "bf16"}
 
 
+def test_a_file_that_does_not_know_all_settings_is_restored_as_far_as_it_goes():
+    record = record_of()
+    del record["settings"]["sampler"], record["settings"]["autoencoder"]["vae_dtype"]
+    found = restored(record, {MODEL: RECIPE})
+    assert (found.model, found.fixed, found.settings["seed"]) == (MODEL, {}, 7)
+    assert "sampling_steps" not in found.settings
+
+
 def test_a_video_of_another_model_has_no_recipe_here():
     assert restored(record_of("--ckpt_path", "elsewhere"), {MODEL: RECIPE}).model is None
 
