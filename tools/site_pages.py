@@ -52,7 +52,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if ":" in target:
             return link[0]
         path = posixpath.normpath(posixpath.join(folder, target))
-        known = next((name for name in (path, page_of(path), f"{path}/README.md") if name in files.src_uris), None)
+        known = next(
+            (name for name in (path, page_of(path), posixpath.normpath(f"{path}/README.md")) if name in files.src_uris),
+            None,
+        )
         if known is None:
             return text if (ROOT / path).exists() else link[0]
         return f"[{text}]({posixpath.relpath(known, folder or '.')}{anchor})"
