@@ -11,19 +11,18 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
-from bench import Case, measure, row
+from bench import Case, RatioConfig, compare
 
-from mindone.config import FilePath, parse, require_at_least
+from mindone.config import parse
 from mindone.data.write import write_video
 from mindone.errors import UserError, guarded
 from opensora.cli import open_door
@@ -35,20 +34,14 @@ FPS = 24
 
 
 @dataclass
-class CurationConfig:
+class CurationConfig(RatioConfig):
     """Settings of this benchmark."""
 
     verbs: list[str] = field(default_factory=lambda: list(FILMS))
     """verbs to measure"""
-    seconds: float = 20.0
-    """time per verb after warming up"""
-    min_turns: int = 3
-    """least number of turns, however long they take"""
-    json: FilePath | None = None
-    """file for the results"""
 
     def check(self) -> None:
-        require_at_least(self, seconds=0, min_turns=1)
+        super().check()
         for name in self.verbs:
             if name not in FILMS:
                 raise UserError(f"there is no verb {name}; use {', '.join(FILMS)}")
@@ -126,19 +119,17 @@ LIBRARIES: dict[str, tuple[Callable[[Path], object], str]] = {
 """Of each verb, what is called by hand, and its name."""
 
 
+def cases(verbs: Sequence[str]) -> Iterator[tuple[str, Case]]:
+    """Each verb with films in a folder that is there until the next one is asked for."""
+    for verb in verbs:
+        with tempfile.TemporaryDirectory() as folder:
+            yield verb, verb_case(verb, Path(folder))
+
+
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     config = parse(CurationConfig, argv, prog="curation.py", description=__doc__.splitlines()[0])
-    print("| verb | films | verb, ms | library, ms | ratio | of the fastest |\n|---|---|---|---|---|---|", flush=True)
-    timings = {}
-    for name in config.verbs:
-        with tempfile.TemporaryDirectory() as folder:
-            timings[name] = measure(verb_case(name, Path(folder)), config.seconds, config.min_turns, 50)
-        print(row(name, timings[name]), flush=True)
-    if config.json:
-        results = {name: vars(timing) for name, timing in timings.items()}
-        Path(config.json).write_text(json.dumps(results, indent=2) + "\n")
-    return int(max(timing.ratio for timing in timings.values()) > LIMIT)
+    return compare(cases(config.verbs), config, "verb | films | verb, ms | library, ms", LIMIT)
 
 
 if __name__ == "__main__":
