@@ -15,7 +15,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +94,38 @@ def measure(case: Case, seconds: float, min_turns: int, max_turns: int) -> Timin
     best, their_best = map(min, times)
     turns = len(times[0])
     return Timing(case.what, case.versus, ours, theirs, ours / theirs, best, their_best, best / their_best, turns)
+
+
+@dataclass
+class RatioConfig:
+    """Settings of benchmarks that compare a thing with the work inside it."""
+
+    seconds: float = 20.0
+    """time per case after warming up"""
+    min_turns: int = 3
+    """least number of turns, however long they take"""
+    json: FilePath | None = None
+    """file for the results"""
+
+    def check(self) -> None:
+        require_at_least(self, seconds=0, min_turns=1)
+
+
+def compare(cases: Iterable[tuple[str, Case]], config: RatioConfig, columns: str, limit: float) -> int:
+    """Prints the table of all cases, writes the file, and returns 1 if a ratio is above the limit, else 0.
+
+    Args:
+        columns: the first four names of the table's header, such as ``loop | shapes | loop, ms | calls, ms``.
+    """
+    print(f"| {columns} | ratio | of the fastest |\n|---|---|---|---|---|---|", flush=True)
+    timings = {}
+    for name, case in cases:
+        timings[name] = measure(case, config.seconds, config.min_turns, 50)
+        print(row(name, timings[name]), flush=True)
+    if config.json:
+        results = {name: vars(timing) for name, timing in timings.items()}
+        Path(config.json).write_text(json.dumps(results, indent=2) + "\n")
+    return int(max(timing.ratio for timing in timings.values()) > limit)
 
 
 def machine(threads: int) -> dict[str, str | int]:

@@ -9,17 +9,15 @@ python benchmarks/loops.py [--families v1.2 ...] [--json out.json]
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from bench import Case, measure, row
+from bench import Case, RatioConfig, compare
 
 from mindone import runtime
-from mindone.config import FilePath, parse, require_at_least
+from mindone.config import parse
 from mindone.errors import UserError, guarded
 
 LIMIT = 1.05
@@ -40,20 +38,14 @@ LOOPS: dict[str, tuple[dict, tuple[int, ...], tuple[int, int, int]]] = {
 
 
 @dataclass
-class LoopsConfig:
+class LoopsConfig(RatioConfig):
     """Settings of this benchmark."""
 
     families: list[str] = field(default_factory=lambda: list(LOOPS))
     """versions to measure"""
-    seconds: float = 20.0
-    """time per version after warming up"""
-    min_turns: int = 3
-    """least number of turns, however long they take"""
-    json: FilePath | None = None
-    """file for the results"""
 
     def check(self) -> None:
-        require_at_least(self, seconds=0, min_turns=1)
+        super().check()
         for name in self.families:
             if name not in LOOPS:
                 raise UserError(f"there is no family {name}; use {', '.join(LOOPS)}")
@@ -117,15 +109,8 @@ def loop_case(name: str) -> Case:
 def main(argv: Sequence[str] | None = None) -> int:
     config = parse(LoopsConfig, argv, prog="loops.py", description=__doc__.splitlines()[0])
     runtime.setup("CPU")
-    print("| loop | shapes | loop, ms | calls, ms | ratio | of the fastest |\n|---|---|---|---|---|---|", flush=True)
-    timings = {}
-    for name in config.families:
-        timings[name] = measure(loop_case(name), config.seconds, config.min_turns, 50)
-        print(row(name, timings[name]), flush=True)
-    if config.json:
-        results = {name: vars(timing) for name, timing in timings.items()}
-        Path(config.json).write_text(json.dumps(results, indent=2) + "\n")
-    return int(max(timing.ratio for timing in timings.values()) > LIMIT)
+    cases = ((name, loop_case(name)) for name in config.families)
+    return compare(cases, config, "loop | shapes | loop, ms | calls, ms", LIMIT)
 
 
 if __name__ == "__main__":

@@ -12,4 +12,5 @@ if [ $# -eq 0 ]; then
     python "$ROOT/benchmarks/memory.py"
     python "$ROOT/benchmarks/loops.py"
     python "$ROOT/benchmarks/staged.py"
+    python "$ROOT/benchmarks/curation.py"
 fi

@@ -11,6 +11,7 @@ from mindone.config import check, load
 from mindone.errors import UserError
 from opensora.cli import DOORS
 from opensora.cli import load as load_object
+from opensora.data_tools.files import open_table
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -20,7 +21,7 @@ def benchmark(monkeypatch):
     """A module of the benchmarks, by its name."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module
-    for name in ("bench", "loops", "memory", "staged"):
+    for name in ("bench", "curation", "loops", "memory", "staged"):
         sys.modules.pop(name, None)
 
 
@@ -40,6 +41,24 @@ def test_the_calls_of_a_loop_are_repeated_as_they_were(version, benchmark, monke
         assert one.shape[:2] == (2, first[0].shape[1])
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(case.ours(), case.ours())
+
+
+@pytest.mark.parametrize("verb", ["index", "scenes", "score"])
+def test_a_verb_finds_what_its_library_finds(verb, benchmark, monkeypatch, tmp_path):
+    if verb == "scenes":
+        pytest.importorskip("scenedetect")
+    curation = benchmark("curation")
+    monkeypatch.setitem(curation.FILMS, verb, (2, (24, 48, 64)))
+    case = curation.verb_case(verb, tmp_path)
+    rows = list(open_table(case.ours()))
+    if verb == "index":
+        assert case.theirs() == [(24, 48, 64)] * 2
+        assert [(row["num_frames"], row["height"], row["width"]) for row in rows] == [("24", "48", "64")] * 2
+    elif verb == "scenes":
+        assert case.theirs() == [[12], [12]] and [row["start_frame"] for row in rows] == ["0", "12"] * 2
+    else:
+        np.testing.assert_allclose([float(row["flow"]) for row in rows], case.theirs(), rtol=0.05)
+    assert case.ours() != case.ours()
 
 
 def test_a_family_that_there_is_not_is_refused(benchmark):

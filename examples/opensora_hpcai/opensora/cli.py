@@ -201,6 +201,11 @@ GROUPS: dict[str, tuple[str, dict[str, Door]]] = {
                 "opensora.data_tools.run:run", "opensora.config:RunDataConfig", "verbs one after the other, resumable"
             ),
             "info": Door("opensora.data_tools.info:info", "opensora.config:InfoConfig", "what is in a table"),
+            "report": Door(
+                "opensora.data_tools.report:report",
+                "opensora.config.data:ReportConfig",
+                "a page on a table: its numbers, clips that are kept and rejected, what a recipe takes",
+            ),
         },
     ),
     "evaluate": (

@@ -8,7 +8,7 @@ from typing import Literal
 from mindone.config import FilePath, require_at_least
 from opensora.config.data import TableSettings
 
-ScoreName = Literal["blur", "bars", "motion", "flow", "phash", "ocr", "aesthetic", "match"]
+ScoreName = Literal["blur", "bars", "motion", "flow", "phash", "ocr", "aesthetic", "match", "likeness"]
 
 
 @dataclass
@@ -36,9 +36,9 @@ class ScenesConfig(FilmSettings):
     min_content: float = 10.0
     """how much a cut changes the picture at least, 0 to 255"""
     fades: bool = True
-    """a second pass that also finds fades through black"""
+    """a second pass that also finds fades through black or white, and dissolves"""
     black: float = 12.0
-    """mean brightness, 0 to 255, below which a frame is black"""
+    """mean brightness, 0 to 255, below which a frame is black; one as close to 255 is white"""
     min_frames: int = 8
     """scenes that are shorter are joined with the one before"""
 
@@ -78,7 +78,7 @@ class ScoresConfig(FilmSettings):
     )
     """what is measured; a score whose packages or weights are missing is left out, and it is said what it needs"""
     clip: FilePath | None = None
-    """folder of CLIP ViT-L/14 with config.json, weights and tokenizer, for aesthetic and match"""
+    """folder of CLIP ViT-L/14 with config.json, weights and tokenizer, for aesthetic, match and likeness"""
     aesthetic_head: FilePath | None = None
     """weights of the improved aesthetic predictor for CLIP ViT-L/14"""
 
@@ -90,11 +90,17 @@ class CameraConfig(FilmSettings):
 
 @dataclass
 class DuplicatesConfig(TableSettings):
-    """Names, for each video that looks like an earlier one of the table, that one; needs the score phash."""
+    """Names, for each video that looks like an earlier one of the table, that one; needs the score phash.
+
+    With ``similarity`` also one that CLIP takes for alike, if both have the same length and size; needs the score
+    likeness. That finds copies with other colours or a logo, and takes views of the same thing for alike.
+    """
 
     distance: int = 18
     """of 192 bits, how many may differ"""
+    similarity: float | None = None
+    """least cosine of CLIP's vectors, as published 0.98; not looked at if not given"""
 
     def check(self) -> None:
         super().check()
-        require_at_least(self, distance=0)
+        require_at_least(self, distance=0, similarity=0)

@@ -76,7 +76,7 @@ class FilterConfig(TableSettings):
     where: str | None = None
     """condition on columns, such as: aesthetic > 4.5 and flow > 0.5 and problem is missing"""
     rejected: FilePath | None = None
-    """a table for the other rows"""
+    """a table for the other rows; if there are none, there is no such file afterwards"""
 
     aliases: ClassVar[dict[str, str]] = {**TableSettings.aliases, "condition": "where"}
 
@@ -149,6 +149,28 @@ class InfoConfig(Settings):
 
     def check(self) -> None:
         require_given(self, table="the table to read as --table FILE.csv")
+
+
+@dataclass
+class ReportConfig(InfoConfig):
+    """A page on a table: how its numbers are spread, clips kept and rejected, and what a recipe takes of it."""
+
+    rejected: list[FilePath] | None = None
+    """tables of what was left out, such as opensora data filter and run write them"""
+    video_folder: FilePath = "."
+    """where the paths in the tables start from"""
+    output: FilePath = "report.html"
+    """the page, which holds its pictures itself"""
+    recipe: FilePath | None = None
+    """a training recipe with bucket_config: which of the clips it takes, and in which buckets"""
+    clips: int = 24
+    """clips that are shown of each kind, at most"""
+    seed: int = 0
+    """which clips"""
+
+    def check(self) -> None:
+        super().check()
+        require_at_least(self, clips=0)
 
 
 @dataclass

@@ -45,6 +45,8 @@ def run(config: RunDataConfig) -> Path:
         given = {name: value for name, value in given.items() if name in names and value is not None} | values
         if "output_folder" in names:
             given = {"output_folder": str(folder / f"{number:02d}_{verb}")} | given
+        if "rejected" in names:
+            given = {"rejected": str(folder / f"{number:02d}_rejected.csv")} | given
         settings = parse(cli.load(door.schema), _arguments(given), f"{config.pipeline}, step {number}")
         label = hashlib.sha256(f"{to_yaml(settings)}{_input(table, videos)}".encode()).hexdigest()
         name = f"{number} {verb}"

@@ -1,7 +1,7 @@
 """``opensora data scenes``: where the scenes of films begin and end, to the frame.
 
-Cuts are found by PySceneDetect's adaptive detector, fades through black by a second pass. Frames are counted as
-`mindone.data.video` counts them.
+Cuts are found by PySceneDetect's adaptive detector; a second pass finds fades through black or white, and dissolves.
+Frames are counted as `mindone.data.video` counts them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mindone.data.table import relative_path
 from mindone.data.video import iter_frames, open_film
 from mindone.errors import UserError
 from opensora.config.curation import ScenesConfig
+from opensora.data_tools.dissolves import find_dissolves, thumbnail
 from opensora.data_tools.index import workers_of
 from opensora.data_tools.listing import VIDEO
 from opensora.data_tools.table import Cell, Row, Stop, Tally, open_table, process_rows
@@ -73,7 +74,8 @@ def find_scenes(
 ) -> list[tuple[int, int]]:
     """First frame of each scene and the one after its last; together they are the whole film.
 
-    A fade through black ends a scene in the middle of the black, or at the darkest frame.
+    A fade through black or white ends a scene in the middle of that, a dissolve at the first frame that shows more of
+    the next scene.
 
     Args:
         frames: (H, W, 3) uint8 RGB.
@@ -81,31 +83,53 @@ def find_scenes(
     """
     detector_class, timecode = _detectors()
     detector = detector_class(adaptive_threshold=threshold, min_scene_len=1, min_content_val=min_content)
-    found, brightness, at = [], [], timecode(0, fps)
+    found, brightness, pictures, at = [], [], [], timecode(0, float(fps))
     for number, frame in enumerate(frames):
         height, width = frame.shape[:2]
         scale = min(1.0, LONGEST_SIDE / max(height, width))
         small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else frame
         brightness.append(float(small.mean()))
-        at = timecode(number, fps)
+        if fades:
+            pictures.append(thumbnail(small))
+        at = timecode(number, float(fps))
         found += detector.process_frame(at, np.ascontiguousarray(small[..., ::-1]))
     found += detector.post_process(at)
     cuts = sorted({int(cut.frame_num) for cut in found})
-    if fades:
-        middles = fade_middles(np.array(brightness), black)
-        dark = [(first, after) for first, after, _ in middles]
-        cuts = [cut for cut in cuts if not any(first <= cut <= after for first, after in dark)]
-        cuts = sorted([*cuts, *(middle for _, _, middle in middles)])
+    if pictures:
+        cuts = with_gradual(cuts, np.array(brightness), np.stack(pictures), fps, black)
     return _joined(cuts, len(brightness), min_frames)
 
 
-def fade_middles(brightness: np.ndarray, black: float) -> list[tuple[int, int, int]]:
-    """Runs of black frames (first, one after the last, where one scene ends) that are not at an end of the film.
+def with_gradual(cuts: list[int], brightness: np.ndarray, pictures: np.ndarray, fps: float, black: float) -> list[int]:
+    """First frames of scenes, with those that fade or dissolve in; these replace cuts that were seen within them.
 
     Args:
         brightness: mean of each frame, (T,), 0 to 255.
+        pictures: see `find_dissolves`.
+        black: as in `ScenesConfig`.
     """
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], (brightness < black).astype(int), [0]])))
+    middles = fade_middles(brightness, black)
+    cuts = [cut for cut in cuts if not any(first <= cut <= after for first, after, _ in middles)]
+    cuts = sorted([*cuts, *(middle for _, _, middle in middles)])
+    # what gets lighter on its way out of a fade is no dissolve
+    mixed = [
+        each
+        for each in find_dissolves(pictures, fps, cuts)
+        if not any(2 * each.first - each.after <= middle <= 2 * each.after - each.first for *_, middle in middles)
+    ]
+    cuts = [cut for cut in cuts if not any(each.first < cut < each.after for each in mixed)]
+    return sorted([*cuts, *(each.middle for each in mixed)])
+
+
+def fade_middles(brightness: np.ndarray, black: float) -> list[tuple[int, int, int]]:
+    """Runs of black or white frames (first, one after the last, where a scene ends) that are not at the film's ends.
+
+    Args:
+        brightness: mean of each frame, (T,), 0 to 255.
+        black: what is below it is black, and what is as close to 255 is white.
+    """
+    plain = (brightness < black) | (brightness > 255 - black)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], plain.astype(int), [0]])))
     runs = edges.reshape(-1, 2).tolist()
     return [(first, after, (first + after) // 2) for first, after in runs if first > 0 and after < len(brightness)]
 

@@ -14,7 +14,7 @@ from mindone.data.table import relative_path
 from mindone.data.video import iter_frames, probe
 from mindone.errors import UserError
 from opensora.config.curation import ScoresConfig
-from opensora.data_tools import text_boxes
+from opensora.data_tools import likeness, text_boxes
 from opensora.data_tools.index import workers_of
 from opensora.data_tools.listing import CAPTION, VIDEO
 from opensora.data_tools.measures import VmafMotion, black_bars, flow_strength, luma, sharpness, video_hash
@@ -31,22 +31,25 @@ COLUMNS = {
     "ocr": ("ocr", "text_area", "watermark"),
     "aesthetic": ("aesthetic",),
     "match": ("match",),
+    "likeness": (likeness.VECTOR,),
 }
 """Of each score, the columns that it fills."""
-NETWORKS = ("aesthetic", "match")
+NETWORKS = ("aesthetic", "match", "likeness")
 # Optical flow is taken between so many frames, at most so many apart.
 FLOW_FRAMES, FLOW_GAP = 10, 15
 LOOKED_AT = (0.1, 0.5, 0.9)
+# Away from the ends, which may be black or have something of the next scene.
+HASHED_AT = (0.2, 0.5, 0.8)
 AT_ONCE = 8
 
 
 class Look(NamedTuple):
-    """What is looked at of a video: frames (N, H, W, 3) uint8 at three relative places, at each some frames apart, at
-    its ends and middle, and the motion of all of it."""
+    """What is looked at of a video: frames (N, H, W, 3) uint8 at three relative places, some frames apart, and at the
+    places that its hash is of; and the motion of all of it."""
 
     three: np.ndarray
     flow: np.ndarray
-    ends: np.ndarray
+    hashed: np.ndarray
     motion: float
 
 
@@ -131,7 +134,7 @@ def look(path: Path, motion: bool = True) -> Look:
     places = {
         "three": [min(total - 1, int(total * place)) for place in LOOKED_AT] if total > 2 else list(range(total)),
         "flow": list(range(0, total, step))[:FLOW_FRAMES],
-        "ends": [0, (total - 1) // 2, total - 1],
+        "hashed": [int(total * place) for place in HASHED_AT],
     }
     wanted = sorted({place for some in places.values() for place in some})
     measure, kept = VmafMotion(), {}
@@ -159,7 +162,7 @@ def plain_scores(seen: Look, names: tuple[str, ...]) -> dict[str, Cell]:
     if "flow" in names:
         cells["flow"] = round(flow_strength(luma(seen.flow)), 4)
     if "phash" in names:
-        cells["phash"] = video_hash(luma(seen.ends))
+        cells["phash"] = video_hash(luma(seen.hashed))
     if "ocr" in names:
         # two frames tell what stays in place
         boxes = [text_boxes.finder()(frame) for frame in seen.three[:2]]
@@ -179,6 +182,9 @@ def _judged(
     if "aesthetic" in names:
         for cells, each in zip(found, vectors):
             cells["aesthetic"] = round(judge.aesthetic(each), 4)
+    if "likeness" in names:
+        for cells, each in zip(found, vectors):
+            cells[likeness.VECTOR] = likeness.packed(each)
     captioned = [index for index, row in enumerate(rows) if row.get(CAPTION)]
     if "match" in names and captioned:
         middles = np.stack([vectors[index][len(vectors[index]) // 2] for index in captioned])

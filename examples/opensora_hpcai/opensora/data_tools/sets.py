@@ -37,7 +37,9 @@ def filter_table(config: FilterConfig) -> Counter[str]:
             "value for it); nothing was written"
         )
     # the other table first: the first one may take the place of the table that is read
-    if config.rejected and counts.total() > counts["kept"]:
+    if config.rejected and counts.total() == counts["kept"]:
+        Path(config.rejected).unlink(missing_ok=True)
+    elif config.rejected:
         write_table(config.rejected, rows.columns, (row for row in rows if not meets(row)), rows.texts)
     write_table(config.output, rows.columns, (row for row in rows if meets(row)), rows.texts)
     lacking = f" ({counts['undecided']} of them lack a value for it)" if counts["undecided"] else ""

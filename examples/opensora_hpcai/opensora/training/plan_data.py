@@ -52,6 +52,19 @@ def plan_data(config: PlanDataConfig) -> Path:
         UserError: the table or the buckets cannot be used, or there is no batch.
     """
     start(config.runtime)
+    report, epoch = planned(config)
+    write_plan(config.plan.plan_path, report, epoch)
+    print(report)
+    logger.info("the plan is in %s", config.plan.plan_path)
+    return Path(config.plan.plan_path)
+
+
+def planned(config: PlanDataConfig) -> tuple[str, BucketEpoch]:
+    """The report on an epoch, and its batches.
+
+    Raises:
+        UserError: as for `plan_data`.
+    """
     family, config = settle(config, config.model.model_version, config.model.model_name, config.autoencoder.vae_type)
     weights = config.autoencoder.vae_checkpoint
     autoencoder = autoencoder_skeleton(
@@ -72,11 +85,7 @@ def plan_data(config: PlanDataConfig) -> Path:
             for bucket in plan.buckets
         ]
     )
-    report = "\n".join(describe(plan, buckets, config.plan.plan_epoch, flops))
-    write_plan(config.plan.plan_path, report, epoch)
-    print(report)
-    logger.info("the plan is in %s", config.plan.plan_path)
-    return Path(config.plan.plan_path)
+    return "\n".join(describe(plan, buckets, config.plan.plan_epoch, flops)), epoch
 
 
 def write_plan(path: str | Path, report: str, epoch: BucketEpoch) -> None:

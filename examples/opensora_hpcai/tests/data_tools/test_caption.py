@@ -1,16 +1,11 @@
 """``opensora data caption``, against a model on the loopback that really looks at the pictures it is sent."""
 
-import base64
-import contextlib
 import csv
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import cv2
-import numpy as np
 import pytest
+from seeing_endpoint import look, right, serving
 
 from mindone.data.write import write_video
 from opensora.cli import enter
@@ -18,58 +13,17 @@ from opensora.data_tools import caption
 from opensora.data_tools.caption import cleaned
 from opensora.text.endpoint import KEY
 from opensora.toy import world
-from opensora.toy.judge import judge
 
 CLIPS = 4
 
 
-def look(body):
-    """The caption of a toy clip, from the pictures in a question."""
-    content = body["messages"][-1]["content"]
-    pictures = [part["image_url"]["url"].split(",", 1)[1] for part in content if part["type"] == "image_url"]
-    frames = [cv2.imdecode(np.frombuffer(base64.b64decode(p), np.uint8), cv2.IMREAD_COLOR) for p in pictures]
-    seen = judge(np.stack(frames)[..., ::-1])
-    moves = "stands still" if seen.direction == "still" else f"moves {seen.direction}"
-    return f"a {seen.colour} {seen.shape} {moves}"
-
-
 @pytest.fixture
 def service(monkeypatch):
-    """A server; ``reply`` is called with the number of the question and its body, and gives a status and a text."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv(KEY, "a-key")
     monkeypatch.setattr(caption, "FIRST_WAIT", 0.01)
-    lock = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                server.asked.append((self.headers["Authorization"], body))
-                number = len(server.asked)
-            status, text = server.reply(number, body)
-            answer = {
-                "choices": [{"message": {"content": text}, "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": 100, "completion_tokens": 10},
-            }
-            with contextlib.suppress(OSError):  # nobody may wait for the answer any more
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(json.dumps(answer).encode())
-
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.asked = True, []
-    server.reply = lambda number, body: (200, f"The video shows {look(body)}")
-    server.address = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture
@@ -95,10 +49,6 @@ def run(folder, service, *flags, table="t.csv", output="out.csv"):
     enter("data caption", [*where, "--model", "small", "--workers", "3", *flags])
     with open(folder / output, newline="") as file:
         return list(csv.DictReader(file))
-
-
-def right(row, scene):
-    return all(word in row["caption"].lower() for word in (scene.colour, scene.shape, scene.direction))
 
 
 def test_captions_say_what_the_clips_show(films, service, capsys):

@@ -1,0 +1,120 @@
+"""Dissolves: where one scene is mixed into the next, frame by frame.
+
+In a dissolve from A to B every frame is ``A + c (B - A)`` with a share c that rises from 0 to 1. So frames are
+projected on the difference of two that stand around a place: in a dissolve the share rises steadily, little is left
+beside the line, and before and after it the picture is as steady as films are. What moves is not on the line; what only
+gets lighter or darker is, but its last picture is its first one in another light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+# Pictures in which dissolves are looked for, (SIDE, SIDE, 3): few pixels, for a film has many frames.
+SIDE = 24
+# Half lengths in frames of what is looked at around a place, at most SECONDS long.
+HALVES, SECONDS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32), 3.0
+# Least root mean square, 0 to 255, between the scenes.
+LEAST = 10.0
+# Of the distance between the scenes: most that may be beside the line, and most that changes before and after.
+BESIDE, AROUND = 0.4, 0.45
+# A step of the share that is larger is a cut.
+CUT = 0.6
+# Least share of the new picture's variance that the old one in another light does not have. A picture with less
+# contrast than PLAIN times that of the other is one that a fade begins or ends with.
+NEW, PLAIN = 0.4, 0.2
+TOLERANCE = 0.08
+# Part of the largest distance nearby from which a dissolve is seen as a whole.
+WHOLE = 0.97
+
+
+class Dissolve(NamedTuple):
+    """First frame that is looked at, the one after the last, and the first that shows more of the new scene."""
+
+    first: int
+    after: int
+    middle: int
+
+
+def thumbnail(frame: np.ndarray) -> np.ndarray:
+    """(SIDE, SIDE, 3) uint8 of a frame (H, W, 3) uint8."""
+    return cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+
+def find_dissolves(pictures: np.ndarray, fps: float, cuts: Sequence[int] = ()) -> list[Dissolve]:
+    """The dissolves of a film, in order; they do not overlap.
+
+    Args:
+        pictures: (T, SIDE, SIDE, 3) uint8, of all frames.
+        cuts: first frames of scenes that are known, which nothing is compared across.
+    """
+    flat = pictures.reshape(len(pictures), -1)
+    edges = np.array([0, *sorted(cuts), len(flat)])
+    seen: list[tuple[float, Dissolve]] = []
+    for half in HALVES:
+        if half > max(HALVES[3], SECONDS * fps / 2):
+            break
+        seen += filter(None, (_look(flat, place, half, edges) for place in _promising(flat, half).tolist()))
+    found: list[Dissolve] = []
+    while seen:
+        most, widest = max(seen)
+        rivals = [(size, each) for size, each in seen if each.first < widest.after and widest.first < each.after]
+        # of those that reach from scene to scene the shortest one, and of these the one that stands best
+        whole = [each for size, each in rivals if size > WHOLE * most]
+        found.append(min(whole, key=lambda each: (each.after - each.first, abs(sum(each[:2]) / 2 - each.middle))))
+        seen = [each for each in seen if each not in rivals]
+    return sorted(found)
+
+
+def _promising(flat: np.ndarray, half: int) -> np.ndarray:
+    """Places (N,) between frames that differ much and of which it lies in the middle."""
+    found = []
+    for start in range(half, len(flat) - half, 4096):
+        stop = min(start + 4096, len(flat) - half)
+        before, middle, after = (flat[start + shift : stop + shift].astype(np.float32) for shift in (-half, 0, half))
+        change = after - before
+        square = np.maximum((change**2).sum(1), 1e-6)
+        share = ((middle - before) * change).sum(1) / square
+        good = (square > LEAST**2 * flat.shape[1]) & (abs(share - 0.5) < 0.3)
+        found.append(start + np.flatnonzero(good))
+    return np.concatenate(found) if found else np.zeros(0, int)
+
+
+def _look(flat: np.ndarray, place: int, half: int, edges: np.ndarray) -> tuple[float, Dissolve] | None:
+    """How far apart the scenes of a dissolve around ``place`` are, if that is what is there."""
+    first, last = place - half, place + half
+    frames = flat[first : last + 1].astype(np.float32)
+    change = frames[-1] - frames[0]
+    size = float(np.linalg.norm(change))
+    moved = frames - frames[0]
+    shares = moved @ change / size**2
+    steps = np.diff(shares)
+    beside = np.linalg.norm(moved - shares[:, None] * change, axis=1) / size
+    if steps.min() < -TOLERANCE or steps.max() > CUT or beside.max() > BESIDE:
+        return None
+    if _light_alone(frames[0], frames[-1]):
+        return None
+    begin = edges[np.searchsorted(edges, first, "right") - 1]
+    end = edges[min(len(edges) - 1, np.searchsorted(edges, last, "right"))] - 1
+    around = ((max(begin, first - 2 * half), first), (last, min(end, last + 2 * half)))
+    if any(np.linalg.norm(flat[b].astype(np.float32) - flat[a]) > AROUND * size for a, b in around):
+        return None
+    return size, Dissolve(first, last + 1, first + int(np.argmax(shares >= 0.5)))
+
+
+def _light_alone(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether one picture, (SIDE * SIDE * 3,), is the other one with its colours stretched and shifted, or plain."""
+    contrasts = [each.reshape(-1, 3).std(0).max() for each in (before, after)]
+    if min(contrasts) < PLAIN * max(contrasts):
+        return True
+    left, whole = 0.0, 1e-6
+    for a, b in zip(before.reshape(-1, 3).T, after.reshape(-1, 3).T):
+        a, b = a - a.mean(), b - b.mean()
+        gain = max(0.0, np.dot(a, b) / max(np.dot(a, a), 1e-6))
+        left += float(((b - gain * a) ** 2).sum())
+        whole += float((b**2).sum())
+    return left < NEW * whole
