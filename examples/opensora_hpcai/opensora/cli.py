@@ -203,7 +203,7 @@ GROUPS: dict[str, tuple[str, dict[str, Door]]] = {
             "info": Door("opensora.data_tools.info:info", "opensora.config:InfoConfig", "what is in a table"),
             "report": Door(
                 "opensora.data_tools.report:report",
-                "opensora.config.data:ReportConfig",
+                "opensora.config:ReportConfig",
                 "a page on a table: its numbers, clips that are kept and rejected, what a recipe takes",
             ),
         },

@@ -8,6 +8,7 @@ from opensora.config.data import (
     IndexConfig,
     InfoConfig,
     MergeConfig,
+    ReportConfig,
     RunDataConfig,
     SampleConfig,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "PlotConfig",
     "ProveConfig",
     "ReplayConfig",
+    "ReportConfig",
     "RunDataConfig",
     "SampleConfig",
     "ScenesConfig",
