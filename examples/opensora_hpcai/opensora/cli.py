@@ -216,6 +216,11 @@ GROUPS: dict[str, tuple[str, dict[str, Door]]] = {
                 "opensora.config:EvaluateVaeConfig",
                 "how well an autoencoder reconstructs videos",
             ),
+            "loss": Door(
+                "opensora.evaluation.loss:loss",
+                "opensora.config.evaluate:EvaluateLossConfig",
+                "the validation loss of checkpoints, by size and timestep",
+            ),
             "clip": Door(
                 "opensora.evaluation.clip_score:clip",
                 "opensora.config.evaluate:ClipScoreConfig",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mindone.config import FilePath, Settings, require_at_least
+from mindone.config import FilePath, SettingError, Settings, require_at_least
 from opensora.config.data import require_given
+from opensora.config.train import TrainConfig
 
 
 @dataclass
@@ -103,3 +104,26 @@ class CompareConfig(Settings):
 
     def check(self) -> None:
         require_given(self, folders="folders of videos as --folders A B ...")
+
+
+@dataclass
+class EvaluateLossConfig(TrainConfig):
+    """The validation loss of checkpoints: by size, at equidistant timesteps, the same noise for each of them.
+
+    The settings are those of a training, most often its recipe. Without a table of validation videos (val_csv_path) the
+    loss is taken on the videos of csv_path.
+    """
+
+    checkpoints: list[FilePath] | None = None
+    """denoisers of the recipe's kind: model folders or weights, such as RUN/model RUN/ckpt/step-00000500/ema"""
+    output: FilePath | None = None
+    """file for the losses, .json; they are printed anyway"""
+
+    def check(self) -> None:
+        super().check()
+        require_given(self, checkpoints="denoisers as --checkpoints A B ...")
+        if self.lora.lora_rank:
+            raise SettingError(
+                "adapters are no denoisers; fold them into one with opensora merge-lora and leave lora_rank out",
+                "lora_rank",
+            )

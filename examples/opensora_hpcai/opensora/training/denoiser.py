@@ -62,6 +62,7 @@ from opensora.training.run import (
 )
 from opensora.training.samples import Samples, frame_rate
 from opensora.training.validation import (
+    SizedBatch,
     Validation,
     ValidationLoss,
     batches_of_buckets,
@@ -133,15 +134,10 @@ def prepare(config: TrainConfig, setting: Setting, run: Run) -> tuple[Training, 
     loader = make_loader(dataset, config.data, plan, run)
     denoiser = make_denoiser(setting, run.seed, make_strategy(run.mesh, config.parallel.dsp))
     trained = make_trained(setting, denoiser, run.seed)
-    captions = make_captions(setting)
-    null_text = make_null_text(setting, captions)
-    objective = make_objective(setting, null_text)
-    masks = MaskGenerator(config.flow.mask_ratios) if config.flow.mask_ratios else None
+    inputs = make_inputs(setting)
+    objective = inputs.objective
     loss = trained.loss(objective.loss_cell(denoiser))
     step = make_step(config.optimizer, config.model.dtype, denoiser, loss, run.mesh)
-    inputs = DenoiserInputs(
-        objective, setting.autoencoder, captions, masks, config.flow.condition_config, setting.packing
-    )
     training = make_training(
         config,
         run,
@@ -370,6 +366,14 @@ def make_captions(setting: Setting) -> Captions:
     return Captions(conditioner, lambda caption: family.prepare_prompt(caption, PromptRules()))
 
 
+def make_inputs(setting: Setting) -> DenoiserInputs:
+    """What turns samples into what the loss takes, which it holds as its ``objective``."""
+    flow, captions = setting.config.flow, make_captions(setting)
+    objective = make_objective(setting, make_null_text(setting, captions))
+    masks = MaskGenerator(flow.mask_ratios) if flow.mask_ratios else None
+    return DenoiserInputs(objective, setting.autoencoder, captions, masks, flow.condition_config, setting.packing)
+
+
 def make_objective(setting: Setting, null_text: Arrays | None) -> Objective:
     """The training loss of the family, on rows of patches if there are any."""
     objective = setting.family.objective(setting.config.flow, setting.denoiser_config, null_text)
@@ -412,17 +416,28 @@ def make_validation(setting: Setting, run: Run, training: Training, denoiser: nn
     rows = read_rows(config.data)
     buckets = None if setting.size else make_buckets(config, family, rows, autoencoder.spatial_compression, run.mesh)
     own = dataclasses.replace(setting, config=config, autoencoder=autoencoder, rows=rows, buckets=buckets)
-    if buckets:
-        batches = batches_of_buckets(buckets, given.val_batch_size)
-    else:
-        batches = batches_of_one_size(len(rows), setting.planned_size, given.val_batch_size)
-    own_inputs = inputs.with_autoencoder(autoencoder)
-    dataset = make_dataset(own, batches[0].size)
-    loss = ValidationLoss(inputs.objective, denoiser, own_inputs, dataset, given.num_eval_timesteps)
+    loss, batches = make_validation_loss(own, denoiser, inputs.with_autoencoder(autoencoder))
     validation = Validation(
         loss, batches, training.step.ema, run.folder, training.trackers, run.mesh, training.state.step
     )
     return Every(run_length(setting.config, len(training.loader)).of(given, "val_interval", "epochs"), validation)
+
+
+def make_validation_loss(
+    setting: Setting, denoiser: nn.Cell, inputs: DenoiserInputs
+) -> tuple[ValidationLoss, list[SizedBatch]]:
+    """The loss at equidistant timesteps on the rows of ``setting``, and the batches that it is taken on.
+
+    Raises:
+        UserError: no row falls into a bucket.
+    """
+    given = setting.config.validation
+    if setting.buckets:
+        batches = batches_of_buckets(setting.buckets, given.val_batch_size)
+    else:
+        batches = batches_of_one_size(len(setting.rows), setting.planned_size, given.val_batch_size)
+    dataset = make_dataset(setting, batches[0].size)
+    return ValidationLoss(inputs.objective, denoiser, inputs, dataset, given.num_eval_timesteps), batches
 
 
 def make_samples(setting: Setting, run: Run, training: Training, denoiser: nn.Cell, inputs: DenoiserInputs) -> Every:

@@ -170,7 +170,6 @@ class Validation:
         resumed_at: int = 0,
     ):
         self.loss_of, self.batches, self.ema, self.trackers, self.mesh = loss, list(batches), ema, trackers, mesh
-        self.sizes = list(dict.fromkeys(batch.size for batch in batches))
         self.path = folder / VALIDATION_LOG
         if mesh.is_main:
             header = ["step", "size", "samples", "loss", *(f"loss at {point:.3f}" for point in loss.points)]
@@ -196,16 +195,29 @@ class Validation:
         Raises:
             UserError: no sample can be used.
         """
-        sums = np.zeros((len(self.sizes), len(self.loss_of.points) + 1), np.float32)
-        with _evaluating(self.loss_of.cell), self.ema.applied() if self.ema else contextlib.nullcontext():
-            for batch in self.batches[self.mesh.data_index :: self.mesh.data]:
-                sums[self.sizes.index(batch.size)] += self.loss_of.sums(batch)
-        if self.mesh.sequence_index:
-            sums[:] = 0
-        sums = sum_over_ranks(sums, self.mesh)
-        if not sums[:, -1].any():
-            raise UserError("none of the validation samples can be used; see the warnings above")
-        return {_name(size): (int(row[-1]), row[:-1] / row[-1]) for size, row in zip(self.sizes, sums) if row[-1]}
+        with self.ema.applied() if self.ema else contextlib.nullcontext():
+            return mean_losses(self.loss_of, self.batches, self.mesh)
+
+
+def mean_losses(
+    loss_of: ValidationLoss, batches: Sequence[SizedBatch], mesh: Mesh
+) -> dict[str, tuple[int, np.ndarray]]:
+    """By size: how many samples, and their mean loss per timestep (n,); each rank takes a part of the batches.
+
+    Raises:
+        UserError: no sample can be used.
+    """
+    sizes = list(dict.fromkeys(batch.size for batch in batches))
+    sums = np.zeros((len(sizes), len(loss_of.points) + 1), np.float32)
+    with _evaluating(loss_of.cell):
+        for batch in batches[mesh.data_index :: mesh.data]:
+            sums[sizes.index(batch.size)] += loss_of.sums(batch)
+    if mesh.sequence_index:
+        sums[:] = 0
+    sums = sum_over_ranks(sums, mesh)
+    if not sums[:, -1].any():
+        raise UserError("none of the validation samples can be used; see the warnings above")
+    return {_name(size): (int(row[-1]), row[:-1] / row[-1]) for size, row in zip(sizes, sums) if row[-1]}
 
 
 def _name(size: VideoSize | None) -> str:
