@@ -218,7 +218,7 @@ GROUPS: dict[str, tuple[str, dict[str, Door]]] = {
             ),
             "loss": Door(
                 "opensora.evaluation.loss:loss",
-                "opensora.config.evaluate:EvaluateLossConfig",
+                "opensora.config:EvaluateLossConfig",
                 "the validation loss of checkpoints, by size and timestep",
             ),
             "clip": Door(

@@ -13,7 +13,14 @@ from opensora.config.data import (
     SampleConfig,
 )
 from opensora.config.embed import DecodeConfig, EmbedTextConfig, EmbedVideoConfig
-from opensora.config.evaluate import ClipScoreConfig, CompareConfig, FvdConfig, VbenchConfig, VideosConfig
+from opensora.config.evaluate import (
+    ClipScoreConfig,
+    CompareConfig,
+    EvaluateLossConfig,
+    FvdConfig,
+    VbenchConfig,
+    VideosConfig,
+)
 from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
 from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
@@ -43,6 +50,7 @@ __all__ = [
     "EmbedTextConfig",
     "EmbedTextV2Config",
     "EmbedVideoConfig",
+    "EvaluateLossConfig",
     "EvaluateVaeConfig",
     "FilterConfig",
     "FvdConfig",
