@@ -36,10 +36,11 @@ def test_a_threshold_is_measured_once_and_recorded_beside_the_videos(settings, t
     wanted |= {"captions": PROMPTS[:1], "image_size": [64, 64]}
     (first,) = generate(settings(**wanted))
     kept = json.loads((tmp_path / "samples" / calibrate.KEPT).read_text())
-    ((*_, last),) = kept.values()
-    assert last["computed"] < 4
+    (rows,) = kept.values()
+    fastest = min(rows, key=lambda row: row["computed"])
+    assert rows[0]["computed"] == 4 > fastest["computed"]
     record = json.loads(first.video.with_suffix(".json").read_text())
-    assert record["settings"]["cache"]["rel_l1_thresh"] == last["threshold"]
+    assert record["settings"]["cache"]["rel_l1_thresh"] == fastest["threshold"]
     assert record["made_from"]["cache"]["step_cache"] == "teacache"
     monkeypatch.setattr(calibrate, "measure", lambda plan: pytest.fail("it was measured already"))
     (again,) = generate(settings(**wanted))

@@ -1,6 +1,7 @@
 """Training in buckets: pictures and videos of several sizes and lengths in one run."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -65,9 +66,13 @@ def whole(world, graphs, tmp_path_factory):
     golden.use_mode("graph")
     folder = tmp_path_factory.mktemp("run")
     make_step = training.make_step
+    root = logging.getLogger()
+    level = root.level
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "make_step", lambda *given: graphs.append(make_step(*given)) or graphs[-1])
+        root.setLevel(logging.INFO)
         enter("train", command(world, folder, ckpt_save_steps=4))
+        root.setLevel(level)
     return folder
 
 
