@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mindone import runtime
-from mindone.checkpoint.atomic import atomic_write
 from mindone.data.video import read_video
 from mindone.errors import UserError
 from mindone.folders import make_run_folder
+from opensora import outputs
 from opensora.config.search import Search, SearchConfig
 from opensora.generate.results import Result
 from opensora.start import start
@@ -70,8 +70,7 @@ def search(config: SearchConfig) -> list[Candidate]:
             for each in candidates
         ],
     }
-    with atomic_write(folder / SCORES) as file:
-        file.write(json.dumps(record, indent=2).encode() + b"\n")
+    outputs.write_json(folder / SCORES, record)
     print("\n".join(lines(table, len(chosen), steps)))
     logger.info("the best of each prompt: %s", folder / BEST)
     return chosen

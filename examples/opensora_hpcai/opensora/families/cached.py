@@ -185,9 +185,10 @@ class TeaCached:
         self._changes, self._chosen = Changes(), Chosen()
 
     def start(self, guided: nn.Cell, num_steps: int) -> Prediction:
-        parts = self._parts.setdefault(id(guided), (Measuring(guided), Computing(guided), Reusing(guided)))
+        if id(guided) not in self._parts:
+            self._parts[id(guided)] = (Measuring(guided), Computing(guided), Reusing(guided))
         run, self.distances = TeaCacheRun(self.rule, num_steps), []
-        return _TeaCachedBatch(self, run, *parts)
+        return _TeaCachedBatch(self, run, *self._parts[id(guided)])
 
     def between(self, now: Tensor, before: Tensor, batch: int) -> np.ndarray:
         """(B,) relative distances of two inputs."""
@@ -262,9 +263,11 @@ class Broadcasted:
             nonlocal step
             timestep = int(inputs[TIMESTEP].asnumpy()[0])
             reused = tuple(rule.reuses_at(step, timestep) for rule in (self.spatial, self.temporal, self.cross))
-            part = self._parts.setdefault((id(guided), reused), Broadcasting(guided, reused, counts))
+            key = (id(guided), reused)
+            if key not in self._parts:
+                self._parts[key] = Broadcasting(guided, reused, counts)
             given = [tensor for tensors, again in zip(kept, reused) if again for tensor in tensors]
-            result, *fresh = part(*given, *inputs)
+            result, *fresh = self._parts[key](*given, *inputs)
             for place, (count, again) in enumerate(zip(counts, reused)):
                 if not again:
                     kept[place], fresh = tuple(fresh[:count]), fresh[count:]

@@ -141,12 +141,6 @@ class STDiT(STDiTBase):
             x = self.blocks[i](x, text, text_mask, modulation, modulation, in_time if i == 0 else None, size)
         return self.parallel.gather(x, size)
 
-    @property
-    def branch_counts(self) -> tuple[int, int, int]:
-        """Branches in frames, over time and to the text, that `broadcast_blocks` takes and returns."""
-        depth = self.config.depth
-        return (depth, depth, depth)
-
     def broadcast_blocks(self, x: Tensor, state: tuple, branches: tuple) -> tuple[Tensor, tuple]:
         """`run_blocks` with branches of an earlier step, see `opensora.families.cached.Broadcasting`."""
         text, text_mask, modulation, in_time, size = state[0]

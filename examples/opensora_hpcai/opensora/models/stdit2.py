@@ -172,12 +172,6 @@ class STDiT2(STDiTBase):
             x = self.blocks[i](x, text, text_mask, modulation, over_time, rope, size, places)
         return self.parallel.gather(x, size)
 
-    @property
-    def branch_counts(self) -> tuple[int, int, int]:
-        """Branches in frames, over time and to the text, that `broadcast_blocks` takes and returns."""
-        depth = self.config.depth
-        return (depth, depth, depth)
-
     def broadcast_blocks(self, x: Tensor, state: tuple, branches: tuple) -> tuple[Tensor, tuple]:
         """`run_blocks` with branches of an earlier step, see `opensora.families.cached.Broadcasting`."""
         text, text_mask, modulation, over_time, rope, size, places = state[0]

@@ -163,7 +163,6 @@ class STDiT3(STDiTBase):
 
     @property
     def branch_counts(self) -> tuple[int, int, int]:
-        """Branches in frames, over time and to the text, that `broadcast_blocks` takes and returns."""
         depth = self.config.depth
         return (depth, depth, 2 * depth)
 

@@ -203,6 +203,12 @@ class STDiTBase(nn.Cell):
         """Everything after the blocks; ``state`` is that of a network's ``embed``."""
         return self.latents(x, *state[1])
 
+    @property
+    def branch_counts(self) -> tuple[int, int, int]:
+        """Branches in frames, over time and to the text, that a network's ``broadcast_blocks`` takes and returns."""
+        depth = self.config.depth
+        return (depth, depth, depth)
+
     def modulated(self, x: Tensor, modulation: Tensor, table: Tensor) -> Tensor:
         """What attention sees of tokens (B, T, S, D) in a block with this ``scale_shift_table``; float32."""
         vectors = modulation + table

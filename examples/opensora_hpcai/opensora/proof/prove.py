@@ -7,7 +7,6 @@ losses, gradient norms, weights, latents and pixels are.
 
 from __future__ import annotations
 
-import csv
 import logging
 import subprocess
 import sys
@@ -24,10 +23,12 @@ from mindone.checkpoint import read_tensors
 from mindone.config import save_config
 from mindone.data.arrays import read_npy
 from mindone.errors import UserError
+from mindone.train.curves import log_rows
+from mindone.train.tracker import RESULT_LOG
 from opensora.config.prove import ProveConfig, Spread
 from opensora.families import Family, settle
 from opensora.generate.forecast import size
-from opensora.proof.recipe import World, make_world, parallel_settings, small_training
+from opensora.proof.recipe import TEXT_TOKENS, World, make_world, parallel_settings, small_training
 from opensora.start import start
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def _write_sampling(config: ProveConfig, world: World, folder: Path) -> None:
             "dtype": config.model.dtype,
         },
         "autoencoder": {"vae_checkpoint": world.path("vae")},
-        "text": {**text, "model_max_length": 16},
+        "text": {**text, "model_max_length": TEXT_TOKENS},
         "sampler": {"sampling_steps": SAMPLING_STEPS, "batch_size": 1},
         "output": {"save_format": "png", "save_latent": True, "append_timestr": False},
         "runtime": {"seed": 1, "device_target": config.runtime.device_target},
@@ -166,7 +167,7 @@ def _memory(folder: Path, name: str) -> list[float]:
 
 
 def _compare(folder: Path) -> Iterator[Compared]:
-    one, many = (_numbers(folder / name / "result.log") for name in ("one", "many"))
+    one, many = (_numbers(folder / name / RESULT_LOG) for name in ("one", "many"))
     for name in ("loss", "grad_norm"):
         a, b = np.array(one[name]), np.array(many[name])
         difference = float(np.abs(a - b).max() / np.abs(a).max()) if a.shape == b.shape else float("inf")
@@ -179,8 +180,7 @@ def _compare(folder: Path) -> Iterator[Compared]:
 
 
 def _numbers(path: Path) -> dict[str, list[float]]:
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = log_rows(path)
     return {name: [float(row[name]) for row in rows] for name in ("loss", "grad_norm")}
 
 
