@@ -17,6 +17,7 @@ from mindone.checkpoint.find import ADAPTER_CONFIG, CONFIG
 from mindone.checkpoint.naming import ALWAYS_UNEXPECTED, DEFAULT_ADAPTERS, Adapter
 from mindone.checkpoint.read import read_tensors
 from mindone.checkpoint.safetensors_file import save_safetensors
+from mindone.checkpoint.slices import cut_of, part, whole_shape
 from mindone.checkpoint.tensors import (
     MINDSPORE_DTYPES,
     TensorFile,
@@ -83,7 +84,7 @@ def load_into(
 
     Names, shapes and dtypes are checked before the first parameter changes, values while they are read. Parameters are
     known by their place in the network (``parameters_and_names``); those made under `runtime.lazy_parameters` get their
-    memory here.
+    memory here, and those that are slices (`mindone.checkpoint.slices`) read theirs alone.
 
     Args:
         source: a path or named arrays.
@@ -102,7 +103,8 @@ def load_into(
     parameters, found = dict(network.parameters_and_names()), report.found
     fill, not_finite = _Fill(floats), []
     for name, file_name in found.items():
-        array = tensors[file_name]
+        cut = cut_of(parameters[name])
+        array = part(tensors.entries[file_name], cut) if cut else tensors[file_name]
         try:
             fill(parameters[name], array)
         except UserError as error:
@@ -155,7 +157,7 @@ def _check(
     misshapen = [
         f"{name} {list(shape)} instead of {list(target)}"
         for name, file_name in found.items()
-        if (shape := tensors.shape(file_name)) != (target := tuple(parameters[name].shape))
+        if (shape := tensors.shape(file_name)) != (target := whole_shape(parameters[name]))
         and not naming.fits_after_reshape(name, shape, target)
     ]
     if not (missing or unexpected or misshapen):
@@ -265,7 +267,22 @@ def save_model(
     Raises:
         UserError: the folder cannot be written.
     """
-    folder, metadata = Path(folder), {"format": "pt", **(passport or {})}
-    save_safetensors(folder / layout.weights, network_tensors(network, dtype, instead), metadata)
-    with atomic_write(folder / layout.config) as file:
+    save_tensors(Path(folder), network_tensors(network, dtype, instead), config, layout, passport)
+
+
+def save_tensors(
+    folder: Path,
+    tensors: TensorFile,
+    config: Mapping[str, Any],
+    layout: Layout = MODEL_LAYOUT,
+    passport: Mapping[str, str] | None = None,
+) -> None:
+    """As `save_model`, of tensors that have their published names already."""
+    save_safetensors(folder / layout.weights, tensors, {"format": "pt", **(passport or {})})
+    save_config(folder / layout.config, config)
+
+
+def save_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Writes the ``config.json`` of a model folder."""
+    with atomic_write(path) as file:
         file.write((json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n").encode("utf-8"))

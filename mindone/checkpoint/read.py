@@ -11,6 +11,7 @@ from mindone.checkpoint.find import find_model
 from mindone.checkpoint.run import check_saved_size
 from mindone.checkpoint.safetensors_file import read_safetensors
 from mindone.checkpoint.selection import Selection, check_choice, left_in_words, select_flat
+from mindone.checkpoint.slices import SLICES, read_slices
 from mindone.checkpoint.tensors import Entry, TensorFile, one_line
 from mindone.checkpoint.torch_file import read_torch_legacy, read_torch_zip
 from mindone.errors import UserError
@@ -52,6 +53,8 @@ def read_tensors(path: str | Path, weights: str = "model") -> TensorFile:
     """
     check_choice(weights)
     path = find_model(path)
+    if (path / SLICES).is_file():
+        return read_slices(path)
     if path.is_dir():
         path = _in_folder(path)
     if not path.is_file():

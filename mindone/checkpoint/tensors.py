@@ -67,6 +67,17 @@ class Entry:
     read: Callable[[], np.ndarray]
     stored: tuple[MappedFile, int] | None = None
     """the file that holds its bytes in row-major order, and the position of the first; None if none does"""
+    flat: Callable[[int, int], np.ndarray] | None = None
+    """reads ``(begin, count)`` of the flattened array alone; None if that is not possible"""
+
+    def part(self, begin: int, count: int) -> np.ndarray:
+        """``count`` values of the flattened array from ``begin`` on, without reading the others if that is possible."""
+        if self.flat is not None:
+            return self.flat(begin, count)
+        if self.stored is not None:
+            content, offset = self.stored
+            return view(content, offset + begin * self.dtype.itemsize, self.dtype, (count,))
+        return self.read().reshape(-1)[begin : begin + count]
 
     @property
     def size(self) -> int:

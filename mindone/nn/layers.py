@@ -21,6 +21,8 @@ class Linear(nn.Cell):
 
     Attributes:
         adapter: a cell whose result for ``x`` is added, see `mindone.adapters`; None if there is none.
+        spread: a cell that multiplies by a ``weight`` that is spread over ranks, see `mindone.parallel.zero`; None if
+            it is whole.
     """
 
     def __init__(self, in_features: int, out_features: int, has_bias: bool = True):
@@ -31,11 +33,16 @@ class Linear(nn.Cell):
         self.weight = Parameter(initializer(bound, (out_features, in_features), ms.float32))
         self.bias = Parameter(initializer(bound, (out_features,), ms.float32)) if has_bias else None
         self.adapter: nn.Cell | None = None
+        self.spread: nn.Cell | None = None
 
     def construct(self, x: Tensor) -> Tensor:
         dtype = self.compute_dtype
         bias = None if self.bias is None else F.cast(self.bias, dtype)
-        out = F.linear(F.cast(x, dtype), F.cast(self.weight, dtype), bias)
+        if self.spread is None:
+            out = F.linear(F.cast(x, dtype), F.cast(self.weight, dtype), bias)
+        else:
+            out = self.spread(F.cast(x, dtype), self.weight)
+            out = out if bias is None else out + bias
         return out if self.adapter is None else out + self.adapter(x)
 
 

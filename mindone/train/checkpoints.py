@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,10 +16,22 @@ import numpy as np
 from mindspore import Parameter
 
 from mindone.checkpoint import MODEL_LAYOUT, Layout, load_into, read_tensors, save_model, save_safetensors
-from mindone.checkpoint.atomic import atomic_folder
+from mindone.checkpoint.atomic import UNFINISHED, atomic_folder
+from mindone.checkpoint.load import save_config, save_tensors
 from mindone.checkpoint.run import RunCheckpoint, RunCheckpoints
+from mindone.checkpoint.slices import (
+    SLICES,
+    Cut,
+    cut_of,
+    index_slices,
+    part,
+    read_slices,
+    whole_shape,
+    write_slices,
+)
+from mindone.checkpoint.tensors import TensorFile
 from mindone.errors import UserError
-from mindone.parallel.collectives import barrier
+from mindone.parallel.collectives import any_rank, barrier
 from mindone.parallel.mesh import Mesh
 from mindone.train.run_folder import CHECKPOINTS, RESULT
 from mindone.train.step import AVERAGES, Step, StepState
@@ -60,6 +75,9 @@ class TrainState:
 class TrainingCheckpoints:
     """Saves and restores all of a training.
 
+    What is spread over ranks (`mindone.parallel.zero`) each rank writes itself, as slices in the place of the one file;
+    the folder, on a disk that all share, is read by any number of ranks. The result of a run is whole.
+
     Args:
         folder: of the run.
         step: its state is saved in a file per group; averages stand in for weights of the network.
@@ -88,9 +106,14 @@ class TrainingCheckpoints:
         self._store = RunCheckpoints(folder / CHECKPOINTS, keep_last, keep_every)
 
     def save(self, state: TrainState) -> None:
-        """Saves a checkpoint, on the main rank; the others wait."""
+        """Saves a checkpoint: each rank its slices, the main rank all else; the others wait.
+
+        Raises:
+            UserError: a rank cannot write.
+        """
         found = self.step.state()
         arrays, state.numbers = found.arrays, dict(found.numbers)
+        spread = self._write_slices({MODEL: self._model(), **{name: self._group(name, arrays) for name in arrays}})
         if self.mesh.is_main:
             writers: dict[str, Any] = {
                 MODEL: lambda path: self._save_model(path, state.step, self.config),
@@ -100,6 +123,9 @@ class TrainingCheckpoints:
                 writers[_file(group)] = lambda path, group=group: self._save_group(
                     path, group, arrays[group], state.step
                 )
+            for group in spread:
+                writers.pop(MODEL if group == MODEL else _file(group))
+                writers[group] = lambda path, group=group: self._place_slices(path, group)
             self._store.save(state.step, writers)
         barrier(self.mesh)
 
@@ -111,10 +137,17 @@ class TrainingCheckpoints:
             step: updates that were made, for the passport.
         """
         target = self.folder / RESULT
+        averages = self.step.state().arrays.get(AVERAGES, {})
+        spread = self._write_slices({MODEL: self._model(self._by_place(averages))})
         if self.mesh.is_main:
             with atomic_folder(target) as folder:
-                averages = self.step.state().arrays.get(AVERAGES, {})
-                self._save_model(folder, step, config or self.config, self._by_place(averages))
+                if spread:
+                    index_slices(self._staging / MODEL)
+                    whole, passport = read_slices(self._staging / MODEL), self._passport(step)
+                    save_tensors(folder, whole, config or self.config, self.layout, passport)
+                else:
+                    self._save_model(folder, step, config or self.config, self._by_place(averages))
+            self._store.clean()
         barrier(self.mesh)
         return target
 
@@ -124,24 +157,28 @@ class TrainingCheckpoints:
         Raises:
             UserError: the checkpoint belongs to another network or step.
         """
-        load_into(self.network, read_tensors(checkpoint.file(f"{MODEL}/{self.layout.weights}")))
+        load_into(self.network, self._open(checkpoint, MODEL))
         arrays = {}
         for group, wanted in self.step.state().arrays.items():
             if group == AVERAGES and not (checkpoint.path / AVERAGES).is_dir():
                 logger.warning("the checkpoint has no averaged weights: the average begins at the present ones")
                 continue
-            path = checkpoint.file(f"{AVERAGES}/{self.layout.weights}" if group == AVERAGES else _file(group))
-            arrays[group] = self._read_group(path, group, wanted)
+            arrays[group] = self._read_group(self._open(checkpoint, group), group, wanted)
         state = read_state(checkpoint.file(STATE))
         self.step.load_state(StepState(arrays, state.numbers))
         if self.mesh.is_main:
             self._store.clean()
         return state
 
+    # --- what every rank has whole ---
+
+    def _passport(self, step: int | None) -> dict[str, str]:
+        return self.passport | ({} if step is None else {"step": str(step)})
+
     def _save_model(
         self, path: Path, step: int | None, config: Mapping[str, Any], instead: Mapping[str, Any] | None = None
     ) -> None:
-        passport = self.passport | ({} if step is None else {"step": str(step)})
+        passport = self._passport(step)
         save_model(path, self.network, config, instead=instead, layout=self.layout, passport=passport)
 
     def _save_group(self, path: Path, group: str, arrays: Mapping[str, Any], step: int) -> None:
@@ -150,11 +187,17 @@ class TrainingCheckpoints:
         else:
             save_safetensors(path, {name: _array(value) for name, value in arrays.items()})
 
-    def _read_group(self, path: Path, group: str, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _open(self, checkpoint: RunCheckpoint, group: str) -> TensorFile:
+        if (checkpoint.path / group / SLICES).is_file():
+            return read_slices(checkpoint.path / group)
+        is_model = group in (MODEL, AVERAGES)
+        return read_tensors(checkpoint.file(f"{group}/{self.layout.weights}" if is_model else _file(group)))
+
+    def _read_group(self, tensors: TensorFile, group: str, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if group != AVERAGES:
-            return _read(path, wanted)
+            return _read(tensors, wanted)
         places = self._places()
-        found = _read(path, {places[name]: value for name, value in wanted.items()}, whole=False)
+        found = _read(tensors, {places[name]: value for name, value in wanted.items()}, whole=False)
         return {name: found[places[name]] for name in wanted}
 
     def _by_place(self, averages: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,6 +208,54 @@ class TrainingCheckpoints:
         """The names that parameters have in the network's files, by their own."""
         return {parameter.name: place for place, parameter in self.network.parameters_and_names()}
 
+    # --- what is spread over ranks ---
+
+    @property
+    def _staging(self) -> Path:
+        """Where ranks write their slices, on the disk of the checkpoints."""
+        return self._store.folder / f"{UNFINISHED}slices"
+
+    def _model(self, instead: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return {**dict(self.network.parameters_and_names()), **(instead or {})}
+
+    def _group(self, name: str, arrays: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+        return self._model(self._by_place(arrays[name])) if name == AVERAGES else arrays[name]
+
+    def _write_slices(self, groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Writes this rank's slices of the groups that have any, waits for the others, and returns those groups.
+
+        What is whole in them is the main rank's.
+        """
+        spread = [name for name, arrays in groups.items() if any(cut_of(array) for array in arrays.values())]
+        if not spread:
+            return []
+        if self.mesh.is_main:
+            shutil.rmtree(self._staging, ignore_errors=True)
+        barrier(self.mesh)
+        failure = None
+        try:
+            for group in spread:
+                held = {name: value for name, value in groups[group].items() if cut_of(value) or self.mesh.is_main}
+                cuts = {name: cut_of(value) or _all_of(value) for name, value in held.items()}
+                write_slices(self._staging / group, held, cuts, self.mesh.rank, self.mesh.world_size)
+        except UserError as error:
+            failure = error
+        if any_rank(failure is not None, self.mesh):
+            raise failure or UserError("another rank cannot write its slices of the checkpoint; its log says why")
+        return spread
+
+    def _place_slices(self, path: Path, group: str) -> None:
+        """Brings the slices of a group to their place in a checkpoint, and makes a folder of a model complete."""
+        os.rename(self._staging / group, path)
+        index_slices(path)
+        if group in (MODEL, AVERAGES):
+            save_config(path / self.layout.config, self.config)
+
+
+def _all_of(value: Any) -> Cut:
+    shape = tuple(value.shape)
+    return Cut(shape, 0, math.prod(shape))
+
 
 def _file(group: str) -> str:
     return group if group == AVERAGES else f"{group}.safetensors"
@@ -174,19 +265,21 @@ def _array(value: Any) -> np.ndarray:
     return value if isinstance(value, np.ndarray) else value.asnumpy()
 
 
-def _read(path: Path, wanted: Mapping[str, Any], whole: bool = True) -> dict[str, np.ndarray]:
+def _read(tensors: TensorFile, wanted: Mapping[str, Any], whole: bool = True) -> dict[str, np.ndarray]:
     """The arrays of a file that ``wanted`` has names and shapes for; with ``whole`` the file has no others."""
-    tensors = read_tensors(path)
+    path = tensors.path
     missing = [name for name in wanted if name not in tensors]
     unexpected = [name for name in tensors if name not in wanted] if whole else []
     if missing or unexpected:
         names = ", ".join((missing or unexpected)[:3])
         what = "lacks" if missing else "has more than is trained now:"
         raise UserError(f"{path} {what} {names}; resume with the settings of that run (what is trained differs)")
-    arrays = {name: np.asarray(tensors[name]) for name in wanted}
-    for name, array in arrays.items():
-        if array.shape != tuple(wanted[name].shape):
-            raise UserError(f"{path}: {name} has shape {array.shape}, the network {tuple(wanted[name].shape)}")
+    arrays = {}
+    for name, value in wanted.items():
+        if tensors.shape(name) != whole_shape(value):
+            raise UserError(f"{path}: {name} has shape {tensors.shape(name)}, the network {whole_shape(value)}")
+        cut = cut_of(value)
+        arrays[name] = part(tensors.entries[name], cut) if cut else np.asarray(tensors[name])
     return arrays
 
 

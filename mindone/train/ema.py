@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -26,14 +26,25 @@ class Ema(nn.Cell):
         decay: as published, constant from the first update on.
         warmup: begin with smaller decays, ``min(decay, (1 + n) / (10 + n))`` at update n, so that a short training
             from random weights does not keep them in its average.
+        changed: called when the parameters have got other values, for those who depend on them.
     Attributes:
         averages: named ``ema.<parameter>``.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], decay: float = 0.9999, warmup: bool = False):
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        decay: float = 0.9999,
+        warmup: bool = False,
+        changed: Callable[[], object] | None = None,
+    ):
         super().__init__(auto_prefix=False)
+        self.changed = changed
         self.parameters = ParameterTuple(parameters)
-        self.averages = self.parameters.clone("ema", init="same")
+        self.averages = self.parameters.clone("ema", init="zeros")
+        # A clone with init="same" draws anew what a checkpoint has filled (`runtime.lazy_parameters`).
+        if not any(parameter.has_init for parameter in self.parameters):
+            self.restart()
         self.decay, self.warmup = decay, warmup
         self.map_ = ops.HyperMap()
 
@@ -50,6 +61,8 @@ class Ema(nn.Cell):
         """Gives the network the averages as its weights, for good."""
         for parameter, average in zip(self.parameters, self.averages):
             parameter.set_data(Tensor(average.asnumpy(), parameter.dtype))
+        if self.changed:
+            self.changed()
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -61,6 +74,8 @@ class Ema(nn.Cell):
         finally:
             for parameter, values in zip(self.parameters, raw):
                 parameter.set_data(Tensor(values))
+            if self.changed:
+                self.changed()
 
     def construct(self, rate: Tensor) -> tuple:
         """Moves the averages by ``rate``, a float32 scalar, towards the present weights."""

@@ -18,6 +18,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindone.nn.kernels import kernels
 from mindone.parallel.collectives import InBuckets
+from mindone.parallel.zero import Slices
 from mindone.train.ema import Ema
 from mindone.train.optim import AdamW
 
@@ -172,19 +173,27 @@ class _Update(nn.Cell):
         max_grad_norm: float | None,
         skip_non_finite: bool,
         mean: nn.Cell | None,
+        slices: Slices | None,
     ):
         super().__init__(auto_prefix=False)
-        self.optimizer, self.ema = optimizer, ema
+        self.optimizer, self.ema, self.slices = optimizer, ema, slices
         self.max_grad_norm, self.skip_non_finite = max_grad_norm, skip_non_finite
-        self.mean_over_ranks = InBuckets(mean, optimizer.parameters)
+        self.in_buckets = InBuckets(mean, optimizer.parameters) if slices is None else None
         self.map_ = ops.HyperMap()
+
+    def mean_over_ranks(self, gradients):
+        """What the optimizer takes: the mean over ranks, or this rank's slices of it."""
+        return self.in_buckets(gradients) if self.slices is None else self.slices.scatter(gradients)
 
     def construct(self, gradients, loss: Tensor, lr: Tensor, ema_rate: Tensor, scale: Tensor, limit: Tensor):
         """Updates with ``scale * gradients``, those of all ranks, unless the loss is above a limit.
 
         Returns the norm of the gradients before clipping, whether all was finite, and whether it updated.
         """
-        norm = ops.sqrt(ops.addn(self.map_(_square_sum, gradients))) * scale
+        square = ops.addn(self.map_(_square_sum, gradients))
+        # The loss is there before: ranks have to meet in the same order.
+        square = square if self.slices is None else self.slices.square_sum(ops.depend(square, loss))
+        norm = ops.sqrt(square) * scale
         finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(loss))
         apply = finite if self.skip_non_finite else ops.ones_like(finite)
         apply = ops.logical_and(apply, ops.logical_not(loss > limit))
@@ -193,6 +202,8 @@ class _Update(nn.Cell):
         self.optimizer(gradients, lr, scale, apply)
         if self.ema is not None:
             self.ema(ops.select(apply, ema_rate, ops.zeros_like(ema_rate)))
+        if self.slices is not None:
+            self.slices.write_back()
         return norm, finite, apply
 
 
@@ -219,7 +230,8 @@ class _WholeStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.update = update
         self.mean_metrics = _MeanMetrics(mean)
-        self.value_and_grad = ops.value_and_grad(loss, None, update.optimizer.parameters, has_aux=True)
+        weights = update.optimizer.parameters if update.slices is None else update.slices.weights
+        self.value_and_grad = ops.value_and_grad(loss, None, weights, has_aux=True)
 
     def construct(self, lr: Tensor, ema_rate: Tensor, loss_scale: Tensor, limit: Tensor, *inputs):
         (_, metrics), gradients = self.value_and_grad(loss_scale, *inputs)
@@ -229,11 +241,18 @@ class _WholeStep(nn.Cell):
 
 
 class _Accumulate(nn.Cell):
-    """Adds the gradients of one micro batch to ``totals``."""
+    """Adds the gradients of one micro batch to ``totals``, or with ``slices`` this rank's slices of their mean."""
 
-    def __init__(self, loss: _ScaledLoss, totals: ParameterTuple, weights: ParameterTuple, mean: nn.Cell | None):
+    def __init__(
+        self,
+        loss: _ScaledLoss,
+        totals: ParameterTuple,
+        weights: ParameterTuple,
+        mean: nn.Cell | None,
+        slices: Slices | None,
+    ):
         super().__init__(auto_prefix=False)
-        self.totals = totals
+        self.totals, self.slices = totals, slices
         self.mean_metrics = _MeanMetrics(mean)
         self.value_and_grad = ops.value_and_grad(loss, None, weights, has_aux=True)
         self.map_ = ops.HyperMap()
@@ -241,22 +260,26 @@ class _Accumulate(nn.Cell):
     def construct(self, loss_scale: Tensor, *inputs):
         # Nothing is unpacked that is not used: beside the assignments, the compiler warns that it drops it.
         found = self.value_and_grad(loss_scale, *inputs)
+        if self.slices is not None:
+            own = self.slices.scatter(found[1])
+            self.map_(_accumulate, self.totals, own)
+            return self.mean_metrics(found[0][1], own[-1])
         self.map_(_accumulate, self.totals, found[1])
         # The gradient of the first parameter is the last one.
         return self.mean_metrics(found[0][1], found[1][0])
 
 
 class _Apply(nn.Cell):
-    """Updates with what was accumulated, and begins anew."""
+    """Updates with what was accumulated, and begins anew; ``is_mean`` if that is the mean over ranks already."""
 
-    def __init__(self, totals: ParameterTuple, update: _Update):
+    def __init__(self, totals: ParameterTuple, update: _Update, is_mean: bool):
         super().__init__(auto_prefix=False)
-        self.totals, self.update = totals, update
+        self.totals, self.update, self.is_mean = totals, update, is_mean
         self.zero = Tensor(0.0, ms.float32)
         self.map_ = ops.HyperMap()
 
     def construct(self, loss: Tensor, lr: Tensor, ema_rate: Tensor, scale: Tensor, limit: Tensor):
-        gradients = self.update.mean_over_ranks(self.totals)
+        gradients = self.totals if self.is_mean else self.update.mean_over_ranks(self.totals)
         norm, finite, applied = self.update(gradients, loss, lr, ema_rate, scale, limit)
         self.map_(ops.partial(_reset, self.zero), self.totals)
         return norm, finite, applied
@@ -278,6 +301,8 @@ class TrainStep:
         mean: averages a tensor over the ranks that share an update, see `mindone.parallel.collectives.Mean`; None with
             one rank.
         spikes: leaves out updates whose loss is much larger than those before; None leaves out none.
+        slices: what each rank moves of the parameters (``optimizer`` and ``ema`` are of its slices); None moves all.
+        slice_gradients: with accumulation, keep slices of the sum instead of the whole.
     Attributes:
         skipped: updates that were left out.
         graph: without accumulation, the cell of a whole update: learning rate, EMA rate, loss scale, largest loss that
@@ -295,30 +320,40 @@ class TrainStep:
         skip_non_finite: bool = True,
         mean: nn.Cell | None = None,
         spikes: SpikeGuard | None = None,
+        slices: Slices | None = None,
+        slice_gradients: bool = True,
     ):
-        self.loss, self.optimizer, self.ema = loss, optimizer, ema
+        self.loss, self.optimizer, self.ema, self.slices = loss, optimizer, ema, slices
         self.spikes = spikes
         self.accumulation_steps, self.loss_scale = accumulation_steps, loss_scale or LossScale()
         self.skipped = 0
         loss.set_train(True)
         scaled = _ScaledLoss(loss)
-        update = _Update(optimizer, ema, max_grad_norm, skip_non_finite, mean)
+        update = _Update(optimizer, ema, max_grad_norm, skip_non_finite, mean, slices)
         if accumulation_steps == 1:
             self.graph = _WholeStep(scaled, update, mean)
         else:
-            totals = optimizer.parameters.clone("gradient", init="zeros")
-            self._accumulate = _Accumulate(scaled, totals, optimizer.parameters, mean)
-            self._apply = _Apply(totals, update)
+            weights = optimizer.parameters if slices is None else slices.weights
+            early = slices is not None and slice_gradients
+            totals = (optimizer.parameters if early else weights).clone("gradient", init="zeros")
+            self._accumulate = _Accumulate(scaled, totals, weights, mean, slices if early else None)
+            self._apply = _Apply(totals, update, early)
 
     @property
     def parameters(self) -> Sequence[Parameter]:
-        return self.optimizer.parameters
+        """What is trained; of weights that are spread over ranks this rank's slices."""
+        return self.optimizer.parameters if self.slices is None else self.slices.weights
 
     def state(self) -> StepState:
-        """Moments of the optimizer (group ``optimizer``), the averages if there are any, and the loss scale."""
-        arrays: dict[str, Mapping[str, Parameter]] = {"optimizer": self.optimizer.state()}
+        """Moments of the optimizer (group ``optimizer``), the averages if there are any, and the loss scale.
+
+        Parameters of slices say so, see `mindone.checkpoint.slices.cut_of`.
+        """
+        named = _by_name if self.slices is None else self.slices.named
+        arrays: dict[str, Mapping[str, Parameter]] = {"optimizer": named(self.optimizer.states)}
         if self.ema:
-            arrays[AVERAGES] = dict(zip((p.name for p in self.ema.parameters), self.ema.averages))
+            averages = named(self.ema.averages)
+            arrays[AVERAGES] = {name.partition(".")[2]: average for name, average in averages.items()}
         scale = {"loss_scale": self.loss_scale.value, "finite_in_a_row": self.loss_scale.good}
         usual = {"usual_loss": self.spikes.mean, "usual_seen": self.spikes.seen} if self.spikes else {}
         return StepState(arrays, {"skipped": self.skipped, **scale, **usual})
@@ -327,6 +362,8 @@ class TrainStep:
         own = self.state().arrays
         for group, arrays in state.arrays.items():
             fill(own[group], arrays)
+        if self.slices is not None:
+            self.slices.read()
         if self.ema and AVERAGES not in state.arrays:
             self.ema.restart()
         self.skipped = state.numbers.get("skipped", 0)
@@ -368,6 +405,10 @@ class TrainStep:
         mean = np.mean(metrics, axis=0, dtype=np.float32)
         scale = scalar(1 / (self.loss_scale.value * self.accumulation_steps))
         return Tensor(mean), *self._apply(scalar(mean[0]), *rates, scale, limit)
+
+
+def _by_name(parameters: Sequence[Parameter]) -> dict[str, Parameter]:
+    return {parameter.name: parameter for parameter in parameters}
 
 
 def scalar(value: float) -> Tensor:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindone import runtime
+from mindone.nn import layers
 from mindone.testing import golden
 from mindone.train.ema import Ema
 from mindone.train.optim import AdamW
@@ -199,3 +201,12 @@ def test_training_goes_on_from_its_own_weights_after_the_averages_were_used():
 def test_ema_warm_up_begins_with_small_decays_and_ends_at_the_given_one():
     ema = Ema(Regression().trainable_params(), decay=0.99, warmup=True)
     assert [1 - ema.rate(update) for update in (0, 8, 10_000)] == pytest.approx([0.1, 0.5, 0.99])
+
+
+def test_an_average_of_weights_from_a_checkpoint_begins_at_these():
+    with runtime.lazy_parameters():
+        layer = layers.Linear(2, 3)
+    for parameter in layer.get_parameters():
+        parameter.set_data(Tensor(np.full(parameter.shape, 3.0, np.float32)))
+    averages = Ema(layer.trainable_params()).averages
+    assert all(np.array_equal(average.asnumpy(), np.full(average.shape, 3.0)) for average in averages)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from mindspore import Parameter
 
+from mindone.checkpoint.slices import whole_shape
 from mindone.errors import UserError
 from mindone.train.optim.adam import Adam, AdamW
 from mindone.train.optim.base import Optimizer
@@ -29,6 +30,7 @@ def make_optimizer(
     nesterov: bool = False,
     instability_beta: float = 0.9999,
     clip_threshold: float = 1.0,
+    owners: Sequence[Parameter] | None = None,
 ) -> Optimizer:
     """The optimizer of a published name.
 
@@ -38,10 +40,17 @@ def make_optimizer(
         group_strategy: which parameters have weight decay, see `spares`.
         nesterov: of ``momentum``.
         instability_beta, clip_threshold: of CAME, its third beta and the largest root mean square of an update.
+        owners: where ``parameters`` are slices, the parameters that they belong to.
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or an optimizer that needs whole matrices for slices of them.
     """
-    groups = {"weight_decay": weight_decay, "decays": lambda parameter: not spares(group_strategy, parameter)}
+    of_slice = {own.name: owner for own, owner in zip(parameters, owners or parameters)}
+    groups = {
+        "weight_decay": weight_decay,
+        "decays": lambda parameter: not spares(group_strategy, of_slice[parameter.name]),
+    }
+    if owners and name == "came":
+        raise UserError("optim=came keeps means of the rows and columns of matrices; use zero_stage 0, or adamw")
     if name in ADAMW_NAMES:
         return AdamW(parameters, betas, eps, **groups)
     makers: dict[str, Callable[[], Optimizer]] = {
@@ -69,7 +78,7 @@ def spares(strategy: str | None, parameter: Parameter) -> bool:
     if strategy in (None, "not_grouping"):
         return False
     if strategy == "unclip":
-        return parameter.ndim < 2
+        return len(whole_shape(parameter)) < 2
     if strategy == "norm_and_bias":
         *cells, last = parameter.name.split(".")
         return last == "bias" or "norm" in ".".join(cells)

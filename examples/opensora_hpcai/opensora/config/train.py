@@ -312,15 +312,20 @@ class Parallel:
     """How ranks share the work beyond taking different samples."""
 
     parallel_mode: Literal["data", "optim"] = "data"
-    """data: every rank has all weights and its own samples"""
+    """data: every rank has all of the optimizer; optim: each has a slice, as with zero_stage 1"""
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """what of the optimizer and weights is split among ranks"""
+    """what ranks have slices of: the optimizer's states and averages (1), gradients too (2), weights too (3)"""
     enable_sequence_parallelism: bool = False
     """share one video between ranks by tokens"""
     sequence_parallel_shards: int | None = None
     """ranks that share one video, all of them if not given"""
     dsp: bool = False
     """share one video between ranks by frames and tokens in turn"""
+
+    @property
+    def stage(self) -> int:
+        """What is in slices, by either setting."""
+        return max(self.zero_stage, int(self.parallel_mode == "optim"))
 
     def check(self) -> None:
         if self.sequence_parallel_shards is not None:

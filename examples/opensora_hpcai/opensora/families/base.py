@@ -46,13 +46,6 @@ def is_on(value: object) -> bool:
     return any(value) if isinstance(value, list) else bool(value)
 
 
-# What no version can do yet.
-REFUSED: Refusals = {
-    "zero_stage": (is_on, "use 0"),
-    "parallel_mode": (lambda value: value != "data", "use data"),
-}
-
-
 # Rows of patches, for versions that do not sample with them.
 NO_PATCHES: Refusals = {
     "pre_patchify": (is_on, "leave it out; version 1.1 has it"),
@@ -197,7 +190,7 @@ class Family(ABC):
         Raises:
             UserError: one sentence that names the setting, the value and what to use instead.
         """
-        refuse(config, {**REFUSED, **self.refused}, f"model_version {self.name}")
+        refuse(config, self.refused, f"model_version {self.name}")
         shape = getattr(config, "shape", None)
         if getattr(shape, "bucket_config", None) and not shape.is_fixed:
             with about("bucket_config"):

@@ -46,6 +46,7 @@ def make_adversarial_step(
         GeneratorLoss(loss, discriminator, settings.generator_loss_type),
         mesh,
         trained=loss.trainable_params(),
+        zero_stage=config.parallel.stage,
     )
     averages = LeCam()
     judgement = DiscriminatorJudgement(

@@ -25,7 +25,7 @@ from mindone.train.loop import Place, Training
 from opensora.config.common import Refusals, refuse
 from opensora.config.vae import OF_TWO_PARTS, TrainVaeConfig, VaeData, VaeModel
 from opensora.data.dataset import Memory, VideoTextDataset
-from opensora.families.base import REFUSED, is_on
+from opensora.families.base import is_on
 from opensora.model_folder import require_path
 from opensora.models.autoencoder import Autoencoder
 from opensora.models.inflate import inflate
@@ -60,7 +60,7 @@ JUDGED = 16
 
 
 CANNOT: Refusals = {
-    **REFUSED,
+    "zero_stage": (lambda value: value == 3, "use 2: an autoencoder's convolutions are not spread"),
     "enable_sequence_parallelism": (is_on, "leave it out; --use_parallel True shares the work by samples"),
     "dsp": (is_on, "leave it out; --use_parallel True shares the work by samples"),
     "sequence_parallel_shards": (lambda value: (value or 1) > 1, "leave it out"),
@@ -102,7 +102,14 @@ def prepare(config: TrainVaeConfig, run: Run, rows: list[VideoRow]) -> tuple[Tra
     if config.loss.use_discriminator:
         step = make_adversarial_step(config, autoencoder, loss, run.mesh, run.seed)
     else:
-        step = make_step(config.optimizer, config.model.dtype, autoencoder, loss, run.mesh)
+        step = make_step(
+            config.optimizer,
+            config.model.dtype,
+            autoencoder,
+            loss,
+            run.mesh,
+            zero_stage=config.parallel.stage,
+        )
     training = make_training(
         config,
         run,

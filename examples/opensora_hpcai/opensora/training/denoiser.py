@@ -17,8 +17,10 @@ from mindone.data.plan import FixedPlan, Plan
 from mindone.data.table import VideoRow, read_video_table
 from mindone.data.transforms import ResizeWithin
 from mindone.errors import UserError
+from mindone.parallel.collectives import broadcast_parameters
 from mindone.parallel.mesh import Mesh
 from mindone.parallel.sequence import NoParallel, make_strategy
+from mindone.parallel.zero import spread
 from mindone.train.band import BandWatch
 from mindone.train.loop import Every, Training
 from opensora.conditions.visual import given_ends
@@ -137,7 +139,11 @@ def prepare(config: TrainConfig, setting: Setting, run: Run) -> tuple[Training, 
     inputs = make_inputs(setting)
     objective = inputs.objective
     loss = trained.loss(objective.loss_cell(denoiser))
-    step = make_step(config.optimizer, config.model.dtype, denoiser, loss, run.mesh)
+    stage = config.parallel.stage
+    if stage == 3 and run.mesh.world_size > 1:
+        broadcast_parameters(list(denoiser.get_parameters()), run.mesh)
+        spread(denoiser, run.mesh)
+    step = make_step(config.optimizer, config.model.dtype, denoiser, loss, run.mesh, zero_stage=stage)
     training = make_training(
         config,
         run,
@@ -418,7 +424,14 @@ def make_validation(setting: Setting, run: Run, training: Training, denoiser: nn
     own = dataclasses.replace(setting, config=config, autoencoder=autoencoder, rows=rows, buckets=buckets)
     loss, batches = make_validation_loss(own, denoiser, inputs.with_autoencoder(autoencoder))
     validation = Validation(
-        loss, batches, training.step.ema, run.folder, training.trackers, run.mesh, training.state.step
+        loss,
+        batches,
+        training.step.ema,
+        run.folder,
+        training.trackers,
+        run.mesh,
+        training.state.step,
+        config.parallel.stage == 3,
     )
     return Every(run_length(setting.config, len(training.loader)).of(given, "val_interval", "epochs"), validation)
 
@@ -462,6 +475,7 @@ def make_samples(setting: Setting, run: Run, training: Training, denoiser: nn.Ce
         training.trackers,
         run.mesh,
         inputs.objective.negative_of(text),
+        config.parallel.stage > 0,
     )
     every = run_length(config, len(training.loader)).of(config.samples, "sample_every")
     return Every(every, samples)

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mindspore import Parameter, nn
 
 from mindone import runtime
 from mindone.checkpoint import MODEL_LAYOUT, Layout
+from mindone.checkpoint.slices import cut_of, whole_shape
 from mindone.config import save_config
 from mindone.data.loader import Dataset, Loader
 from mindone.data.plan import PLANNED_RANKS, Plan
@@ -30,6 +31,7 @@ from mindone.data.table import VideoRow
 from mindone.errors import UserError
 from mindone.parallel.collectives import Mean, broadcast_parameters, from_first_rank
 from mindone.parallel.mesh import Mesh
+from mindone.parallel.zero import Slices
 from mindone.signals import exit_code
 from mindone.train.checkpoints import STATE, Saved, TrainingCheckpoints, TrainState, read_state
 from mindone.train.ema import Ema
@@ -182,23 +184,28 @@ def make_step(
     loss: nn.Cell,
     mesh: Mesh,
     trained: Sequence[Parameter] | None = None,
+    zero_stage: int = 0,
 ) -> TrainStep:
     """The training update of the trainable parameters in ``loss``, which are those of ``network``, or of ``trained``.
 
+    Args:
+        zero_stage: what is in slices, one per rank: the optimizer's states and averages (1), the gradients (2), and the
+            weights, for which ``network`` has been spread (3).
     Raises:
-        UserError: there are none.
+        UserError: there are none, or the optimizer cannot work on slices.
     """
-    broadcast_parameters(list(network.get_parameters()), mesh)
+    broadcast_parameters([each for each in network.get_parameters() if not cut_of(each)], mesh)
     parameters = loss.trainable_params() if trained is None else list(trained)
     if not parameters:
         raise UserError("nothing is trained: all parameters are frozen by the settings")
+    slices = Slices(parameters, mesh) if zero_stage and mesh.world_size > 1 else None
     scale = LossScale()
     if dtype == "fp16":
         dynamic = optim.loss_scaler_type == "dynamic"
         scale = LossScale(optim.init_loss_scale, dynamic, optim.loss_scale_factor, optim.scale_window)
     optimizer = make_optimizer(
         optim.optim,
-        parameters,
+        slices.parameters if slices else parameters,
         optim.betas,
         optim.optim_eps,
         optim.weight_decay,
@@ -206,18 +213,27 @@ def make_step(
         optim.nesterov,
         optim.instability_beta,
         optim.clip_threshold,
+        slices.owners if slices else None,
     )
     return TrainStep(
         loss,
         optimizer,
-        Ema(parameters, optim.ema_decay) if optim.use_ema else None,
+        _averages(optim, parameters, slices) if optim.use_ema else None,
         optim.max_grad_norm if optim.clip_grad else None,
         optim.gradient_accumulation_steps,
         scale,
         optim.drop_overflow_update,
         Mean(mesh) if mesh.world_size > 1 else None,
         SpikeGuard(optim.max_loss_factor) if optim.max_loss_factor else None,
+        slices,
+        zero_stage > 1,
     )
+
+
+def _averages(optim: Optim, parameters: Sequence[Parameter], slices: Slices | None) -> Ema:
+    if slices is None:
+        return Ema(parameters, optim.ema_decay)
+    return Ema(slices.parameters, optim.ema_decay, changed=slices)
 
 
 @dataclass(frozen=True)
@@ -386,8 +402,8 @@ def _check_resumed(
 
 
 def _introduce(network: Saved, step: TrainStep, loader: Loader, micro_batches: int, length: Length) -> None:
-    count = sum(int(np.prod(parameter.shape)) for parameter in network.get_parameters())
-    trained = sum(int(np.prod(parameter.shape)) for parameter in step.parameters)
+    count = sum(math.prod(whole_shape(parameter)) for parameter in network.get_parameters())
+    trained = sum(math.prod(whole_shape(parameter)) for parameter in step.parameters)
     logger.info("parameters: %s, of which %s are trained", f"{count:,}", f"{trained:,}")
     epoch = loader.plan.epoch(0)
     one_shape = epoch.shapes() == 1

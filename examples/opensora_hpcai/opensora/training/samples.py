@@ -46,6 +46,7 @@ class Samples:
         fps: frames per second that the denoiser is told, and of the files.
         folder: of the run.
         negative: what the sampler moves away from, a row for each text; None: a caption that the denoiser has learned.
+        together: whether weights are spread over all ranks, so that all rows denoise.
     """
 
     def __init__(
@@ -61,15 +62,16 @@ class Samples:
         trackers: Trackers,
         mesh: Mesh,
         negative: Arrays | None = None,
+        together: bool = False,
     ):
-        self.negative = negative
+        self.negative, self.together = negative, together
         self.sampler, self.autoencoder, self.ema = sampler, autoencoder, ema
         self.prompts, self.text, self.size, self.fps = list(prompts), text, size, fps
         self.folder, self.trackers, self.mesh = folder, trackers, mesh
 
     def __call__(self, step: int) -> None:
         """Samples after ``step`` updates."""
-        if self.mesh.data_index == 0:
+        if self.together or self.mesh.data_index == 0:
             with self.ema.applied() if self.ema else contextlib.nullcontext():
                 latents = self._sample()
             if self.mesh.is_main:

@@ -157,6 +157,7 @@ class Validation:
     Args:
         batches: of all ranks; each takes every so many-th.
         resumed_at: step that the run goes on from; lines of later ones are dropped.
+        together: whether weights are spread over all ranks, so that all of them have to take all batches.
     """
 
     def __init__(
@@ -168,7 +169,9 @@ class Validation:
         trackers: Trackers,
         mesh: Mesh,
         resumed_at: int = 0,
+        together: bool = False,
     ):
+        self.together = together
         self.loss_of, self.batches, self.ema, self.trackers, self.mesh = loss, list(batches), ema, trackers, mesh
         self.path = folder / VALIDATION_LOG
         if mesh.is_main:
@@ -196,13 +199,15 @@ class Validation:
             UserError: no sample can be used.
         """
         with self.ema.applied() if self.ema else contextlib.nullcontext():
-            return mean_losses(self.loss_of, self.batches, self.mesh)
+            return mean_losses(self.loss_of, self.batches, self.mesh, self.together)
 
 
 def mean_losses(
-    loss_of: ValidationLoss, batches: Sequence[SizedBatch], mesh: Mesh
+    loss_of: ValidationLoss, batches: Sequence[SizedBatch], mesh: Mesh, together: bool = False
 ) -> dict[str, tuple[int, np.ndarray]]:
-    """By size: how many samples, and their mean loss per timestep (n,); each rank takes a part of the batches.
+    """By size: how many samples, and their mean loss per timestep (n,).
+
+    Each rank takes a part of the batches, or ``together`` all of them.
 
     Raises:
         UserError: no sample can be used.
@@ -210,9 +215,9 @@ def mean_losses(
     sizes = list(dict.fromkeys(batch.size for batch in batches))
     sums = np.zeros((len(sizes), len(loss_of.points) + 1), np.float32)
     with _evaluating(loss_of.cell):
-        for batch in batches[mesh.data_index :: mesh.data]:
+        for batch in batches if together else batches[mesh.data_index :: mesh.data]:
             sums[sizes.index(batch.size)] += loss_of.sums(batch)
-    if mesh.sequence_index:
+    if mesh.sequence_index or (together and mesh.data_index):
         sums[:] = 0
     sums = sum_over_ranks(sums, mesh)
     if not sums[:, -1].any():
