@@ -67,7 +67,7 @@ def whole_shape(array: Any) -> tuple[int, ...]:
 
 def part(entry: Entry, cut: Cut) -> np.ndarray:
     """The values of a slice, (size,), read from a whole array."""
-    values = entry.part(cut.begin, cut.count)
+    values = entry.part(cut.begin, cut.count) if cut.count else np.zeros(0, entry.dtype)
     return values if cut.count == cut.size else np.concatenate([values, np.zeros(cut.size - cut.count, values.dtype)])
 
 
@@ -123,6 +123,8 @@ def read_slices(folder: Path) -> TensorFile:
             shape = tuple(int(side) for side in described["shape"])
             parts = sorted((int(begin), int(count), str(file)) for file, begin, count in described["parts"])
             entries[name] = _joined(folder, name, shape, str(described["dtype"]), parts, files)
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not a readable index of slices; copy the checkpoint again") from error
     return TensorFile(folder, entries)
@@ -152,16 +154,14 @@ def _joined(
     kind = held[0][1].dtype
 
     def flat(begin: int, count: int) -> np.ndarray:
-        found = [_overlap(first, entry, begin, begin + count) for first, entry in held]
-        found = [values for values in found if len(values)]
+        found = []
+        for first, entry in held:
+            start, stop = max(begin, first), min(begin + count, first + entry.size)
+            if start < stop:
+                found.append(entry.part(start - first, stop - start))
         return found[0] if len(found) == 1 else np.concatenate([np.zeros(0, kind), *found])
 
     return Entry(kind, shape, lambda: flat(0, end).reshape(shape), flat=flat)
-
-
-def _overlap(first: int, entry: Entry, begin: int, end: int) -> np.ndarray:
-    start, stop = max(begin, first), min(end, first + entry.size)
-    return entry.part(start - first, max(0, stop - start))
 
 
 def _opened(folder: Path, name: str, files: dict[str, TensorFile]) -> TensorFile:
