@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -219,8 +220,23 @@ def random_seed() -> int:
 # --- graphs for a device that is not here ----------------------------------------------------------------------------
 
 
-def compile_front_end(cell, *inputs) -> dict[str, int]:
-    """Runs a cell through MindSpore's front end only and returns how often each operator occurs in the result.
+@dataclass(frozen=True)
+class FrontEndGraph:
+    """What MindSpore's front end made of a cell."""
+
+    operators: Mapping[str, int]
+    """how often each occurs"""
+    sent: Mapping[str, tuple[int, ...]]
+    """by collective, the bytes of each result: of an AllGather the whole, of a ReduceScatter one rank's slice"""
+
+
+COLLECTIVES = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAllV")
+_BYTES = {1: 4, 6: 4, 7: 8, 10: 2, 11: 8, 16: 2}
+"""of a number, by its type in MindIR: float32, int32, int64, float16, float64, bfloat16"""
+
+
+def compile_front_end(cell, *inputs) -> FrontEndGraph:
+    """Runs a cell through MindSpore's front end only.
 
     Parsing, type and shape inference and automatic differentiation take place as for a real run, but no kernel is
     selected and no parameter needs memory, so an Ascend graph at its published size compiles on any machine.
@@ -238,8 +254,13 @@ def compile_front_end(cell, *inputs) -> dict[str, int]:
     model = ModelProto()
     model.ParseFromString(executor._get_func_graph_proto(cell, graph_id, "mind_ir"))
     operators: dict[str, int] = {}
+    sent: dict[str, tuple[int, ...]] = {}
     for graph in (model.graph, *model.functions):
         for node in graph.node:
             name = node.op_type.split("::")[-1].split(":")[0]
             operators[name] = operators.get(name, 0) + 1
-    return operators
+            if name in COLLECTIVES:
+                results = [result for each in node.attribute if each.name == "shape" for result in each.tensors]
+                size = sum(math.prod(result.dims) * _BYTES[result.data_type] for result in results)
+                sent[name] = (*sent.get(name, ()), size)
+    return FrontEndGraph(operators, sent)

@@ -18,15 +18,44 @@ def bfloat16(network):
     return network
 
 
-def training(loss, mean=None):
+def training(loss, mean=None, slices=None):
     from mindone.train.ema import Ema
     from mindone.train.optim import AdamW
     from mindone.train.step import TrainStep
 
-    parameters = loss.trainable_params()
-    graph = TrainStep(loss, AdamW(parameters), Ema(parameters), max_grad_norm=1.0, mean=mean).graph
+    parameters = slices.parameters if slices else loss.trainable_params()
+    graph = TrainStep(loss, AdamW(parameters), Ema(parameters), max_grad_norm=1.0, mean=mean, slices=slices).graph
     object.__setattr__(graph, "counted", loss)
     return graph
+
+
+def zero_train(stage: int) -> tuple:
+    """The update of one of four ranks with slices of the optimizer (and weights), STDiT3-XL/2 with two pairs of blocks."""
+    from dataclasses import replace
+
+    from mindspore import int32, ops
+    from mindspore.ops.operations import comm_ops
+
+    from mindone.parallel.collectives import Mean
+    from mindone.parallel.mesh import Mesh
+    from mindone.parallel.zero import Slices, spread
+    from opensora.families.stdit import FlowLoss
+    from opensora.models.stdit3 import STDiT3, STDiT3_PRESETS
+
+    mesh = Mesh(1, 4)
+    # There are no other ranks here, and the front end asks for nothing but their number.
+    comm_ops.get_group_size = lambda group: mesh.world_size
+    denoiser = bfloat16(STDiT3(replace(STDiT3_PRESETS["STDiT3-XL/2"], depth=2), use_recompute=True))
+    if stage == 3:
+        spread(denoiser, mesh)
+    latents, conditions = zeros(1, 4, 15, 90, 160), [zeros(1)] * 3
+    text = (zeros(1, 1, 300, 4096), ops.zeros((1, 300), int32))
+    loss = FlowLoss(denoiser)
+    slices = Slices(loss.trainable_params(), mesh)
+    return training(loss, Mean(mesh), slices), (
+        *update_scalars(),
+        *(latents, latents, zeros(1), *text, ops.zeros((1,), int32), None, *conditions),
+    )
 
 
 def update_scalars() -> tuple:

@@ -34,6 +34,7 @@ from ascend_cases import (
     update_scalars,
     vae_forward,
     vae_train,
+    zero_train,
     zeros,
 )
 
@@ -369,6 +370,16 @@ CASES = {
         partial(_stdit3_shared_train, True),
         ("AlltoAllV", "AllReduce", "FlashAttentionScoreGrad"),
     ),
+    "stdit3-zero2-train": Case(
+        "STDiT3-XL/2, training update with slices of optimizer and gradients, 51 x 720 x 1280, two pairs of blocks",
+        partial(zero_train, 2),
+        ("ReduceScatter", "AllGather", "AllReduce", "FlashAttentionScoreGrad"),
+    ),
+    "stdit3-zero3-train": Case(
+        "STDiT3-XL/2, training update with slices of weights too, 51 x 720 x 1280, two pairs of blocks",
+        partial(zero_train, 3),
+        ("ReduceScatter", "AllGather", "AllReduce", "FlashAttentionScoreGrad"),
+    ),
     "stdit3-lora-train": Case(
         "STDiT3-XL/2, training update of an adapter, 51 x 720 x 1280, two pairs of blocks",
         _stdit3_lora_train,
@@ -429,7 +440,8 @@ def check(name: str) -> bool:
     case, start = CASES[name], time.perf_counter()
     with runtime.use_kernels("Ascend"), runtime.lazy_parameters():
         cell, inputs = case.build()
-        operators = runtime.compile_front_end(cell, *inputs)
+        graph = runtime.compile_front_end(cell, *inputs)
+    operators = graph.operators
     # What an update is made of does not contain the loss as a cell.
     sizes = {p.name: math.prod(p.shape) for p in getattr(cell, "counted", cell).get_parameters()}
     null_caption = sum(size for name, size in sizes.items() if name.endswith("y_embedding"))
@@ -438,6 +450,8 @@ def check(name: str) -> bool:
     apart = f" and the null caption's {null_caption:,}" if null_caption else ""
     print(f"  parameters  {sum(sizes.values()) - null_caption:,}{apart}")
     print(f"  operators   {sum(operators.values()):,}: " + ", ".join(f"{kind} {count}" for kind, count in common))
+    for kind, sizes in graph.sent.items():
+        print(f"  {kind:11} {len(sizes)}, with results of {sum(sizes):,} bytes")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"  time        {time.perf_counter() - start:.0f} s, peak memory {peak:.1f} GB")
     missing = [kind for kind in case.needs if not any(found.startswith(kind) for found in operators)]

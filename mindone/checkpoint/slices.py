@@ -1,7 +1,7 @@
 """Arrays that are spread over ranks: what each holds, and folders in which each has written its own.
 
 A folder of slices holds ``slices-00000-of-00004.safetensors`` and so on, and ``slices.json``, which says of every array
-its shape, its dtype, and in which files its values lie, by their places in the flattened array::
+its shape, its dtype, and in which files its values lie, by their places in the flattened array (and has the metadata)::
 
     {"tensors": {"exp_avg.weight": {"shape": [3, 4], "dtype": "float32",
                                     "parts": [["slices-00000-of-00002.safetensors", 0, 6], ...]}}}
@@ -22,7 +22,7 @@ import numpy as np
 
 from mindone.checkpoint.files import read_json
 from mindone.checkpoint.safetensors_file import read_safetensors, save_safetensors
-from mindone.checkpoint.tensors import Entry, TensorFile, entry_of, one_line
+from mindone.checkpoint.tensors import Entry, TensorFile, as_tensor_file, one_line
 from mindone.errors import UserError
 
 SLICES = "slices.json"
@@ -76,20 +76,29 @@ def slices_name(rank: int, ranks: int) -> str:
     return f"slices-{rank:05d}-of-{ranks:05d}.safetensors"
 
 
-def write_slices(folder: Path, arrays: Mapping[str, Any], cuts: Mapping[str, Cut], rank: int, ranks: int) -> None:
+def write_slices(
+    folder: Path,
+    arrays: Mapping[str, Any],
+    cuts: Mapping[str, Cut],
+    rank: int,
+    ranks: int,
+    passport: Mapping[str, str] | None = None,
+) -> None:
     """Writes what a rank holds.
 
     Args:
         arrays: its slices (size,), numpy arrays, tensors or parameters, by the names of the whole arrays.
         cuts: what they are slices of.
+        passport: where the arrays come from, for the metadata.
     Raises:
         UserError: the folder cannot be written.
     """
-    entries = {name: _own(entry_of(array), cuts[name].count) for name, array in arrays.items()}
-    described = {name: [list(cuts[name].shape), cuts[name].begin] for name in arrays}
+    file = as_tensor_file(arrays)
+    entries = {name: _own(entry, cuts[name].count) for name, entry in file.entries.items()}
+    described = {name: [list(cuts[name].shape), cuts[name].begin] for name in entries}
     folder.mkdir(parents=True, exist_ok=True)
-    file = TensorFile("<slices>", entries)
-    save_safetensors(folder / slices_name(rank, ranks), file, {_CUTS: json.dumps(described)})
+    metadata = {**file.metadata, **(passport or {}), _CUTS: json.dumps(described)}
+    save_safetensors(folder / slices_name(rank, ranks), TensorFile("<slices>", entries), metadata)
 
 
 def _own(entry: Entry, count: int) -> Entry:
@@ -99,14 +108,17 @@ def _own(entry: Entry, count: int) -> Entry:
 def index_slices(folder: Path) -> None:
     """Writes ``slices.json`` for the files of a folder, which have to be there, all of them."""
     tensors: dict[str, dict[str, Any]] = {}
+    metadata: dict[str, str] = {}
     for path in sorted(folder.glob(slices_name(0, 0).replace("00000", "*"))):
         file = read_safetensors(path)
+        metadata |= {name: text for name, text in file.metadata.items() if name != _CUTS}
         for name, (shape, begin) in json.loads(file.metadata[_CUTS]).items():
             described = {"shape": shape, "dtype": str(file.dtype(name)), "parts": []}
             parts = tensors.setdefault(name, described)["parts"]
             if file.shape(name)[0]:
                 parts.append([path.name, begin, file.shape(name)[0]])
-    (folder / SLICES).write_text(json.dumps({"tensors": tensors}) + "\n", encoding="utf-8")
+    content = {"metadata": metadata, "tensors": tensors}
+    (folder / SLICES).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def read_slices(folder: Path) -> TensorFile:
@@ -119,7 +131,9 @@ def read_slices(folder: Path) -> TensorFile:
     files: dict[str, TensorFile] = {}
     entries: dict[str, Entry] = {}
     try:
-        for name, described in read_json(path, "index of slices")["tensors"].items():
+        content = read_json(path, "index of slices")
+        metadata = {str(name): str(text) for name, text in content.get("metadata", {}).items()}
+        for name, described in content["tensors"].items():
             shape = tuple(int(side) for side in described["shape"])
             parts = sorted((int(begin), int(count), str(file)) for file, begin, count in described["parts"])
             entries[name] = _joined(folder, name, shape, str(described["dtype"]), parts, files)
@@ -127,7 +141,7 @@ def read_slices(folder: Path) -> TensorFile:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not a readable index of slices; copy the checkpoint again") from error
-    return TensorFile(folder, entries)
+    return TensorFile(folder, entries, metadata)
 
 
 def _joined(

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore.common.initializer import initializer
 
 from mindone import runtime
 from mindone.checkpoint.slices import Cut, cut_for, cut_of
@@ -104,7 +105,7 @@ class Slices(nn.Cell):
         whole = [parameter for parameter in parameters if not cut_of(parameter)]
         cuts = [cut_for(parameter.shape, mesh.world_size, mesh.rank) for parameter in whole]
         self.ranks, self.whole = mesh.world_size, ParameterTuple(whole)
-        self.cut = ParameterTuple([_slice_of(*pair) for pair in zip(whole, cuts)])
+        self.cut = ParameterTuple([_slice_of(each, cut, f"slice.{each.name}") for each, cut in zip(whole, cuts)])
         self.owners = (*spread, *whole)
         self.weights, self.parameters = ParameterTuple(self.owners), ParameterTuple((*spread, *self.cut))
         self.spread, self.sizes = len(spread), tuple(cut.size for cut in cuts)
@@ -173,14 +174,19 @@ class Slices(nn.Cell):
         return found
 
 
-def _slice_of(parameter: Parameter, cut: Cut) -> Parameter:
-    own = Parameter(Tensor(_values(parameter, cut)), f"slice.{parameter.name}")
-    own.cut = cut
+def _slice_of(whole: Parameter, cut: Cut, name: str) -> Parameter:
+    """A parameter with a slice of another one's values, or without memory if that has none."""
+    if whole.has_init:
+        with runtime.lazy_parameters():
+            own = Parameter(initializer("zeros", (cut.size,), whole.dtype), name)
+    else:
+        own = Parameter(Tensor(_values(whole, cut), whole.dtype), name)
+    own.requires_grad, own.cut = whole.requires_grad, cut
     return own
 
 
 def _values(parameter: Parameter, cut: Cut) -> np.ndarray:
-    values = np.zeros(cut.size, np.float32)
+    values = np.zeros(cut.size, parameter.asnumpy().dtype)
     values[: cut.count] = parameter.asnumpy().reshape(-1)[cut.begin : cut.begin + cut.count]
     return values
 
@@ -226,18 +232,8 @@ def spread(network: nn.Cell, mesh: Mesh, smallest: int = SMALLEST) -> list[Param
             continue
         whole = layer.weight
         cut = cut_for(whole.shape, mesh.world_size, mesh.rank)
-        own = _cut_parameter(whole, cut)
+        own = _slice_of(whole, cut, whole.name)
         layer.spread = SpreadLinear(tuple(whole.shape), mesh)
         layer.weight = own
         found.append(own)
     return found
-
-
-def _cut_parameter(whole: Parameter, cut: Cut) -> Parameter:
-    if whole.has_init:
-        with runtime.lazy_parameters():
-            own = Parameter(ms.common.initializer.initializer("zeros", (cut.size,), whole.dtype), whole.name)
-    else:
-        own = Parameter(Tensor(_values(whole, cut), whole.dtype), whole.name)
-    own.requires_grad, own.cut = whole.requires_grad, cut
-    return own

@@ -113,7 +113,8 @@ class TrainingCheckpoints:
         """
         found = self.step.state()
         arrays, state.numbers = found.arrays, dict(found.numbers)
-        spread = self._write_slices({MODEL: self._model(), **{name: self._group(name, arrays) for name in arrays}})
+        groups = {MODEL: self._model(), **{name: self._group(name, arrays) for name in arrays}}
+        spread = self._write_slices(groups, state.step)
         if self.mesh.is_main:
             writers: dict[str, Any] = {
                 MODEL: lambda path: self._save_model(path, state.step, self.config),
@@ -138,13 +139,13 @@ class TrainingCheckpoints:
         """
         target = self.folder / RESULT
         averages = self.step.state().arrays.get(AVERAGES, {})
-        spread = self._write_slices({MODEL: self._model(self._by_place(averages))})
+        spread = self._write_slices({MODEL: self._model(self._by_place(averages))}, step)
         if self.mesh.is_main:
             with atomic_folder(target) as folder:
                 if spread:
                     index_slices(self._staging / MODEL)
-                    whole, passport = read_slices(self._staging / MODEL), self._passport(step)
-                    save_tensors(folder, whole, config or self.config, self.layout, passport)
+                    whole = read_slices(self._staging / MODEL)
+                    save_tensors(folder, whole, config or self.config, self.layout, whole.metadata)
                 else:
                     self._save_model(folder, step, config or self.config, self._by_place(averages))
             self._store.clean()
@@ -221,7 +222,7 @@ class TrainingCheckpoints:
     def _group(self, name: str, arrays: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
         return self._model(self._by_place(arrays[name])) if name == AVERAGES else arrays[name]
 
-    def _write_slices(self, groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    def _write_slices(self, groups: Mapping[str, Mapping[str, Any]], step: int | None) -> list[str]:
         """Writes this rank's slices of the groups that have any, waits for the others, and returns those groups.
 
         What is whole in them is the main rank's.
@@ -237,7 +238,8 @@ class TrainingCheckpoints:
             for group in spread:
                 held = {name: value for name, value in groups[group].items() if cut_of(value) or self.mesh.is_main}
                 cuts = {name: cut_of(value) or _all_of(value) for name, value in held.items()}
-                write_slices(self._staging / group, held, cuts, self.mesh.rank, self.mesh.world_size)
+                passport = self._passport(step) if group in (MODEL, AVERAGES) else {}
+                write_slices(self._staging / group, held, cuts, self.mesh.rank, self.mesh.world_size, passport)
         except UserError as error:
             failure = error
         if any_rank(failure is not None, self.mesh):

@@ -5,12 +5,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import Tensor, nn, ops
+from mindspore.ops.operations import comm_ops
 
+from mindone import runtime
 from mindone.checkpoint import read_tensors
-from mindone.checkpoint.slices import SLICES, cut_for, part, read_slices
+from mindone.checkpoint.combine import combine
+from mindone.checkpoint.run import verify_manifest
+from mindone.checkpoint.slices import SLICES, cut_for, cut_of, part, read_slices
+from mindone.checkpoint.tensors import entry_of
 from mindone.errors import UserError
+from mindone.nn.layers import Linear
+from mindone.parallel.collectives import Mean
+from mindone.parallel.mesh import Mesh
+from mindone.parallel.zero import Slices, spread
+from mindone.train.optim import AdamW
+from mindone.train.step import TrainStep
 
 PATIENCE = 300
 
@@ -56,6 +69,59 @@ def test_each_rank_has_saved_its_slices_which_any_number_of_ranks_reads(folder, 
                 assert together[: entry.size].tobytes() == whole[name].tobytes(), name
                 assert not together[entry.size :].any()
     assert whole.shape("first.weight") == (7, 5)
+
+
+@pytest.mark.msrun
+def test_a_checkpoint_of_slices_is_made_whole_and_cut_again_bit_by_bit(folder, tmp_path):
+    source = checkpoint(folder, 3)
+    whole = combine(source, tmp_path / "whole")
+    assert sorted(path.name for path in whole.path.iterdir() if path.is_dir()) == ["ema", "model"]
+    cut = combine(whole.path, tmp_path / "cut", ranks=5)
+    again = combine(cut.path, tmp_path / "again")
+    for name in ("optimizer.safetensors", "ema/model.safetensors", "model/model.safetensors"):
+        assert (again.path / name).read_bytes() == (whole.path / name).read_bytes()
+        tensors, slices = read_tensors(whole.path / name), read_slices(source / name.split("/")[0].split(".")[0])
+        assert {each: tensors[each].tobytes() for each in tensors} == {each: slices[each].tobytes() for each in slices}
+    assert verify_manifest(cut.path) > 15
+    (source / "optimizer" / "slices-00002-of-00003.safetensors").unlink()
+    with pytest.raises(UserError, match="slices-00002-of-00003.safetensors is missing"):
+        combine(source, tmp_path / "more")
+
+
+def test_a_rank_has_slices_as_long_as_all_others_and_zeros_where_the_array_has_ended():
+    cuts = [cut_for((3, 3), 4, rank) for rank in range(4)]
+    assert [(cut.begin, cut.size, cut.count) for cut in cuts] == [(0, 3, 3), (3, 3, 3), (6, 3, 3), (9, 3, 0)]
+    entry = entry_of(np.arange(9.0).reshape(3, 3))
+    assert [part(entry, cut).tolist() for cut in cuts] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_an_update_for_ascend_sends_what_theory_says_to_the_byte(stage, monkeypatch):
+    monkeypatch.setattr(comm_ops, "get_group_size", lambda group: 4)
+    network, mesh = Steps(), Mesh(1, 4)
+    with runtime.use_kernels("Ascend"):
+        wide = spread(network, mesh, smallest=64) if stage == 3 else []
+        slices = Slices(network.trainable_params(), mesh)
+        step = TrainStep(network, AdamW(slices.parameters), max_grad_norm=1.0, mean=Mean(mesh), slices=slices)
+        scalars = [Tensor(1.0, ms.float32)] * 4
+        sent = runtime.compile_front_end(step.graph, *scalars, Tensor(np.zeros((2, 9), np.float32))).sent
+    padded = [4 * cut_of(parameter).size for parameter in slices.parameters]
+    of_wide = sum(4 * cut_of(parameter).size for parameter in wide)
+    # Each slice of gradients once; each whole weight once, and spread ones in both passes.
+    assert sum(sent["ReduceScatter"]) * 4 == 4 * sum(padded)
+    assert sum(sent["AllGather"]) == 4 * (sum(padded) - of_wide) + 2 * 4 * of_wide
+    assert sent["AllReduce"] == (4, 4)  # the mean loss and the norm
+
+
+class Steps(nn.Cell):
+    """The first layer's input needs no gradient, but its weight is whole in the backward pass all the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = Linear(9, 11), Linear(11, 3)
+
+    def construct(self, x):
+        return ops.square(self.second(ops.tanh(self.first(x)))).mean()
 
 
 @pytest.mark.msrun

@@ -198,6 +198,8 @@ def make_step(
     parameters = loss.trainable_params() if trained is None else list(trained)
     if not parameters:
         raise UserError("nothing is trained: all parameters are frozen by the settings")
+    if zero_stage and mesh.world_size == 1:
+        logger.warning("zero_stage=%d has no effect: this process is alone", zero_stage)
     slices = Slices(parameters, mesh) if zero_stage and mesh.world_size > 1 else None
     scale = LossScale()
     if dtype == "fp16":

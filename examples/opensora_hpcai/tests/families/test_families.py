@@ -77,7 +77,6 @@ TRAIN = ["--csv_path", "a.csv", "--video_folder", "v", "--image_size", "64"]
         ),
         (GenerateConfig, [*GENERATE, "--sampling", "ddim"], "sampling=ddim is not supported by model_version v1.2"),
         (TrainConfig, [*TRAIN, "--noise_scheduler", "ddpm"], "noise_scheduler=ddpm is not"),
-        (TrainConfig, [*TRAIN, "--zero_stage", "2"], "zero_stage=2 is not supported by model_version v1.2; use 0"),
     ],
 )
 def test_what_a_version_cannot_do_is_refused_with_its_name(schema, argv, message):
