@@ -10,6 +10,7 @@ none, sums the whole and takes the slice), and all slices one after the other (A
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import mindspore as ms
@@ -18,7 +19,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
 from mindone import runtime
-from mindone.checkpoint.slices import Cut, cut_for, cut_of
+from mindone.checkpoint.slices import Cut, cut_for, cut_of, whole_shape
 from mindone.nn.layers import Linear
 from mindone.nn import functional as F
 from mindone.parallel.collectives import buckets
@@ -237,3 +238,12 @@ def spread(network: nn.Cell, mesh: Mesh, smallest: int = SMALLEST) -> list[Param
         layer.weight = own
         found.append(own)
     return found
+
+
+def held_bytes(network: nn.Cell) -> tuple[int, int]:
+    """The memory of this rank's parameters, and of all parameters if they were whole."""
+    own, whole = 0, 0
+    for parameter in network.get_parameters():
+        own += parameter.size * parameter.itemsize
+        whole += math.prod(whole_shape(parameter)) * parameter.itemsize
+    return own, whole

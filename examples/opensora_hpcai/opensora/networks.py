@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from mindone.checkpoint import TensorFile
     from mindone.checkpoint.naming import Adapter
+    from mindone.parallel.mesh import Mesh
     from mindone.parallel.sequence import NoParallel
     from opensora.models.autoencoder import Autoencoder
     from opensora.models.types import AutoencoderConfig, Denoiser, DenoiserConfig
@@ -100,6 +101,7 @@ def load_denoiser(
     option: str = "ckpt_path",
     trained: bool = False,
     loras: Sequence[tuple[str | Path, float]] = (),
+    mesh: Mesh | None = None,
 ) -> Denoiser:
     """The denoiser with the weights at ``path``, a folder or file.
 
@@ -110,23 +112,31 @@ def load_denoiser(
         option: the setting that gave the path, for messages.
         trained: keep all parameters in float32; otherwise matrices are held in ``dtype``.
         loras: adapters that are folded into the weights before they get their dtype, with the strength of each.
+        mesh: ranks that the weights are spread over, which then have to work together; None: each has all of them.
     Raises:
         UserError: no weights, or they or an adapter do not fit the network.
     """
     from mindone.checkpoint import load_into, read_tensors
     from mindone.nn import set_compute_dtype
+    from mindone.parallel.zero import spread
 
     if not path and allow_random:
         if loras:
             raise UserError("lora adapts weights that are there, and there are none; give them as ckpt_path")
         logger.warning("the denoiser has random weights")
-        return build_denoiser(config, dtype, recompute, parallel)
+        denoiser = build_denoiser(config, dtype, recompute, parallel)
+        if mesh:
+            spread(denoiser, mesh)
+        return denoiser
     source = require_path(path, "the denoiser's weights", option)
     with runtime.lazy_parameters():
         denoiser = build_denoiser(config, dtype, recompute, parallel)
         if not trained:
             set_compute_dtype(denoiser, runtime.compute_dtype(dtype), store=True)
-    load_into(denoiser, adapted(read_tensors(source), denoiser, loras))
+    tensors = adapted(read_tensors(source), denoiser, loras)
+    if mesh:
+        spread(denoiser, mesh)
+    load_into(denoiser, tensors)
     return denoiser.set_train(False)
 
 

@@ -49,6 +49,22 @@ def guided_mesh() -> Mesh:
     return _rows(2)
 
 
+def whole_mesh(settings: SequenceSettings) -> Mesh:
+    """The mesh of the ranks that were joined as one row, for weights that are spread over all of them.
+
+    Raises:
+        UserError: there is one rank only, or some of the ranks are to share a video.
+    """
+    world, shards = runtime.current().world_size, settings.sequence_parallel_shards
+    if shards not in (None, world):
+        raise SettingError(
+            f"shard_weights needs all {world} ranks for every video, and sequence_parallel_shards={shards} has rows of "
+            "fewer; leave it out",
+            "sequence_parallel_shards",
+        )
+    return _rows(world)
+
+
 def _rows(ranks: int) -> Mesh:
     if runtime.current().world_size == 1:
         raise UserError(

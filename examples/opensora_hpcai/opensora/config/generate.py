@@ -98,6 +98,8 @@ class Denoiser:
     """share one video between ranks by frames and tokens in turn"""
     guidance_parallel: bool = False
     """share one video between two ranks by the branches of guidance: with the prompt, and without it"""
+    shard_weights: bool = False
+    """spread the weights of the denoiser and the text encoders over all ranks, which make every video together"""
 
     def check(self) -> None:
         if self.guidance_parallel and (self.enable_sequence_parallelism or self.dsp):
@@ -335,7 +337,7 @@ class GenerateConfig(Settings):
         wanted, denoiser = self.cache.step_cache, self.denoiser
         if wanted == "none":
             return
-        for name in ("enable_sequence_parallelism", "dsp", "guidance_parallel"):
+        for name in ("enable_sequence_parallelism", "dsp", "guidance_parallel", "shard_weights"):
             if getattr(denoiser, name):
                 raise SettingError(
                     f"step_cache={wanted} does not work where ranks share a video; use {name} False", "step_cache"

@@ -18,6 +18,7 @@ from mindone import runtime
 from mindone.folders import make_run_folder
 from mindone.parallel.guidance import SharedRows
 from mindone.parallel.sequence import make_strategy
+from mindone.parallel.zero import held_bytes
 from opensora import networks, outputs
 from opensora.conditions.given import Conditions, continued
 from opensora.failures import require_finite, within_memory
@@ -94,7 +95,11 @@ def load_denoiser(plan: Plan) -> nn.Cell:
             allow_random=config.denoiser.allow_random_weights,
             parallel=make_strategy(plan.mesh, config.denoiser.dsp) if is_shared(config.denoiser) else None,
             loras=config.denoiser.loras,
+            mesh=plan.mesh if config.denoiser.shard_weights else None,
         )
+    if config.denoiser.shard_weights:
+        own, whole = held_bytes(denoiser)
+        logger.info("weights of the denoiser on this rank: %s of %s bytes", f"{own:,}", f"{whole:,}")
     if config.denoiser.guidance_parallel:
         return SharedRows(denoiser, plan.mesh, ASKED)
     return denoiser

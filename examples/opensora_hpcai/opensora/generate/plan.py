@@ -24,7 +24,7 @@ from opensora.generate.references import require_references
 from opensora.generate.requests import Request, make_requests
 from opensora.generate.shapes import describe, warn_if_untrained
 from opensora.model_folder import read_config, require_path
-from opensora.sequence import guided_mesh, shared_mesh
+from opensora.sequence import guided_mesh, shared_mesh, whole_mesh
 from opensora.sizes import VideoSize
 
 if TYPE_CHECKING:
@@ -145,7 +145,9 @@ def checked_plan(config: GenerateConfig, family: Family) -> Plan:
 
 
 def _mesh(config: GenerateConfig) -> Mesh:
-    """Which ranks share a video."""
+    """Which ranks make a video together."""
+    if config.denoiser.shard_weights:
+        return whole_mesh(config.denoiser)
     if not config.denoiser.guidance_parallel:
         return shared_mesh(config.denoiser)
     if config.sampler.guidance_scale <= 1:

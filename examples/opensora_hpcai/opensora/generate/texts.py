@@ -95,6 +95,7 @@ def _encoded(plan: Plan, texts: Sequence[str]) -> tuple[Conditioner, list[Arrays
     config = plan.config
     batch_size = max(1, min(config.sampler.batch_size, len(texts)))
     conditioner = plan.family.conditioner(config.text, plan.denoiser_config, batch_size)
+    conditioner.mesh = plan.mesh if config.denoiser.shard_weights else None
     if not texts:
         return conditioner, []
     with within_memory(f"the text encoder in {config.text.t5_dtype}", "use a smaller batch_size, or t5_dtype bf16"):

@@ -87,7 +87,10 @@ def prove(config: ProveConfig) -> Proved:
         _run_all(folder, "train", {"one": (1, []), "many": (spread.ranks, [])})
         shared = parallel_settings(config.parallel, spread)
         flags = ["--enable_sequence_parallelism", str(shared.enable_sequence_parallelism), "--dsp", str(shared.dsp)]
-        flags += ["--sequence_parallel_shards", str(spread.row)] if spread.row > 1 else []
+        if spread.zero == 3:
+            flags += ["--shard_weights", "True"]
+        elif spread.row > 1:
+            flags += ["--sequence_parallel_shards", str(spread.row)]
         _write_sampling(config, world, folder)
         _run_all(folder, "generate", {"one": (1, []), "many": (spread.ranks, flags)})
         proved = Proved(list(_compare(folder)), {name: _memory(folder, name) for name in ("one", "many")})

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mindone.errors import UserError
+from mindone.parallel.mesh import Mesh
 from opensora.data.cache import TextPair, read_text
 from opensora.text.encoder import TextEmbeddings, TextEncoder
 
@@ -22,7 +23,14 @@ Arrays = dict[str, np.ndarray]
 
 
 class Conditioner(ABC):
-    """Text conditioning of one family."""
+    """Text conditioning of one family.
+
+    Attributes:
+        mesh: ranks that the encoders' weights are spread over, see `TextEncoder.from_folder`; to be set before the first
+            text is encoded.
+    """
+
+    mesh: Mesh | None = None
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> Arrays:
@@ -74,7 +82,9 @@ class T5Conditioner(Conditioner):
 
     def _embed(self, texts: Sequence[str]) -> TextEmbeddings:
         if self._encoder is None:
-            self._encoder = TextEncoder.from_folder(self.folder, self.length, self.dtype, self.batch_size, self.width)
+            self._encoder = TextEncoder.from_folder(
+                self.folder, self.length, self.dtype, self.batch_size, self.width, mesh=self.mesh
+            )
         return self._encoder.encode(texts)
 
     def fit(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
@@ -146,7 +156,7 @@ class T5ClipConditioner(Conditioner):
             lengths = (self.length, self.clip_length)
             parts = zip(self.folders, lengths, self.widths, options, (True, False))
             self._encoders = [
-                TextEncoder.from_folder(folder, length, self.dtype, self.batch_size, width, attend, option)
+                TextEncoder.from_folder(folder, length, self.dtype, self.batch_size, width, attend, option, self.mesh)
                 for folder, length, width, option, attend in parts
             ]
         t5, clip = (encoder.encode(texts) for encoder in self._encoders)

@@ -20,6 +20,8 @@ from opensora.text.tokenizer import TextTokenizer
 if TYPE_CHECKING:
     from mindspore import nn
 
+    from mindone.parallel.mesh import Mesh
+
 logger = logging.getLogger(__name__)
 
 
@@ -58,6 +60,7 @@ class TextEncoder:
         expected_dim: int = 0,
         attend_to_padding: bool = False,
         option: str = "t5_model_name_or_path",
+        mesh: Mesh | None = None,
     ) -> TextEncoder:
         """Loads encoder and tokenizer; the folder's config.json says whether it is T5 or CLIP.
 
@@ -68,12 +71,16 @@ class TextEncoder:
             expected_dim: the denoiser's ``caption_channels``; 0 does not check.
             attend_to_padding: encode without a mask, as Open-Sora 2.0 does.
             option: the setting that names the folder, for messages.
+            mesh: ranks that the weights are spread over, which then have to encode together; None: each has all.
         Raises:
             UserError: folder or one of its parts is missing, or its embeddings are not ``expected_dim`` wide.
         """
         from mindone.checkpoint import load_into, read_tensors
+        from mindone.parallel.zero import spread
 
         network, tokenizer, dim, unused = _prepared(folder, max_length, dtype, expected_dim, option)
+        if mesh:
+            spread(network, mesh)
         load_into(network, read_tensors(folder), allow_unexpected=unused)
         network.set_train(False)
         return cls(network, tokenizer, dim, batch_size, attend_to_padding)

@@ -115,7 +115,7 @@ def test_a_folder_that_is_in_use_is_refused(tmp_path):
 @pytest.mark.msrun
 def test_a_training_and_videos_that_ranks_share_are_those_of_one_process(capsys):
     recipe = CONFIGS / "opensora-v1-2" / "train" / "train_stage2.yaml"
-    config = configured("--config", str(recipe), "--plan", "dsp=2", "--proof_steps", "2", "--proof_layers", "1")
+    config = configured("--config", str(recipe), "--plan", "dsp=2,zero=3", "--proof_steps", "2", "--proof_layers", "1")
     proved = proving.prove(config)
     assert proved.holds and [len(peaks) for peaks in proved.memory.values()] == [1, 2]
-    assert "dsp=2: 2 processes against one" in capsys.readouterr().out
+    assert "dsp=2,zero=3: 2 processes against one" in capsys.readouterr().out
