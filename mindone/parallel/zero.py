@@ -11,7 +11,7 @@ none, sums the whole and takes the slice), and all slices one after the other (A
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -20,8 +20,8 @@ from mindspore.common.initializer import initializer
 
 from mindone import runtime
 from mindone.checkpoint.slices import Cut, cut_for, cut_of, whole_shape
-from mindone.nn.layers import Linear
 from mindone.nn import functional as F
+from mindone.nn.layers import Linear
 from mindone.parallel.collectives import buckets
 from mindone.parallel.mesh import Mesh
 
@@ -240,10 +240,10 @@ def spread(network: nn.Cell, mesh: Mesh, smallest: int = SMALLEST) -> list[Param
     return found
 
 
-def held_bytes(network: nn.Cell) -> tuple[int, int]:
-    """The memory of this rank's parameters, and of all parameters if they were whole."""
+def held_bytes(parameters: Iterable[Parameter]) -> tuple[int, int]:
+    """The memory of this rank's parameters, and of the same if they were whole."""
     own, whole = 0, 0
-    for parameter in network.get_parameters():
+    for parameter in parameters:
         own += parameter.size * parameter.itemsize
         whole += math.prod(whole_shape(parameter)) * parameter.itemsize
     return own, whole

@@ -98,7 +98,7 @@ def load_denoiser(plan: Plan) -> nn.Cell:
             mesh=plan.mesh if config.denoiser.shard_weights else None,
         )
     if config.denoiser.shard_weights:
-        own, whole = held_bytes(denoiser)
+        own, whole = held_bytes(denoiser.get_parameters())
         logger.info("weights of the denoiser on this rank: %s of %s bytes", f"{own:,}", f"{whole:,}")
     if config.denoiser.guidance_parallel:
         return SharedRows(denoiser, plan.mesh, ASKED)

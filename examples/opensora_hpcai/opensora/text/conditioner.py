@@ -26,8 +26,8 @@ class Conditioner(ABC):
     """Text conditioning of one family.
 
     Attributes:
-        mesh: ranks that the encoders' weights are spread over, see `TextEncoder.from_folder`; to be set before the first
-            text is encoded.
+        mesh: ranks that the encoders' weights are spread over, see `TextEncoder.from_folder`; set before the first text
+            is encoded.
     """
 
     mesh: Mesh | None = None

@@ -31,7 +31,7 @@ from mindone.data.table import VideoRow
 from mindone.errors import UserError
 from mindone.parallel.collectives import Mean, broadcast_parameters, from_first_rank
 from mindone.parallel.mesh import Mesh
-from mindone.parallel.zero import Slices
+from mindone.parallel.zero import Slices, held_bytes
 from mindone.signals import exit_code
 from mindone.train.checkpoints import STATE, Saved, TrainingCheckpoints, TrainState, read_state
 from mindone.train.ema import Ema
@@ -407,6 +407,14 @@ def _introduce(network: Saved, step: TrainStep, loader: Loader, micro_batches: i
     count = sum(math.prod(whole_shape(parameter)) for parameter in network.get_parameters())
     trained = sum(math.prod(whole_shape(parameter)) for parameter in step.parameters)
     logger.info("parameters: %s, of which %s are trained", f"{count:,}", f"{trained:,}")
+    held = {"weights": held_bytes(network.get_parameters())}
+    held |= {
+        group: held_bytes(array for array in arrays.values() if isinstance(array, Parameter))
+        for group, arrays in step.state().arrays.items()
+    }
+    if any(own != whole for own, whole in held.values()):
+        texts = (f"{own:,} of {whole:,} bytes of {group}" for group, (own, whole) in held.items())
+        logger.info("this rank holds %s", ", ".join(texts))
     epoch = loader.plan.epoch(0)
     one_shape = epoch.shapes() == 1
     logger.info(
