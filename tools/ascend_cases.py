@@ -30,7 +30,7 @@ def training(loss, mean=None, slices=None):
 
 
 def zero_train(stage: int) -> tuple:
-    """The update of one of four ranks with slices of the optimizer (and weights), two pairs of blocks of STDiT3-XL/2."""
+    """The update of one of four ranks with slices of the optimizer (and weights), two pairs of blocks of STDiT3."""
     from dataclasses import replace
 
     from mindspore import int32, ops
