@@ -197,6 +197,16 @@ GROUPS: dict[str, tuple[str, dict[str, Door]]] = {
                 "opensora.config:SampleConfig",
                 "some rows of a table, in another order, or in several files",
             ),
+            "collate": Door(
+                "opensora.data_tools.msr_vtt:collate",
+                "opensora.config:CollateConfig",
+                "MSR-VTT in one folder for each of its splits",
+            ),
+            "preprocess": Door(
+                "opensora.data_tools.msr_vtt:preprocess",
+                "opensora.config:PreprocessConfig",
+                "an arrow data set of videos and the states of their captions",
+            ),
             "run": Door(
                 "opensora.data_tools.run:run", "opensora.config:RunDataConfig", "verbs one after the other, resumable"
             ),
