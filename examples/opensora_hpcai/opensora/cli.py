@@ -142,6 +142,11 @@ DOORS: dict[str, Door] = {
     "score-toy": Door(
         "opensora.toy.score:score_videos", "opensora.config.toy:ScoreConfig", "do videos of the toy world obey?"
     ),
+    "measure-toy": Door(
+        "opensora.toy.measured:measure_measures",
+        "opensora.config.toy:MeasuredConfig",
+        "what measures of videos see of known damages, and how they go with the exact score",
+    ),
     "gallery": Door(
         "opensora.toy.gallery:make_gallery",
         "opensora.config:GalleryConfig",
