@@ -142,6 +142,11 @@ DOORS: dict[str, Door] = {
     "score-toy": Door(
         "opensora.toy.score:score_videos", "opensora.config.toy:ScoreConfig", "do videos of the toy world obey?"
     ),
+    "measure-toy": Door(
+        "opensora.toy.measured:measure_measures",
+        "opensora.config.toy:MeasuredConfig",
+        "what measures of videos see of known damages, and how they go with the exact score",
+    ),
     "gallery": Door(
         "opensora.toy.gallery:make_gallery",
         "opensora.config:GalleryConfig",
@@ -196,6 +201,16 @@ GROUPS: dict[str, tuple[str, dict[str, Door]]] = {
                 "opensora.data_tools.sets:sample",
                 "opensora.config:SampleConfig",
                 "some rows of a table, in another order, or in several files",
+            ),
+            "collate": Door(
+                "opensora.data_tools.msr_vtt:collate",
+                "opensora.config:CollateConfig",
+                "MSR-VTT in one folder for each of its splits",
+            ),
+            "preprocess": Door(
+                "opensora.data_tools.msr_vtt:preprocess",
+                "opensora.config:PreprocessConfig",
+                "an arrow data set of videos and the states of their captions",
             ),
             "run": Door(
                 "opensora.data_tools.run:run", "opensora.config:RunDataConfig", "verbs one after the other, resumable"

@@ -24,6 +24,7 @@ from opensora.config.evaluate import (
 from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
 from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
+from opensora.config.msr_vtt import CollateConfig, PreprocessConfig
 from opensora.config.plan import PlanConfig, PlanDataConfig
 from opensora.config.prove import ProveConfig
 from opensora.config.runs import PlotConfig, ReplayConfig
@@ -38,6 +39,7 @@ __all__ = [
     "CameraConfig",
     "CaptionConfig",
     "ClipScoreConfig",
+    "CollateConfig",
     "CompareConfig",
     "ConvertConfig",
     "ConvertFluxConfig",
@@ -64,6 +66,7 @@ __all__ = [
     "PlanConfig",
     "PlanDataConfig",
     "PlotConfig",
+    "PreprocessConfig",
     "ProveConfig",
     "ReplayConfig",
     "ReportConfig",

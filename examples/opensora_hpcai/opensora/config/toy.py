@@ -147,3 +147,27 @@ class ScoreConfig(GenerateConfig):
                 "scoring needs mp4 videos of one process; use_parallel, use_vae_decode and save_format stay"
             )
         super().check()
+
+
+@dataclass
+class MeasuredConfig(Settings):
+    """The measures of videos against the exact score of the toy world, on clips that are damaged by known degrees."""
+
+    clips: int = 90
+    """clips that are damaged; 90 are all combinations once"""
+    degrees: int = 5
+    """degrees of every damage, from none to the full one"""
+    num_frames: int = 17
+    """frames of a clip"""
+    image_size: int = 64
+    """height and width"""
+    seed: int = 0
+    """which clips, and the chance in their damages"""
+    json: FilePath | None = None
+    """file for all numbers"""
+
+    aliases: ClassVar[dict[str, str]] = {"output": "json"}
+    accepted_but_unused: ClassVar[dict[str, str]] = {}
+
+    def check(self) -> None:
+        require_at_least(self, clips=2, degrees=2, num_frames=2, image_size=32, seed=0)

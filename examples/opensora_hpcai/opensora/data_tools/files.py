@@ -96,7 +96,7 @@ def require_table_name(path: str | Path) -> None:
     if not str(path).endswith(SUFFIXES):
         raise UserError(f"{path} does not say how the table is written; let its name end with .csv or .parquet")
     if str(path).endswith(".parquet"):
-        _arrow()
+        arrow_library()
 
 
 def to_text(cell: Cell) -> str:
@@ -143,16 +143,22 @@ def _line(cells: Sequence[str]) -> bytes:
 # --- Parquet ---------------------------------------------------------------------------------------------------------
 
 
-def _arrow() -> ModuleType:
+def arrow_library(what: str = "Parquet tables", instead: str = ", or use .csv") -> ModuleType:
+    """pyarrow, with its parts for Parquet and streams.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
+        import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError('Parquet tables need pyarrow; pip install "mindone[data]", or use .csv') from error
+        raise UserError(f'{what} need pyarrow; pip install "mindone[data]"{instead}') from error
     return pyarrow
 
 
 def _open_parquet(path: str | Path) -> Rows:
-    arrow = _arrow()
+    arrow = arrow_library()
     if not Path(path).is_file():
         raise UserError(f"{path} is not a file; give a table that ends with .csv or .parquet")
     with _arrow_errors(path):
@@ -187,7 +193,7 @@ def _arrow_text(value: object) -> str:
 
 @contextlib.contextmanager
 def _arrow_errors(path: str | Path) -> Iterator[None]:
-    arrow = _arrow()
+    arrow = arrow_library()
     try:
         yield
     except (arrow.ArrowException, OSError) as error:
@@ -195,7 +201,7 @@ def _arrow_errors(path: str | Path) -> Iterator[None]:
 
 
 def _write_parquet(file: io.BufferedIOBase, columns: Sequence[str], rows: Iterable[Row], texts: frozenset[str]) -> int:
-    arrow = _arrow()
+    arrow = arrow_library()
     parts: list[list[object]] = [[] for _ in columns]
     some: list[Row] = []
 

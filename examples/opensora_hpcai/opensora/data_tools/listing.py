@@ -129,8 +129,10 @@ def _problem_of_name(name: str) -> str:
 def _in_list(source: Path, layout: str) -> Iterator[Found]:
     text = "".join(lines_of(source))
     content = _records(source, text)
-    if isinstance(content, dict) and layout != "list" and {"videos", "sentences"} <= content.keys():
-        return _msrvtt(source, content)
+    if isinstance(content, dict) and layout != "list":
+        for names in MSRVTT:
+            if {names.videos, names.sentences} <= content.keys():
+                return _msrvtt(source, content, names)
     if layout == "msrvtt":
         raise UserError(f"{source} has no videos and sentences, as the annotations of MSR-VTT have")
     if isinstance(content, dict):
@@ -190,14 +192,28 @@ def _more(entry: Mapping[str, object], known: Sequence[str | None]) -> Row:
     }
 
 
-def _msrvtt(source: Path, content: Mapping[str, object]) -> Iterator[Found]:
-    """The annotations of MSR-VTT: ``videos`` with ``video_id``, ``category`` and ``split``, and ``sentences``."""
+@dataclass(frozen=True)
+class _Names:
+    """What the annotations of MSR-VTT call their parts."""
+
+    videos: str
+    id: str
+    sentences: str
+    video_of: str
+
+
+# As they were published, and as they are packed with the videos.
+MSRVTT = (_Names("videos", "video_id", "sentences", "video_id"), _Names("images", "id", "annotations", "image_id"))
+
+
+def _msrvtt(source: Path, content: Mapping[str, object], names: _Names) -> Iterator[Found]:
+    """The annotations of MSR-VTT: videos, some with ``category`` and ``split``, and sentences on them."""
     captions: dict[str, list[str]] = {}
     try:
-        for sentence in content["sentences"]:
-            captions.setdefault(sentence["video_id"], []).append(sentence["caption"])
-        for video in content["videos"]:
-            name = video["video_id"]
+        for sentence in content[names.sentences]:
+            captions.setdefault(sentence[names.video_of], []).append(sentence["caption"])
+        for video in content[names.videos]:
+            name = video[names.id]
             more = {key: to_text(video[key]) for key in ("category", "split") if key in video}
             yield Found(f"{name}.mp4", captions.get(name, []), more)
     except (LookupError, TypeError) as error:

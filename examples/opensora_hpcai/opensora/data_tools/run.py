@@ -21,6 +21,8 @@ from opensora.config.data import RunDataConfig
 logger = logging.getLogger(__name__)
 
 STATE = "pipeline.json"
+# Verbs that do not turn one table into another.
+NO_TABLE = ("run", "info", "report", "collate", "preprocess")
 Values = dict[str, object]
 
 
@@ -79,7 +81,7 @@ def read_steps(config: RunDataConfig) -> list[tuple[str, Values]]:
     found: list[tuple[str, Values]] = []
     for number, step in enumerate(steps, start=1):
         verb, values = next(iter(step.items())) if isinstance(step, Mapping) and len(step) == 1 else (step, None)
-        if not isinstance(verb, str) or f"data {verb}" not in cli.all_doors() or verb in ("run", "info", "report"):
+        if not isinstance(verb, str) or f"data {verb}" not in cli.all_doors() or verb in NO_TABLE:
             known = ", ".join(cli.GROUPS["data"][1])
             raise UserError(f"{config.pipeline}, step {number} is no verb that gives a table; use one of {known}")
         if not isinstance(values or {}, Mapping):
