@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if empty:
         config.hook.pytest_deselected(items=empty)
         items[:] = [item for item in items if item not in empty]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Takes what is imported out of the garbage collector, which MindSpore calls before every compilation."""
+    gc.collect()
+    gc.freeze()
 
 
 def _has_no_case(item: pytest.Item) -> bool:

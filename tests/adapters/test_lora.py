@@ -45,8 +45,8 @@ class Network(nn.Cell):
 
 
 @pytest.fixture(autouse=True)
-def graph_mode():
-    golden.use_mode("graph")
+def pynative_mode():
+    golden.use_mode("pynative")
 
 
 def network() -> Network:

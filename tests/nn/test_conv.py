@@ -133,6 +133,7 @@ def test_plain_convolutions_do(mode, monkeypatch):
 def test_plain_convolutions_in_pieces_do(mode, monkeypatch):
     monkeypatch.setattr("mindone.nn.kernels.on_cpu", plain)
     monkeypatch.setattr(plain, "MAX_COLUMNS", 500)
+    monkeypatch.setattr(plain, "MAX_PIECES", 3)  # a first, a middle and a last one
     follows_the_definition()
 
 

@@ -32,7 +32,7 @@ def test_what_cannot_go_together_is_refused_in_one_sentence(settings, changes, m
 
 
 def test_a_threshold_is_measured_once_and_recorded_beside_the_videos(settings, tmp_path, monkeypatch, caplog):
-    wanted = {**TEACACHE, "max_lpips": 1e6, "lpips_random": True, "sampling_steps": 4, "mode": 0, "num_frames": 1}
+    wanted = {**TEACACHE, "max_lpips": 1e6, "lpips_random": True, "sampling_steps": 4, "num_frames": 1}
     wanted |= {"captions": PROMPTS[:1], "image_size": [64, 64]}
     (first,) = generate(settings(**wanted))
     kept = json.loads((tmp_path / "samples" / calibrate.KEPT).read_text())

@@ -18,24 +18,23 @@ FRAMEWISE = "frame-wise"
 
 
 class PublishedLoss(nn.Cell):
-    """nll, weighted nll and weighted divergence of pixels, put together from the parts that training uses."""
+    """nll, weighted nll and weighted divergence of pixels, put together from the parts that training uses.
 
-    def __init__(self, lpips, perceptual, kl, weights, framewise=False):
+    What weighs the distances and the divergence are inputs, so that runs which differ by them share a graph.
+    """
+
+    def __init__(self, lpips, weights):
         super().__init__(auto_prefix=False)
-        self.lpips, self.perceptual, self.kl, self.weights, self.framewise = lpips, perceptual, kl, weights, framewise
+        self.lpips, self.weights = lpips, weights
 
-    def construct(self, video, result, posterior, logvar):
-        distances = frame_distances(self.lpips, video, result) if self.perceptual else None
-        errors = frame_errors(video, result, distances, self.perceptual)
+    def construct(self, video, result, posterior, logvar, perceptual, kl):
+        distances = None if self.lpips is None else frame_distances(self.lpips, video, result)
+        errors = frame_errors(video, result, distances, perceptual)
         nll = negative_log_likelihood(errors, logvar)
         weighted = nll if self.weights is None else negative_log_likelihood(errors, logvar, self.weights)
-        kl = ops.zeros((), video.dtype)
-        if self.kl:
-            mean, spread = split_moments(posterior)
-            kl = self.kl * divergence(mean, spread)
-            if self.framewise:
-                kl = kl / mean.shape[2]
-        return weighted + kl, nll, weighted, kl
+        mean, spread = split_moments(posterior)
+        pull = kl * divergence(mean, spread)
+        return weighted + pull, nll, weighted, pull
 
 
 class LatentLoss(nn.Cell):
@@ -49,17 +48,16 @@ class LatentLoss(nn.Cell):
         return latent + identity, latent, identity
 
 
-class Gradients(nn.Cell):
-    def __init__(self, loss, count):
+class WithGradients(nn.Cell):
+    """Results of a loss and the gradients of its first one with respect to the inputs at some places."""
+
+    def __init__(self, loss, places):
         super().__init__(auto_prefix=False)
-        self.loss, self.places = loss, tuple(range(count))
-        self.gradients = ops.GradOperation(get_all=True)
+        self.loss = loss
+        self.run = ops.value_and_grad(loss, places, has_aux=True)
 
     def construct(self, *inputs):
-        def total(*each):
-            return self.loss(*each)[0]
-
-        return self.gradients(total)(*inputs)
+        return self.run(*inputs)
 
 
 def lpips_of(case):
@@ -81,39 +79,38 @@ def check(case, name, found, names):
 @pytest.mark.golden("loss_v1", "loss_v20_vae")
 def test_reconstruction_perceptual_distance_and_divergence_match_the_original(golden_case, mode):
     args, lpips = golden_case.args, lpips_of(golden_case)
-    gradients = {}
+    gradients, cells = {}, {}
     for name, settings in args["cases"].items():
         if name.startswith(("stage12", "stage1_")):
             continue
         settings = {**args.get("defaults", {}), **settings}
         names = INPUTS_OF.get(name, PIXELS)
-        weights = golden_case.input_tensors(["nll_weights"])[0] if "nll_weights" in settings else None
+        inputs = golden_case.input_tensors(names)
+        perceptual, weighted = settings["perceptual_loss_weight"], "nll_weights" in settings
         kl = 0 if settings.get("posterior", "") is None else settings["kl_loss_weight"]
-        framewise = settings.get("posterior") == FRAMEWISE
-        loss = PublishedLoss(lpips, settings["perceptual_loss_weight"], kl, weights, framewise)
-        inputs = [*golden_case.input_tensors(names), Tensor(np.float32(settings["logvar_init"]))]
-        found = loss(*inputs)
+        if settings.get("posterior") == FRAMEWISE:
+            kl /= inputs[2].shape[2]
+        if (bool(perceptual), weighted) not in cells:
+            weights = golden_case.input_tensors(["nll_weights"])[0] if weighted else None
+            loss = PublishedLoss(lpips if perceptual else None, weights)
+            cells[bool(perceptual), weighted] = WithGradients(loss, (0, 1, 2, 3))
+        scalars = [Tensor(np.float32(value)) for value in (settings["logvar_init"], perceptual, kl)]
+        found, slopes = cells[bool(perceptual), weighted](*inputs, *scalars)
         check(golden_case, name, found, ("vae_loss", "nll_loss", "weighted_nll_loss", "weighted_kl_loss"))
         check(golden_case, name, found[3:], ("kl_loss",))
-        for key, value in zip((*names, "logvar"), Gradients(loss, len(inputs))(*inputs)):
-            gradients[f"{name}/{key}"] = value
-    for name, names in {
-        "stage12_video": ("x_z", "x_z_rec"),
-        "stage1_image": ("image_x_z", "image_x_z_rec", "image_z"),
-    }.items():
+        gradients.update({f"{name}/{key}": value for key, value in zip((*names, "logvar"), slopes)})
+    for name, names in LATENTS_OF.items():
         if name not in args["cases"]:
             continue
         inputs = golden_case.input_tensors(names)
         inputs = [*inputs, *([None] if len(inputs) == 2 else []), Tensor(np.float32(0))]
-        loss = LatentLoss()
-        total, latent, identity = loss(*inputs)
+        places = tuple(place for place, value in enumerate(inputs) if value is not None)
+        (total, latent, identity), slopes = WithGradients(LatentLoss(), places)(*inputs)
         golden_case.check_outputs(f"{name}/vae_loss", total)
         golden_case.check_outputs(f"{name}/latent/weighted_nll_loss", latent)
         if len(names) == 3:
             golden_case.check_outputs(f"{name}/identity/weighted_nll_loss", identity)
-        found = Gradients(loss, len(inputs))(*inputs)
-        for key, value in zip((*names, "logvar"), found):
-            gradients[f"{name}/{key}"] = value
+        gradients.update({f"{name}/{key}": value for key, value in zip((*names, "logvar"), slopes)})
         unused = "posterior_parameters" if name == "stage12_video" else "image_posterior_parameters"
         gradients[f"{name}/{unused}"] = np.zeros_like(golden_case.inputs[unused])
     golden_case.check_gradients(gradients)

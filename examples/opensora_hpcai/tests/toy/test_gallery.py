@@ -82,7 +82,8 @@ def test_a_picture_that_would_be_too_large_has_smaller_frames(tmp_path, recipes,
 def test_a_picture_that_never_fits_is_refused_and_the_old_one_stays(tmp_path, recipes, asked):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "gallery.png").write_bytes(b"old")
-    flags = ["--max_kilobytes", "10", "--columns", "40", "--captions", *["a red circle moves left"] * 6]
+    flags = ["--max_kilobytes", "10", "--columns", "40", "--width", "20"]
+    flags += ["--captions", *["a red circle moves left"] * 6]
     with pytest.raises(UserError, match="max_kilobytes=10"):
         make_gallery(settings(tmp_path, recipes, *flags))
     assert (tmp_path / "docs" / "gallery.png").read_bytes() == b"old"
