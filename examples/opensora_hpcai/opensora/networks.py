@@ -35,18 +35,27 @@ logger = logging.getLogger(__name__)
 
 # module → network, config and presets
 DENOISERS = {
+    "early_dit": ("EarlyDiT", "EarlyDiTConfig", "EARLY_DIT_PRESETS"),
+    "dit": ("DiT", "DiTConfig", "DIT_PRESETS"),
+    "pixart": ("PixArt", "PixArtConfig", "PIXART_PRESETS"),
     "stdit": ("STDiT", "STDiTConfig", "STDiT_PRESETS"),
     "stdit2": ("STDiT2", "STDiT2Config", "STDiT2_PRESETS"),
     "stdit3": ("STDiT3", "STDiT3Config", "STDiT3_PRESETS"),
     "mmdit": ("MMDiT", "MMDiTConfig", "MMDIT_PRESETS"),
 }
+# What the names of a module's networks begin with here, where another module has some of the same name.
+PREFIXES = {"early_dit": "v0:"}
 # Overrides that published commands give to every network, but only some have.
 POSITION_SCALES = ("space_scale", "time_scale")
 
 
 def denoiser_presets() -> dict[str, Any]:
-    """The configs of all published sizes, by name."""
-    return {name: config for module in DENOISERS for name, config in _denoiser_part(module, 2).items()}
+    """The configs of all published sizes, by name; those of the first release are called ``v0:DiT-XL/2`` and so on."""
+    return {
+        f"{PREFIXES.get(module, '')}{name}": config
+        for module in DENOISERS
+        for name, config in _denoiser_part(module, 2).items()
+    }
 
 
 def denoiser_config(

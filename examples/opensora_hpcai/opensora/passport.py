@@ -16,6 +16,9 @@ from opensora import __version__
 from opensora.outputs import plain
 
 REFERENCES = {
+    "EarlyDiT": "v00_dit",
+    "DiT": "v10_dit",
+    "PixArt": "v10_pixart",
     "STDiT": "v10_stdit",
     "STDiT2": "v11_stdit2",
     "STDiT3": "v12_stdit3",

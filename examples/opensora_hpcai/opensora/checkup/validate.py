@@ -118,13 +118,13 @@ def check_training(config: TrainConfig, report: Report) -> None:
 
 def _training_weights(config: TrainConfig, network: DenoiserConfig) -> str:
     from mindone.checkpoint import read_tensors
-    from opensora.models.pretrained import find_image_model
+    from opensora.models.pretrained import image_model_of
 
     path = config.model.pretrained_model_path
     if not path:
         return "none given: the training begins with fresh ones"
     source = require_path(path, "the denoiser's weights", "pretrained_model_path")
-    image_model = find_image_model(read_tensors(source)) if hasattr(network, "caption_channels") else None
+    image_model = image_model_of(network, read_tensors(source))
     if image_model:
         return f"{source} is {image_model.name}: what the network has in common with it is taken over"
     return f"{networks.check_denoiser_weights(source, network)} tensors of {source} fit the network"
@@ -159,7 +159,7 @@ def _encoders(text: object, family: Family, network: DenoiserConfig) -> str:
 
     length = text.model_max_length or family.model_max_length
     said = []
-    for option in family.text_encoders:
+    for option in family.encoders_of(network):
         is_clip = option.startswith("clip")
         width = getattr(network, "caption_channels", None) or (
             network.vec_in_dim if is_clip else network.context_in_dim
@@ -167,7 +167,7 @@ def _encoders(text: object, family: Family, network: DenoiserConfig) -> str:
         folder = getattr(text, option)
         found = check_text_encoder(folder, 77 if is_clip else length, width, option)
         said.append(f"{found} tensors of {folder} fit")
-    return ", ".join(said)
+    return ", ".join(said) or "not needed: the network is told classes"
 
 
 def _rows(config: TrainConfig | TrainVaeConfig, report: Report) -> list[VideoRow]:

@@ -47,7 +47,7 @@ def settle(
     """
     family = get_family(version)
     if denoiser_preset:
-        family = dataclasses.replace(family, denoiser_preset=denoiser_preset)
+        family = dataclasses.replace(family, denoiser_preset=family.network_named(denoiser_preset))
     if vae_type in AUTOENCODERS:
         family = dataclasses.replace(family, autoencoder_preset=vae_type)
     known = {leaf.name for leaf in leaves(type(config)).values()}

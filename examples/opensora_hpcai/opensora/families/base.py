@@ -179,10 +179,31 @@ class Family(ABC):
     """whether training replaces some texts by the encoded empty prompt, instead of a caption that is learned"""
     text_encoders: ClassVar[tuple[str, ...]] = ("t5_model_name_or_path",)
     """settings that name the folders of text encoders"""
+    networks: ClassVar[tuple[str, ...]] = ()
+    """what the names of its denoisers begin with"""
 
     @abstractmethod
     def defaults(self) -> dict[str, Any]:
         """The values of settings that are left at None, by their names."""
+
+    def network_named(self, name: str) -> str:
+        """The denoiser's name in `opensora.networks` for the ``model_name`` of a command.
+
+        Raises:
+            UserError: this version has no such network.
+        """
+        from opensora.networks import denoiser_presets
+
+        known = [preset for preset in denoiser_presets() if preset.startswith(self.networks)]
+        if name not in known:
+            raise UserError(
+                f"model_name={name} is no network of model_version {self.name}; use one of {', '.join(known)}"
+            )
+        return name
+
+    def encoders_of(self, denoiser_config: DenoiserConfig) -> tuple[str, ...]:
+        """Those of `text_encoders` that a denoiser needs."""
+        return self.text_encoders
 
     def check(self, config: Settings) -> None:
         """Refuses what this version cannot do; ``config`` is a whole command's settings, with `defaults` filled in.

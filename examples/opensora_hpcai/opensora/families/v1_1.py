@@ -28,6 +28,7 @@ class OpenSora11(DiffusionFamily):
     denoiser_preset: str = "STDiT2-XL/2"
     autoencoder_preset: str = "SD-VAE"
     condition_names = STDiT2.condition_names
+    networks = ("STDiT2-",)
 
     refused: ClassVar[Refusals] = DiffusionFamily.refused | {
         "condition_config": (is_on, "use mask_ratios"),

@@ -32,6 +32,7 @@ class OpenSora12(STDiTFamily):
     num_frames: int = 51
     denoiser_preset: str = "STDiT3-XL/2"
     autoencoder_preset: str = "OpenSora-VAE-v1.2"
+    networks = ("STDiT3-",)
 
     refused: ClassVar[Refusals] = {
         **NO_PATCHES,

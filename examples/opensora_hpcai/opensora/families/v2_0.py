@@ -43,6 +43,7 @@ class OpenSora20(Family):
     num_frames: int = 129
     denoiser_preset: str = "MMDiT-11B"
     autoencoder_preset: str = "Hunyuan-VAE"
+    networks = ("MMDiT-", "Flux.")
 
     refused: ClassVar[Refusals] = {
         **NO_PATCHES,

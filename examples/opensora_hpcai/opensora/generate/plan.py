@@ -103,7 +103,7 @@ def make_plan(config: GenerateConfig, family: Family) -> Plan:
     output = plan.config.output
     stamp = time_stamp(from_first_rank(int(time.time()), plan.mesh)) if output.append_timestr else None
     folder = make_run_folder(output.output_path, stamp)
-    return replace(plan, folder=folder, weights=_digests(plan.config, family))
+    return replace(plan, folder=folder, weights=_digests(plan.config, family.encoders_of(plan.denoiser_config)))
 
 
 def checked_plan(config: GenerateConfig, family: Family) -> Plan:
@@ -210,8 +210,6 @@ def _require_models(config: GenerateConfig) -> None:
             require_path(path, "an adapter's weights", "lora")
         if config.output.use_vae_decode:
             require_path(config.autoencoder.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
-    if not config.prompts.text_embed_folder:
-        require_path(config.text.t5_model_name_or_path, "the text encoder's files", "t5_model_name_or_path")
 
 
 def _require_encoders(
@@ -222,18 +220,18 @@ def _require_encoders(
     given, guided = config.prompts, config.sampler.guidance_scale > 1 and not distilled
     negatives = guided and any(request.negative or family.default_negative is not None for request in requests)
     if not given.text_embed_folder or (negatives and not given.negative_embed_folder):
-        for option in family.text_encoders:
+        for option in family.encoders_of(denoiser_config):
             require_path(getattr(config.text, option), "the text encoder's files", option)
     if any(request.conditions for request in requests) and not config.denoiser.allow_random_weights:
         require_path(config.autoencoder.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
 
 
-def _digests(config: GenerateConfig, family: Family) -> dict[str, str]:
+def _digests(config: GenerateConfig, encoders: Sequence[str]) -> dict[str, str]:
     """Of the models that are given: weights may change while their names stay."""
     paths = {"ckpt_path": config.denoiser.ckpt_path, "vae_checkpoint": config.autoencoder.vae_checkpoint}
     paths |= {f"lora {number}": path for number, (path, _) in enumerate(config.denoiser.loras)}
     if not config.prompts.text_embed_folder:
-        paths |= {option: getattr(config.text, option) for option in family.text_encoders}
+        paths |= {option: getattr(config.text, option) for option in encoders}
     return {option: weights_digest(find_model(path)) for option, path in paths.items() if path and Path(path).exists()}
 
 

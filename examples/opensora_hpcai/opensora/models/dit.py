@@ -21,12 +21,13 @@ from mindone.nn.attention import AxialSelfAttention
 from mindone.nn.embeddings import PatchEmbed3D, TimestepEmbedder, index_table_1d, index_table_2d
 from mindone.nn.layers import Embedding, Linear, Mlp, SiLU
 from mindone.parallel.sequence import NoParallel
-from opensora.models.layers import CaptionEmbedder, unpatchify
+from opensora.models.block_costs import BlockCosts
+from opensora.models.layers import CaptionEmbedder, refuse_sharing, unpatchify
 from opensora.models.stdit_base import draw_weights
 
 
 @dataclass(frozen=True)
-class DiTConfig:
+class DiTConfig(BlockCosts):
     """Constructor arguments of the published models; the defaults are DiT-XL/2."""
 
     input_size: tuple[int, int, int] = (1, 32, 32)
@@ -50,6 +51,8 @@ class DiTConfig:
     """Tokens that the text encoder sees; the network sees one vector."""
     axial: bool = False
     """Latte: within frames and along time by turns."""
+    predict_xstart: bool = False
+    """What comes out is the denoised video instead of its noise; training and sampling follow it."""
 
     def __post_init__(self) -> None:
         for name in ("patch_size", "input_size"):
@@ -78,6 +81,18 @@ class DiTConfig:
         """The name that the other denoisers have for `learn_sigma`."""
         return self.learn_sigma
 
+    @property
+    def has_null(self) -> bool:
+        """Whether there is a condition that stands for none, as guidance needs it."""
+        return not self.num_classes or self.class_dropout_prob > 0
+
+    def _layer_flops(self, frames: int, tokens: int, text_tokens: int) -> float:
+        """Of Latte the mean of a block within frames and one along time."""
+        if not self.axial:
+            return super()._layer_flops(frames, tokens, text_tokens)
+        both = self._attention_flops(frames, tokens, tokens) + self._attention_flops(tokens, frames, frames)
+        return both / 2 + self._mlp_flops(frames * tokens)
+
 
 DIT_PRESETS = {
     "DiT-XL/2": DiTConfig(),
@@ -88,15 +103,18 @@ DIT_PRESETS = {
 
 
 class LabelEmbedder(nn.Cell):
-    """A vector per class: (B,) → (B, D). The last row is that of no class, if there is dropout."""
+    """A vector per class: (B,) int → (B, D). The last row is that of no class, if there is dropout."""
 
     def __init__(self, num_classes: int, width: int, has_null: bool):
         super().__init__()
         self.num_classes = num_classes
+        # The null condition, in the shape that a label has among texts: one number as the only token.
+        self.y_embedding = Tensor([[num_classes]], ms.float32)
         self.embedding_table = Embedding(num_classes + has_null, width)
 
     def construct(self, labels: Tensor, force_drop_ids: Tensor | None = None) -> Tensor:
         """``force_drop_ids`` (B,): the labels where it is 1 become the null class."""
+        labels = F.cast(labels, ms.int32).reshape(-1)
         if force_drop_ids is not None:
             labels = ops.where(force_drop_ids == 1, ops.full_like(labels, self.num_classes), labels)
         return self.embedding_table(labels)
@@ -153,10 +171,14 @@ class DiT(nn.Cell):
 
     zero_at_start = ("*adaLN_modulation.1.weight", "final_layer.linear.weight")
     small_at_start = ("t_embedder.mlp.*.weight", "y_embedder.*.weight")
+    new_layers = ()
+    condition_names = ()
+    takes_frames_mask = False
     computed_buffers = ("pos_embed", "pos_embed_spatial", "pos_embed_temporal", "temp_embed")
 
-    def __init__(self, config: DiTConfig):
+    def __init__(self, config: DiTConfig, parallel: nn.Cell | None = None):
         super().__init__()
+        refuse_sharing(parallel, "Latte" if config.axial else "DiT")
         self.config = config
         width = config.hidden_size
         self.x_embedder = PatchEmbed3D(config.patch_size, config.in_channels, width)
@@ -173,18 +195,31 @@ class DiT(nn.Cell):
         """Draws fresh weights, see `draw_weights`."""
         draw_weights(self, self.zero_at_start, self.small_at_start, seed)
 
+    def recompute_blocks(self, count: int | None = None) -> None:
+        """Trades time for memory: the first ``count`` blocks, or all, keep only their inputs."""
+        for block in list(self.blocks)[:count]:
+            block.recompute()
+
     def positions(self, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """Fixed sine-cosine positions within a frame (S, D) and of the frames (T, D)."""
         frames, high, wide = grid
         return index_table_2d(high, wide, self.config.hidden_size), index_table_1d(frames, self.config.hidden_size)
 
-    def construct(self, x: Tensor, timestep: Tensor, y: Tensor, force_drop_ids: Tensor | None = None) -> Tensor:
+    def construct(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        y: Tensor,
+        mask: Tensor | None = None,
+        force_drop_ids: Tensor | None = None,
+    ) -> Tensor:
         """Predicts the noise.
 
         Args:
             x: (B, C, T, H, W) noisy latents.
             timestep: (B,) in 0..999.
-            y: (B,) int labels, or (B, 1, 1, caption_channels) pooled vectors of texts.
+            y: (B,) or (B, 1, 1, 1) labels, or (B, 1, 1, caption_channels) pooled vectors of texts.
+            mask: without effect: there is one token of text, and it is valid.
             force_drop_ids: (B,), 1 = without the condition.
         Returns:
             (B, out_channels, T, H, W) float32.

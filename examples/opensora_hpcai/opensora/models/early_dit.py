@@ -23,14 +23,16 @@ from mindone.nn import functional as F
 from mindone.nn.conv import Conv2d
 from mindone.nn.embeddings import TimestepEmbedder, sine_cosine
 from mindone.nn.layers import Linear, Mlp
+from opensora.models.block_costs import BlockCosts
 from opensora.models.dit import DiTFinalLayer, ModulatedLayer
+from opensora.models.layers import refuse_sharing
 from opensora.models.stdit_base import draw_weights
 
 ARCHITECTURES = ("adaln", "cross-attn", "token-concat")
 
 
 @dataclass(frozen=True)
-class EarlyDiTConfig:
+class EarlyDiTConfig(BlockCosts):
     """Constructor arguments of the first release; the defaults are DiT-XL/2."""
 
     patch_size: int = 2
@@ -46,6 +48,8 @@ class EarlyDiTConfig:
     """Rows of the table of positions, a square grid; a sequence cannot be longer."""
     text_dropout_prob: float = 0.1
     """Share of texts that training replaces by zeros."""
+    predict_xstart: bool = False
+    """What comes out is the denoised video instead of its noise; training and sampling follow it."""
 
     def __post_init__(self) -> None:
         require_positive(self, "patch_size", "in_channels", "text_embed_dim", "hidden_size", "depth", "num_heads")
@@ -62,6 +66,36 @@ class EarlyDiTConfig:
     @property
     def out_channels(self) -> int:
         return self.in_channels * (2 if self.learn_sigma else 1)
+
+    # --- the names that the other denoisers have for it --------------------------------------------------------------
+
+    @property
+    def pred_sigma(self) -> bool:
+        return self.learn_sigma
+
+    @property
+    def caption_channels(self) -> int:
+        return self.text_embed_dim
+
+    @property
+    def class_dropout_prob(self) -> float:
+        return self.text_dropout_prob
+
+    @property
+    def patches(self) -> tuple[int, int, int]:
+        return 1, self.patch_size, self.patch_size
+
+    def block_tokens(self, latent_size: tuple[int, int, int], text_tokens: int) -> int:
+        """Tokens of one sample that go through the blocks."""
+        before = text_tokens if self.model_arch == "token-concat" else 0
+        return super().block_tokens(latent_size, text_tokens) + before
+
+    def _layer_flops(self, frames: int, tokens: int, text_tokens: int) -> float:
+        everything = frames * tokens
+        if self.model_arch == "cross-attn":
+            return self._cross_flops(everything, text_tokens) + self._mlp_flops(everything)
+        everything += text_tokens if self.model_arch == "token-concat" else 0
+        return super()._layer_flops(1, everything, text_tokens)
 
 
 EARLY_DIT_PRESETS = {
@@ -159,8 +193,9 @@ class EarlyDiT(nn.Cell):
     zero_at_start = ("*adaLN_modulation.1.weight", "final_layer.linear.weight")
     small_at_start = ("t_embedder.mlp.*.weight",)
 
-    def __init__(self, config: EarlyDiTConfig):
+    def __init__(self, config: EarlyDiTConfig, parallel: nn.Cell | None = None):
         super().__init__()
+        refuse_sharing(parallel, "the first release")
         self.config = config
         width = config.hidden_size
         self.video_embedder = PatchProjection(config)
@@ -174,6 +209,11 @@ class EarlyDiT(nn.Cell):
     def initialize_weights(self, seed: int = 0) -> None:
         """Draws fresh weights, see `draw_weights`."""
         draw_weights(self, self.zero_at_start, self.small_at_start, seed)
+
+    def recompute_blocks(self, count: int | None = None) -> None:
+        """Trades time for memory: the first ``count`` blocks, or all, keep only their inputs."""
+        for block in list(self.blocks)[:count]:
+            block.recompute()
 
     def construct(
         self,

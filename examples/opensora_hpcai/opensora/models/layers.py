@@ -11,6 +11,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
+from mindone.errors import UserError
 from mindone.nn import functional as F
 from mindone.nn.layers import Linear, Mlp
 
@@ -65,6 +66,16 @@ class FinalLayer(nn.Cell):
         vectors = F.cast(t, ms.float32)[:, None, None, :] + self.scale_shift_table
         shift, scale = ops.split(vectors, 1, 2)
         return F.modulated_norm(x, shift, scale)
+
+
+def refuse_sharing(parallel: nn.Cell | None, network: str) -> None:
+    """Refuses ranks that share a video, for networks that attend among all its tokens.
+
+    Raises:
+        UserError: there is a strategy of sharing.
+    """
+    if parallel is not None:
+        raise UserError(f"ranks cannot share a video of {network}; leave out enable_sequence_parallelism and dsp")
 
 
 def unpatchify(x: Tensor, grid: tuple[int, int, int], patch_size: tuple[int, int, int]) -> Tensor:

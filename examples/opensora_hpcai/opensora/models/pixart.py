@@ -20,7 +20,7 @@ from mindone.nn.attention import AxialSelfAttention, CrossAttention
 from mindone.nn.embeddings import TimestepEmbedder, index_table_1d, index_table_2d
 from mindone.nn.layers import Mlp
 from mindone.parallel.sequence import NoParallel
-from opensora.models.layers import modulation_table, tile_batch
+from opensora.models.layers import modulation_table, refuse_sharing, tile_batch
 from opensora.models.stdit import STDiTConfig
 from opensora.models.stdit_base import STDiTBase
 
@@ -41,6 +41,11 @@ class PixArtConfig(STDiTConfig):
         if self.multi_scale and self.hidden_size % 3:
             raise UserError(f"hidden_size={self.hidden_size} is not divisible by 3, as the embedding of sizes needs")
 
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        """What the network is told beside time and text."""
+        return ("height", "width", "ar") if self.multi_scale else ()
+
     def _layer_flops(self, frames: int, tokens: int, text_tokens: int) -> float:
         """One attention among all tokens, a cross-attention and an MLP."""
         everything = frames * tokens
@@ -57,6 +62,7 @@ class PixArt(STDiTBase):
 
     Args:
         config: sizes and options.
+        parallel: ranks cannot share its tokens.
         use_recompute: keep only the inputs of blocks for the backward pass, and compute the rest again.
         num_recompute_blocks: blocks to which that applies, counted from the first; all if not given.
     """
@@ -71,10 +77,17 @@ class PixArt(STDiTBase):
     )
     takes_frames_mask = False
 
-    def __init__(self, config: PixArtConfig, use_recompute: bool = False, num_recompute_blocks: int | None = None):
+    def __init__(
+        self,
+        config: PixArtConfig,
+        parallel: nn.Cell | None = None,
+        use_recompute: bool = False,
+        num_recompute_blocks: int | None = None,
+    ):
         super().__init__(config)
+        refuse_sharing(parallel, "PixArt")
+        self.condition_names = config.condition_names
         if config.multi_scale:
-            self.condition_names = ("height", "width", "ar")
             self.csize_embedder = TimestepEmbedder(config.hidden_size // 3)
             self.ar_embedder = TimestepEmbedder(config.hidden_size // 3)
         self.blocks = nn.CellList([PixArtBlock(config) for _ in range(config.depth)])
@@ -86,10 +99,7 @@ class PixArt(STDiTBase):
         timestep: Tensor,
         y: Tensor,
         mask: Tensor | None = None,
-        height: Tensor | None = None,
-        width: Tensor | None = None,
-        ratio: Tensor | None = None,
-        force_drop_ids: Tensor | None = None,
+        *told: Tensor | None,
     ) -> Tensor:
         """Predicts the noise.
 
@@ -98,17 +108,18 @@ class PixArt(STDiTBase):
             timestep: (B,) in 0..999.
             y: (B, 1, L, caption_channels) text embeddings.
             mask: (B, L), 1 = valid, others are not attended to; with fewer rows than ``x`` it is repeated as a whole.
-            height, width, ratio: (B,) pixels, and height over width, of a network of many sizes; repeated as ``mask``.
-            force_drop_ids: (B,), 1 = use the null caption.
+            told: for a network of many sizes, height and width in pixels, and height over width, (B,) each and repeated
+                as ``mask``; then, of every network, perhaps ``force_drop_ids`` (B,), 1 = use the null caption.
         Returns:
             (B, out_channels, T, H, W) float32.
         """
         batch, _, frames, rows, columns = x.shape
         grid = self.x_embedder.grid((frames, rows, columns))
-        text, text_mask = self.embed_text(y, mask, batch, force_drop_ids)
+        sizes = len(self.condition_names)
+        text, text_mask = self.embed_text(y, mask, batch, told[sizes] if len(told) > sizes else None)
         t = self.t_embedder(timestep)
         if self.config.multi_scale:
-            t = t + F.cast(tile_batch(self._embedded_size(height, width, ratio), batch), t.dtype)
+            t = t + F.cast(tile_batch(self._embedded_size(*told[:sizes]), batch), t.dtype)
         modulation = self.modulation(self.t_block, t, None, None)
 
         in_frame, in_time = self.positions(grid)

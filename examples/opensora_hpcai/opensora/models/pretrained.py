@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,9 +23,15 @@ from mindone.checkpoint import DEFAULT_ADAPTERS, LoadReport, TensorFile, load_in
 from mindone.checkpoint.naming import matches
 from mindone.checkpoint.tensors import Entry, as_tensor_file
 from mindone.errors import UserError
-from opensora.models.stdit_base import STDiTBase
+from opensora.models.dit import DiT, DiTConfig
+from opensora.models.pixart import PixArtConfig
+from opensora.models.stdit_base import STDiTBase, STDiTBaseConfig
+
+if TYPE_CHECKING:
+    from opensora.models.types import DenoiserConfig
 
 NULL_CAPTION = "y_embedder.y_embedding"
+CLASSES = "y_embedder.embedding_table.weight"
 VIDEO_LAYERS = ("*.attn_temp.*", "*temporal_blocks.*")
 
 
@@ -51,7 +57,7 @@ IMAGE_MODELS = (
         "DiT",
         "adaLN_modulation.1.weight",
         lacks=("t_block.*", "y_embedder.*", "*scale_shift_table", "*.cross_attn.*"),
-        unused=("y_embedder.embedding_table.weight", "*.adaLN_modulation.1.*"),
+        unused=(CLASSES, "*.adaLN_modulation.1.*"),
     ),
 )
 
@@ -63,7 +69,19 @@ def find_image_model(tensors: TensorFile) -> ImageModel | None:
     return next((model for model in IMAGE_MODELS if any(name.endswith(model.mark) for name in tensors)), None)
 
 
-def initialize_from_image_model(network: STDiTBase, source: str | Path | Mapping[str, Any]) -> LoadReport:
+def image_model_of(config: DenoiserConfig, tensors: TensorFile) -> ImageModel | None:
+    """The image model that a training of this network would start from; None: the weights are the network's own.
+
+    DiT, Latte and PixArt are image models themselves. But one that is told a text starts from one that is told a class.
+    """
+    if isinstance(config, DiTConfig):
+        return IMAGE_MODELS[1] if not config.num_classes and CLASSES in tensors else None
+    if isinstance(config, PixArtConfig) or not isinstance(config, STDiTBaseConfig):
+        return None
+    return find_image_model(tensors)
+
+
+def initialize_from_image_model(network: STDiTBase | DiT, source: str | Path | Mapping[str, Any]) -> LoadReport:
     """Fills a denoiser that has fresh weights with those of PixArt or DiT.
 
     Args:

@@ -24,6 +24,7 @@ from mindone.nn import init
 from mindone.nn.embeddings import PatchEmbed3D, TimestepEmbedder, position_table_2d
 from mindone.nn.layers import Linear, SiLU
 from mindone.parallel.sequence import NoParallel
+from opensora.models.block_costs import BlockCosts
 from opensora.models.layers import CaptionEmbedder, FinalLayer, tile_batch, unpatchify
 
 LATENT_PIXELS = 8
@@ -31,7 +32,7 @@ LATENT_PIXELS = 8
 
 
 @dataclass(frozen=True)
-class STDiTBaseConfig:
+class STDiTBaseConfig(BlockCosts):
     """Constructor arguments that all published config.json have; the defaults are those of XL/2."""
 
     in_channels: int = 4
@@ -66,46 +67,14 @@ class STDiTBaseConfig:
     def head_size(self) -> int:
         return self.hidden_size // self.num_heads
 
-    def forward_flops(self, latent_size: tuple[int, int, int], text_tokens: int) -> float:
-        """Multiplications and additions of the blocks in a forward pass of one sample.
-
-        Args:
-            latent_size: frames, height and width of the latents.
-        """
-        frames, height, width = (-(-side // patch) for side, patch in zip(latent_size, self.patch_size))
-        return self.depth * self._layer_flops(frames, height * width, text_tokens)
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks that one token goes through."""
-        return self.depth
-
-    @property
-    def kept_tensors(self) -> float:
-        """Numbers per channel that a block keeps of a token for its backward pass: see docs/planning.md."""
-        return 47 + 3 * self.mlp_ratio
-
-    def block_tokens(self, latent_size: tuple[int, int, int], text_tokens: int) -> int:
-        """Tokens of one sample that go through the blocks; the text is only attended to."""
-        return math.prod(-(-side // patch) for side, patch in zip(latent_size, self.patch_size))
-
-    def recomputed_share(self, count: int | None) -> float:
-        """The share of blocks that `recompute_blocks` of the first ``count`` computes again; None: of all."""
-        return 1.0 if count is None else min(1.0, count / self.depth)
-
     def _layer_flops(self, frames: int, tokens: int, text_tokens: int) -> float:
         """A spatial and a temporal attention, a cross-attention and an MLP, for frames of so many tokens."""
         both = self._attention_flops(frames, tokens, tokens) + self._attention_flops(tokens, frames, frames)
         return both + self._rest_flops(frames * tokens, text_tokens)
 
-    def _attention_flops(self, sequences: int, queries: int, keys: int) -> float:
-        """Self-attention with its four matrices."""
-        return sequences * (8 * queries * self.hidden_size**2 + 4 * queries * keys * self.hidden_size)
-
     def _rest_flops(self, tokens: int, text_tokens: int) -> float:
         """Cross-attention and MLP."""
-        matrices = 4 * (tokens + text_tokens) * self.hidden_size**2 + 4 * self.mlp_ratio * tokens * self.hidden_size**2
-        return matrices + 4 * tokens * text_tokens * self.hidden_size
+        return self._cross_flops(tokens, text_tokens) + self._mlp_flops(tokens)
 
     def freezes(self, name: str) -> bool:
         """Whether the parameter stays as it is in training."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from opensora.models.dit import DiT, DiTConfig
+from opensora.models.early_dit import EarlyDiT, EarlyDiTConfig
 from opensora.models.mmdit import MMDiT, MMDiTConfig
 from opensora.models.stdit_base import STDiTBase, STDiTBaseConfig
 from opensora.models.vae_dc_ae import DCAEConfig
@@ -10,8 +12,8 @@ from opensora.models.vae_frames import FrameAutoencoderConfig
 from opensora.models.vae_hunyuan import HunyuanAutoencoderConfig
 from opensora.models.vae_v1_2 import VideoAutoencoderConfig
 
-Denoiser = STDiTBase | MMDiT
-DenoiserConfig = STDiTBaseConfig | MMDiTConfig
+Denoiser = STDiTBase | DiT | EarlyDiT | MMDiT
+DenoiserConfig = STDiTBaseConfig | DiTConfig | EarlyDiTConfig | MMDiTConfig
 AutoencoderConfig = (
     FrameAutoencoderConfig | VideoAutoencoderConfig | FluxAutoencoderConfig | HunyuanAutoencoderConfig | DCAEConfig
 )

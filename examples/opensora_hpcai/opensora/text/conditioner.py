@@ -116,6 +116,81 @@ class T5Conditioner(Conditioner):
         gc.collect()
 
 
+class ClipConditioner(T5Conditioner):
+    """CLIP's vector of the whole text as its only token, or its tokens: the arrays of T5, and the arguments but L.
+
+    Args:
+        tokens: give the tokens, those of padding with mask 0. Attention is causal, so that padding, which comes last,
+            makes no difference to any of it.
+    """
+
+    max_length = 77
+
+    def __init__(
+        self, folder: str | None, width: int = 0, dtype: str = "fp32", batch_size: int = 1, tokens: bool = False
+    ):
+        super().__init__(folder, self.max_length if tokens else 1, width, dtype, batch_size)
+        self.tokens = tokens
+
+    def _embed(self, texts: Sequence[str]) -> TextEmbeddings:
+        if self._encoder is None:
+            self._encoder = TextEncoder.from_folder(
+                self.folder,
+                self.max_length,
+                self.dtype,
+                self.batch_size,
+                self.width,
+                attend_to_padding=True,
+                option="clip_model_name_or_path",
+            )
+        found = self._encoder.encode(texts)
+        if self.tokens:
+            return found
+        if found.pooled is None:
+            raise UserError(
+                f"{self.folder} has no vector of a whole text; give the folder of a CLIP text encoder as "
+                "--clip_model_name_or_path"
+            )
+        return TextEmbeddings(found.pooled[:, None], np.ones((len(texts), 1), np.uint8), found.tokens)
+
+
+class ClassConditioner(Conditioner):
+    """Texts that are numbers of classes: ``text`` (N, 1, 1) float32, and a mask of ones as T5 has it.
+
+    Args:
+        num_classes: texts are 0 to one below it.
+    """
+
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+
+    def encode(self, texts: Sequence[str]) -> Arrays:
+        labels = np.array([self._label(text) for text in texts], np.float32)
+        return {"text": labels.reshape(-1, 1, 1), "text_mask": np.ones((len(texts), 1), np.int32)}
+
+    def for_cache(self, texts: Sequence[str]) -> Arrays:
+        raise UserError("classes are not encoded, so they need no cache; leave text_embed_folder out")
+
+    def fit(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        if arrays["text"].shape[1:] != (1, 1):
+            raise UserError("the denoiser is told a class, not a text; leave text_embed_folder out")
+        return dict(arrays)
+
+    def read(self, path: Path | TextPair) -> Arrays:
+        raise UserError(f"{path}: the denoiser is told a class, not a text; leave text_embed_folder out")
+
+    def release(self) -> None:
+        """There is no encoder."""
+
+    def _label(self, text: str) -> int:
+        if not text.strip().isdecimal() or int(text) >= self.num_classes:
+            raise UserError(
+                f"{text!r} is no class of this denoiser, which is told a number from 0 to {self.num_classes - 1}; give "
+                "numbers as prompts, and as captions of the table (--caption_column)"
+            )
+        return int(text)
+
+
 class T5ClipConditioner(Conditioner):
     """T5 embeddings ``text`` (N, L, D) and pooled CLIP vectors ``pooled`` (N, D'), float32; padding is attended to.
 

@@ -112,6 +112,12 @@ def captions(scene: Scene) -> list[str]:
     ]
 
 
+def label(scene: Scene) -> int | str:
+    """The number of a combination among all 90, for networks that are told a class; empty for one of a new colour."""
+    every = scenes("all")
+    return every.index(scene) if scene in every else ""
+
+
 class Clip(NamedTuple):
     """Frames (T, H, W, 3) uint8, the caption, and what it says."""
 
@@ -200,7 +206,7 @@ def write_dataset(
     fps: float = 8,
     crf: int = 12,
 ) -> Path:
-    """Writes clips as ``videos/00000.mp4, ...`` and the table ``video_caption.csv`` (columns video, caption).
+    """Writes clips as ``videos/00000.mp4, ...`` and the table ``video_caption.csv`` (columns video, caption, label).
 
     Args:
         crf: h264 quality; 12 keeps the noise.
@@ -214,10 +220,10 @@ def write_dataset(
         item = clip(seed, index, split, num_frames, image_size)
         name = f"videos/{index:05d}.mp4"
         write_video(folder / name, item.frames, fps, crf)
-        rows.append((name, item.caption))
+        rows.append((name, item.caption, label(item.scene)))
     table = folder / "video_caption.csv"
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([("video", "caption"), *rows])
+    csv.writer(text, lineterminator="\n").writerows([("video", "caption", "label"), *rows])
     with atomic_write(table) as file:
         file.write(text.getvalue().encode())
     return table

@@ -34,12 +34,12 @@ from opensora.families.base import Arrays, Objective, PromptRules
 from opensora.families.packed import Packing, packing_of
 from opensora.model_folder import require_path
 from opensora.models.autoencoder import Autoencoder
-from opensora.models.pretrained import find_image_model, initialize_from_image_model
-from opensora.models.stdit_base import STDiTBaseConfig
+from opensora.models.pretrained import image_model_of, initialize_from_image_model
 from opensora.networks import (
     autoencoder_skeleton,
     build_denoiser,
     denoiser_config,
+    denoiser_presets,
     load_autoencoder,
     load_denoiser,
     own_tensors,
@@ -179,9 +179,12 @@ def make_setting(config: TrainConfig, mesh: Mesh | None = None) -> Setting:
     size = family.size(config.shape, autoencoder.spatial_compression) if config.shape.is_fixed else None
     # The length that was asked for, not the family's: weights and their config.json may have been made with another.
     learns_null_caption = not family.drops_text
+    freeze = config.model.freeze_y_embedder
+    if not hasattr(denoiser_presets()[family.denoiser_preset], "freeze_y_embedder"):
+        freeze = freeze or None
     overrides = {
         **config.model.denoiser,
-        "freeze_y_embedder": config.model.freeze_y_embedder if learns_null_caption else None,
+        "freeze_y_embedder": freeze if learns_null_caption else None,
         "space_scale": config.model.space_scale,
         "time_scale": config.model.time_scale,
     }
@@ -190,7 +193,7 @@ def make_setting(config: TrainConfig, mesh: Mesh | None = None) -> Setting:
     with naming_sources(given):
         pretrained = config.model.pretrained_model_path
         network = denoiser_config(family.denoiser_preset, pretrained, overrides, "model.denoiser")
-    _require_text(config, family)
+    _require_text(config, family.encoders_of(network), family.drops_text)
     _require_conditions(config, network, autoencoder)
     channels = getattr(network, "latent_channels", network.in_channels)
     if autoencoder.latent_channels != channels:
@@ -207,11 +210,10 @@ def make_setting(config: TrainConfig, mesh: Mesh | None = None) -> Setting:
     return Setting(config, family, network, autoencoder, size, rows, buckets, packing)
 
 
-def _require_text(config: TrainConfig, family: Family) -> None:
+def _require_text(config: TrainConfig, encoders: Sequence[str], drops_text: bool) -> None:
     """Refuses missing files of what encodes captions, or what stands for dropped ones."""
-    encoders = family.text_encoders if family.drops_text or not config.data.text_embed_folder else ()
-    for option in encoders:
-        both = option if config.data.text_embed_folder or family.drops_text else f"text_embed_folder or --{option}"
+    for option in encoders if drops_text or not config.data.text_embed_folder else ():
+        both = option if config.data.text_embed_folder or drops_text else f"text_embed_folder or --{option}"
         require_path(getattr(config.text, option), "text embeddings", both)
 
 
@@ -275,8 +277,7 @@ def make_denoiser(setting: Setting, seed: int, parallel: NoParallel | None = Non
     recompute = (model.num_recompute_blocks or True) if model.use_recompute else False
     source = require_path(path, "the denoiser's weights", "pretrained_model_path") if path else None
     adapted = bool(setting.config.lora.lora_rank)
-    starts_from_images = isinstance(setting.denoiser_config, STDiTBaseConfig)
-    image_model = find_image_model(read_tensors(source)) if source and starts_from_images else None
+    image_model = image_model_of(setting.denoiser_config, read_tensors(source)) if source else None
     if source and not image_model:
         option = "pretrained_model_path"
         return load_denoiser(
@@ -416,7 +417,7 @@ def make_validation(setting: Setting, run: Run, training: Training, denoiser: nn
     """
     config, family = validation_settings(setting.config), setting.family
     given = setting.config.validation
-    _require_text(config, family)
+    _require_text(config, family.encoders_of(setting.denoiser_config), family.drops_text)
     is_encoded = bool(config.data.vae_latent_folder) or not setting.config.data.vae_latent_folder
     autoencoder = setting.autoencoder if is_encoded else make_autoencoder(config, family)
     rows = read_rows(config.data)
