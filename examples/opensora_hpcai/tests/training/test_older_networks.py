@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from older_world import CAPTIONS, FRAMES, SIDE, losses, write_older_world
-from refusals import refused
 
 from mindone.config import parse
-from mindone.errors import UserError
 from mindone.testing import golden
 from opensora.cli import enter
 from opensora.config import GenerateConfig
