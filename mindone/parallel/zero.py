@@ -152,6 +152,11 @@ class Slices(nn.Cell):
     def construct(self) -> tuple:
         return self.write_back()
 
+    def refresh(self) -> None:
+        """`write_back`, outside of a graph."""
+        if self.sizes:
+            self()
+
     def read(self) -> None:
         """Gives the slices what the whole parameters have now."""
         for parameter, own in zip(self.whole, self.cut):

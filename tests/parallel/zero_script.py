@@ -55,7 +55,7 @@ def build(mesh, stage, accumulation):
     step = TrainStep(
         network,
         AdamW(moved, weight_decay=0.1),
-        Ema(moved, 0.5, changed=slices),
+        Ema(moved, 0.5, changed=slices.refresh if slices else None),
         0.5,
         accumulation,
         mean=mean,
@@ -94,7 +94,22 @@ def resumed(folder, mesh, stage, accumulation):
     saver.restore(RunCheckpoints(folder / "ckpt").latest())
     found += train(step, mesh, accumulation, range(UPDATES - 1, UPDATES))
     saver.export()
+    check_averages(step)
     return found
+
+
+def check_averages(step):
+    """While averages are applied the network has them, whole, and its own weights afterwards."""
+    slices, raw = step.slices, [parameter.asnumpy() for parameter in step.slices.cut]
+    with step.ema.applied():
+        check_whole(slices, [average.asnumpy() for average in step.ema.averages[slices.spread :]])
+    check_whole(slices, raw)
+
+
+def check_whole(slices, expected):
+    for parameter, own, values in zip(slices.whole, slices.cut, expected):
+        flat = parameter.asnumpy().ravel()[own.cut.begin :][: own.cut.count]
+        assert np.array_equal(flat, values[: own.cut.count]), parameter.name
 
 
 def main():

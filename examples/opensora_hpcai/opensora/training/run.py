@@ -235,7 +235,7 @@ def make_step(
 def _averages(optim: Optim, parameters: Sequence[Parameter], slices: Slices | None) -> Ema:
     if slices is None:
         return Ema(parameters, optim.ema_decay)
-    return Ema(slices.parameters, optim.ema_decay, changed=slices)
+    return Ema(slices.parameters, optim.ema_decay, changed=slices.refresh)
 
 
 @dataclass(frozen=True)
