@@ -153,6 +153,8 @@ def relative_path(path: str, root: str | Path, where: str) -> str:
     Raises:
         UserError: it is empty, has line breaks or other control characters, or lies outside of ``root``.
     """
+    if _PLAIN_PATH.fullmatch(path):
+        return path
     if not path:
         raise UserError(f"{where} has no video path")
     if _CONTROL.search(path):

@@ -153,7 +153,7 @@ class ScoreConfig(GenerateConfig):
 class MeasuredConfig(Settings):
     """The measures of videos against the exact score of the toy world, on clips that are damaged by known degrees."""
 
-    clips: int = 90
+    clips: int = 45
     """clips that are damaged; 90 are all combinations once"""
     degrees: int = 5
     """degrees of every damage, from none to the full one"""

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,7 @@ def _in_folder(folder: Path, is_ucf101: bool, root: str | Path) -> Iterator[Foun
     found = others = 0
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        relative, beside = os.path.relpath(place, root), frozenset(names)
         for name in sorted(names):
             if name.startswith("."):
                 continue
@@ -90,9 +91,9 @@ def _in_folder(folder: Path, is_ucf101: bool, root: str | Path) -> Iterator[Foun
                 others += not name.endswith(".txt")
                 continue
             found += 1
-            file = os.path.join(place, name)
-            caption = words_of(os.path.basename(place)) if is_ucf101 else _text_beside(file, names)
-            yield Found(os.path.relpath(file, root), [caption], problem=_problem_of_name(name))
+            caption = words_of(os.path.basename(place)) if is_ucf101 else _text_beside(place, name, beside)
+            path = os.path.normpath(os.path.join(relative, name))
+            yield Found(path, [caption], problem=_problem_of_name(name))
     if others:
         logger.info("%s: %d files are no videos or pictures by their names and are left out", folder, others)
     if not found:
@@ -104,14 +105,14 @@ def words_of(name: str) -> str:
     return " ".join(_WORDS.findall(name)).lower() or name
 
 
-def _text_beside(file: str, names: Sequence[str]) -> str:
-    text = os.path.splitext(os.path.basename(file))[0] + ".txt"
+def _text_beside(place: str, name: str, names: Set[str]) -> str:
+    text = os.path.splitext(name)[0] + ".txt"
     if text not in names:
         return ""
     try:
-        return " ".join("".join(lines_of(os.path.join(os.path.dirname(file), text))).split())
+        return " ".join("".join(lines_of(os.path.join(place, text))).split())
     except UserError as error:
-        logger.warning("no caption for %s: %s", file, error)
+        logger.warning("no caption for %s: %s", os.path.join(place, name), error)
         return ""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from mindone.checkpoint.atomic import atomic_write, sha256
+from mindone.checkpoint.files import read_json
 from mindone.config import leaves, parse, to_yaml
 from mindone.data.textfile import lines_of
 from mindone.errors import UserError
@@ -37,7 +38,7 @@ def run(config: RunDataConfig) -> Path:
     """
     steps = read_steps(config)
     folder, state_file = Path(config.folder), Path(config.folder, STATE)
-    state = json.loads(state_file.read_text()) if state_file.is_file() else {}
+    state = _read_state(state_file)
     table, videos = None, str(config.video_folder)
     for number, (verb, values) in enumerate(steps, start=1):
         output = folder / ("table.csv" if number == len(steps) else f"{number:02d}_{verb}.csv")
@@ -63,6 +64,17 @@ def run(config: RunDataConfig) -> Path:
         table, videos = str(output), str(given.get("output_folder", videos))
     print(f"the table is {table}; its paths start from {videos}")
     return Path(table)
+
+
+def _read_state(path: Path) -> dict[str, list[str]]:
+    """What is done by an earlier run; nothing if its file is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(read_json(path, "a pipeline's state"))
+    except UserError as error:
+        logger.warning("%s; all steps are done again", error)
+        return {}
 
 
 def read_steps(config: RunDataConfig) -> list[tuple[str, Values]]:

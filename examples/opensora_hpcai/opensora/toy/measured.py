@@ -80,12 +80,12 @@ def measure_measures(config: MeasuredConfig) -> Findings:
     real = [original(config.seed + 1, index, config.num_frames, config.image_size) for index in range(config.clips)]
     features = np.stack([features_of(clip.frames) for clip in real])
     values, distances = {}, {}
+    whole = np.array([_measured(clip.frames, clip) for clip in progress_bar("whole clips", clips)])
     for name in progress_bar("damages", DAMAGES):
         made = [[_damaged(name, clip, degree, config.seed, at) for degree in degrees] for at, clip in enumerate(clips)]
-        values[name] = {
-            measure: np.array([[take(frames, clip) for frames in row] for row, clip in zip(made, clips)])
-            for measure, take in MEASURES.items()
-        }
+        table = [[_measured(frames, clip) for frames in row[1:]] for row, clip in zip(made, clips)]
+        each = np.concatenate([whole[:, None], table], axis=1)
+        values[name] = {measure: each[..., place] for place, measure in enumerate(MEASURES)}
         each_degree = [np.stack([features_of(frames) for frames in column]) for column in zip(*made)]
         distances[name] = [frechet_distance(features, found)[0] for found in each_degree]
     found = findings(values, distances, degrees)
@@ -96,16 +96,19 @@ def measure_measures(config: MeasuredConfig) -> Findings:
     return found
 
 
+def _measured(frames: np.ndarray, clip: Original) -> list[float]:
+    return [measure(frames, clip) for measure in MEASURES.values()]
+
+
 def _damaged(name: str, clip: Original, degree: float, seed: int, index: int) -> np.ndarray:
     return DAMAGES[name](clip, float(degree), runtime.stream(seed, "damage", name, index))
 
 
 def features_of(frames: np.ndarray) -> np.ndarray:
-    """What stands in for a network's features: colours of columns and brightness of rows of three frames, (48,)."""
+    """What stands in for a network's features: brightness of rows and columns of three frames, and colour, (27,)."""
     chosen = frames[[0, len(frames) // 2, -1]]
-    small = np.stack([cv2.resize(frame, (GRID, GRID), interpolation=cv2.INTER_AREA) for frame in chosen])
-    columns, rows = small.mean(1, dtype=np.float64), small.mean((2, 3), dtype=np.float64)
-    return np.concatenate([columns.reshape(-1), rows.reshape(-1)])
+    small = np.stack([cv2.resize(frame, (GRID, GRID), interpolation=cv2.INTER_AREA) for frame in chosen]).mean(-1)
+    return np.concatenate([small.mean(1).reshape(-1), small.mean(2).reshape(-1), chosen.mean((0, 1, 2))])
 
 
 def findings(

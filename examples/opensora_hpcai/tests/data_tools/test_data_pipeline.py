@@ -39,6 +39,13 @@ def test_steps_that_are_done_are_not_done_again_until_their_input_changes(config
     assert looked == ["1.mp4", "2.mp4"]
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
+def test_a_damaged_state_costs_time_and_nothing_else(config, tmp_path, content):
+    whole = run(config).read_bytes()
+    (tmp_path / "out" / "pipeline.json").write_bytes(content)
+    assert run(config).read_bytes() == whole
+
+
 @pytest.mark.parametrize("content", ["", "[", "steps: []", "steps: [fly]", "steps: [{run: {}}]", "steps: [{index: 3}]"])
 def test_what_is_no_pipeline_is_refused(config, tmp_path, content):
     (tmp_path / "p.yaml").write_text(content)
