@@ -6,9 +6,10 @@ Frames are (T, H, W, 3) uint8 RGB. Every file is written beside its place and re
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -39,14 +40,26 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18)
     Raises:
         UserError: frames of another form, or a rate that is not positive.
     """
-    frames = _checked(frames, path)
+    write_frames(path, _checked(frames, path), fps, crf)
+    return Path(path)
+
+
+def write_frames(path: str | Path, frames: Iterable[np.ndarray], fps: float, crf: int = 18) -> int:
+    """As `write_video`, of (H, W, 3) uint8 frames as they come, so that films of any length take the memory of a few.
+
+    Returns how many there were.
+
+    Raises:
+        UserError: as there, or no frames; or whatever the frames raise, and there is no file then.
+    """
     _check_rate(fps, path)
-    height, width = frames.shape[1:3]
-    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    coming = iter(frames)
+    first = next(coming, None)
+    if first is None:
+        raise UserError(f"{path} cannot be written: there are no frames")
     with atomic_write(path) as file:
         # An absolute path, for ffmpeg takes what stands before the ":" of a relative one for a protocol.
-        _encode(str(Path(file.name).absolute()), even, fps, crf)
-    return Path(path)
+        return _encode(str(Path(file.name).absolute()), itertools.chain([first], coming), fps, crf)
 
 
 class _VideoWriter(PyAVPlugin):
@@ -60,14 +73,18 @@ class _VideoWriter(PyAVPlugin):
         """Does nothing: `_encode` closes the writer; closing a failed one again would print a traceback."""
 
 
-def _encode(name: str, frames: np.ndarray, fps: float, crf: int) -> None:
+def _encode(name: str, frames: Iterable[np.ndarray], fps: float, crf: int) -> int:
+    count = 0
     # The colour matrix is the one that the conversion from RGB uses; without the tag players guess it from the size.
     encoder = {"crf": str(crf), "preset": "medium", "colorspace": "smpte170m", "color_range": "tv"}
     container = {"container": "mp4", "extension": ".mp4", "options": {"movflags": "+faststart"}}
     with iio.imopen(name, "w", plugin=_VideoWriter, **container) as video:
         video.init_video_stream("libx264", options=encoder, fps=float(fps), pixel_format="yuv420p")
         for frame in frames:
-            video.write_frame(frame)
+            count += 1
+            height, width = frame.shape[:2]
+            video.write_frame(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))
+    return count
 
 
 def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> Path:

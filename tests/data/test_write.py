@@ -14,6 +14,7 @@ from mindone.data.write import (
     slug,
     to_uint8,
     write_contact_sheet,
+    write_frames,
     write_gif,
     write_png,
     write_video,
@@ -111,6 +112,23 @@ except UserError as error:
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (run.stdout, run.stderr) == ("File too large\n", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_are_written_as_they_come_and_one_that_fails_leaves_no_file(tmp_path):
+    path = tmp_path / "a.mp4"
+    picture = np.full((31, 32, 3), 200, np.uint8)
+    assert write_frames(path, (picture for _ in range(5)), 8) == 5
+    assert read_video(path).shape == (5, 32, 32, 3)
+    with pytest.raises(UserError, match="there are no frames"):
+        write_frames(tmp_path / "b.mp4", iter(()), 8)
+
+    def breaks():
+        yield picture
+        raise UserError("the film is damaged")
+
+    with pytest.raises(UserError, match="the film is damaged"):
+        write_frames(tmp_path / "b.mp4", breaks(), 8)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_gif_holds_every_frame_at_its_rate(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 from mindone.checkpoint.atomic import atomic_write
 from mindone.data.table import relative_path
 from mindone.data.video import VideoInfo, iter_frames, probe
-from mindone.data.write import write_video
+from mindone.data.write import write_frames
 from mindone.errors import UserError
 from opensora.config.curation import CutConfig
 from opensora.data_tools.index import MEASURED, workers_of
@@ -121,9 +121,7 @@ def _copied(source: Path, target: Path) -> Path | None:
 
 
 def _encode(source: Path, target: Path, indices: list[int], size: tuple[int, int], rate: float, crf: int) -> int:
-    frames = [_resized(frame, size) for frame in iter_frames(source, indices)]
-    write_video(target, np.stack(frames), rate, crf)
-    return len(frames)
+    return write_frames(target, (_resized(frame, size) for frame in iter_frames(source, indices)), rate, crf)
 
 
 def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
