@@ -11,6 +11,8 @@ import numpy as np
 # libvmaf's filter of its feature "motion", in 1/65536.
 MOTION_FILTER = np.array([3571, 16004, 26386, 16004, 3571]) / 65536
 FLOW_SIDE = 320
+# OpenCV takes no larger pictures than twice that.
+FLOW_LONGEST = 16_000
 BLACK_LUMA = 24
 HASH_SIDE, HASH_PICTURE = 8, 32
 # Of hashes of 64 bits each; a video's hash has that of three frames.
@@ -52,9 +54,9 @@ class VmafMotion:
 def flow_strength(grey: np.ndarray) -> float:
     """Mean length of the optical flow (DIS) between successive pictures of (T, H, W) uint8.
 
-    In pixels of pictures whose shorter side is 320; 0 for a single picture.
+    In pixels of pictures whose shorter side is 320, or less for a strip of a picture; 0 for a single picture.
     """
-    scale = FLOW_SIDE / min(grey.shape[1:])
+    scale = min(FLOW_SIDE / min(grey.shape[1:]), FLOW_LONGEST / max(grey.shape[1:]))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     size = (round(grey.shape[2] * scale), round(grey.shape[1] * scale))
     small = [cv2.resize(picture, size, interpolation=how) for picture in grey]

@@ -86,7 +86,8 @@ def find_scenes(
     found, brightness, pictures, at = [], [], [], timecode(0, float(fps))
     for number, frame in enumerate(frames):
         height, width = frame.shape[:2]
-        scale = min(1.0, LONGEST_SIDE / max(height, width))
+        # the shorter side of a very long picture keeps a pixel
+        scale = min(1.0, max(LONGEST_SIDE / max(height, width), 1 / min(height, width)))
         small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else frame
         brightness.append(float(small.mean()))
         if fades:

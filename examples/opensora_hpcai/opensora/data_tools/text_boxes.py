@@ -37,7 +37,7 @@ def finder() -> Callable[[np.ndarray], list[Box]]:
 
     def boxes(picture: np.ndarray) -> list[Box]:
         height, width = picture.shape[:2]
-        scale = min(1.0, MOST_SIDE / max(height, width))
+        scale = min(1.0, max(MOST_SIDE / max(height, width), 1 / min(height, width)))
         small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
         found = engine(np.ascontiguousarray(small[..., ::-1]))
         if found.boxes is None:
