@@ -81,12 +81,13 @@ def test_two_sizes_two_lengths_and_pictures_train_in_one_run(whole):
     assert np.isfinite([float(loss) for loss in losses(whole)]).all()
 
 
-def test_a_resumed_run_ends_with_the_very_numbers_of_an_uninterrupted_one(world, whole, tmp_path):
-    half = tmp_path / "half"
+def test_a_resumed_run_ends_with_the_very_numbers_of_an_uninterrupted_one(world, tmp_path):
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    enter("train", command(world, whole, ckpt_save_steps=4, mode=1))
     shutil.copytree(whole, half)
     for name in ("ckpt/step-00000012", "model"):
         shutil.rmtree(half / name)
-    enter("train", command(world, half, ckpt_save_steps=4, resume=True))
+    enter("train", command(world, half, ckpt_save_steps=4, mode=1, resume=True))
     assert losses(half) == losses(whole)
     a, b = read_tensors(half / "model"), read_tensors(whole / "model")
     assert all(np.array_equal(np.asarray(a[name]), np.asarray(b[name])) for name in a)
