@@ -3,7 +3,8 @@
 A setting (leaf) is identified by its dotted path, ``train.batch_size``. Its flat name ``batch_size`` means it, too, if
 no other leaf has that name. So ``--train.batch_size 4``, ``--batch_size 4``, ``--batch-size=4`` and
 ``train.batch_size=4`` are the same; a recipe (YAML) may nest, dot or flatten its keys. The command line beats recipes,
-a later recipe beats an earlier one, and all beat the defaults. Attribute docstrings are the help texts. A dict leaf is
+a later recipe beats an earlier one, and all beat the defaults. Attribute docstrings are the help texts. An alias of one
+letter is an option with one dash, too: ``-m``. A dict leaf is
 given whole (``--mask_ratios "{identity: 0.9, random: 0.1}"``) or by entry (``--mask_ratios.random 0.1``).
 
 The root dataclass may have the class variables of `Settings`. Any dataclass of the tree may have a method ``check()``

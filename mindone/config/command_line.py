@@ -32,14 +32,14 @@ def read_argv(names: Names, argv: Sequence[str]) -> tuple[list[str], list[Given]
     flags: list[Given] = []
     source = Source()
     for option, values in _options(names, argv):
-        if option in _CONFIG:
+        if option in _CONFIG and not names.is_short(option):
             if not all(values) or not values:
                 raise UserError(f"{option} needs the path of a recipe, as in --config recipe.yaml")
             recipes += values
             continue
-        if not option.startswith("--"):
+        if not option.startswith("--") and not names.is_short(option):
             raise UserError(f"unknown option '{option}'; --help lists all of them")
-        meaning = names.find(option[2:], source)
+        meaning = names.find(option.lstrip("-"), source)
         if meaning is not None:
             flags.append(Given(meaning.leaf, meaning.entry, _flag_value(meaning, option, values), source, {}))
     return recipes, flags
@@ -76,7 +76,8 @@ def _is_value(names: Names, option: str, name: str, assigned: bool) -> bool:
     Args:
         assigned: the option itself was given as ``name=value``, so that a known name behind it is meant.
     """
-    meaning = names.lookup(option[2:]) if option.startswith("--") and option not in _CONFIG else None
+    is_setting = names.is_short(option) or (option.startswith("--") and option not in _CONFIG)
+    meaning = names.lookup(option.lstrip("-")) if is_setting else None
     if meaning is None or not accepts(meaning.leaf.type, list, tuple):
         return False
     could_be_text = is_text(item_type(meaning.leaf.type)) and "." not in name and not assigned

@@ -23,16 +23,17 @@ def help_text(
     Args:
         defaults: by path.
     """
+    recipe = ("--config",) if names.is_short("-c") else ("-c", "--config")
     parser = argparse.ArgumentParser(
         prog=prog,
-        usage="%(prog)s [-c RECIPE.yaml ...] [--NAME VALUE ...]",
+        usage=f"%(prog)s [{recipe[0]} RECIPE.yaml ...] [--NAME VALUE ...]",
         description=description or _first_line(schema.__doc__),
         epilog="A name may carry its group, as in --group.name; group.name=VALUE is the same.",
         add_help=False,
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this and leave")
     parser.add_argument("--print_config", action="store_true", help="show all settings as a recipe and leave")
-    parser.add_argument("-c", "--config", metavar="RECIPE.yaml", help="settings from files; later ones win")
+    parser.add_argument(*recipe, metavar="RECIPE.yaml", help="settings from files; later ones win")
     docs, sections = descriptions(schema), {"": parser}
     for label, leaf in names.labels.items():
         group = ".".join(leaf.groups)
@@ -40,7 +41,9 @@ def help_text(
             sections[group] = parser.add_argument_group(group, docs[group])
         default = defaults[leaf.path]
         text = docs[leaf.path] + ("" if default in (None, {}) else f" (default: {plain(default)})")
-        sections[group].add_argument(f"--{label}", metavar=_metavar(leaf.type), help=text.replace("%", "%%"))
+        short = names.short_of(leaf)
+        flags = [f"-{short}"] if short else []
+        sections[group].add_argument(*flags, f"--{label}", metavar=_metavar(leaf.type), help=text.replace("%", "%%"))
     return parser.format_help()
 
 

@@ -58,6 +58,14 @@ class Names:
             raise TypeError(f"'{name}' is the name of several settings: {paths}" if found else f"no setting '{name}'")
         return found[0]
 
+    def is_short(self, option: str) -> bool:
+        """Whether an option is a dash and a name of one letter: an alias, or one without a meaning."""
+        return len(option) == 2 and option[0] == "-" and option[1] in (*self.aliases, *self.unused)
+
+    def short_of(self, leaf: Leaf) -> str | None:
+        """A setting's alias of one letter."""
+        return next((name for name, target in self.aliases.items() if target is leaf and len(name) == 1), None)
+
     def is_group(self, name: str) -> bool:
         """Whether a mapping under this name holds settings: it is a group, or the first part of an alias."""
         return name.replace("-", "_") in self._prefixes

@@ -196,3 +196,27 @@ def test_help_names_settings_by_their_shortest_name(capsys):
     text = capsys.readouterr().out
     assert "--model.depth int" in text
     assert "--num_steps int" in text
+
+
+@dataclass
+class Short(Settings):
+    """A command with options of one letter."""
+
+    model: str = "S"
+    compressor: list[str] = field(default_factory=list)
+    recompute: bool = False
+
+    aliases: ClassVar[dict[str, str]] = {"m": "model", "c": "compressor", "g": "recompute"}
+    accepted_but_unused: ClassVar[dict[str, str]] = {}
+
+
+def test_an_alias_of_one_letter_is_an_option_with_one_dash(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("model: L")
+    config = load(Short, ["--config", str(tmp_path / "recipe.yaml"), "-c", "raw", "vae", "-g", "-m=XL"])
+    assert (config.model, config.compressor, config.recompute) == ("XL", ["raw", "vae"], True)
+    with pytest.raises(UserError, match="unknown option '-x'"):
+        load(Short, ["-x", "1"])
+    with pytest.raises(SystemExit):
+        parse(Short, ["--help"], "short")
+    listed = capsys.readouterr().out
+    assert listed.startswith("usage: short [--config RECIPE.yaml ...]") and "-m str, --model str" in listed

@@ -37,6 +37,16 @@ DOORS: dict[str, Door] = {
         "opensora.config:InferenceV2Config",
         "videos of Open-Sora 2.0, by its published groups of settings",
     ),
+    "sample-v0": Door(
+        "opensora.older.first:sample_first",
+        "opensora.config.first:SampleFirstConfig",
+        "a video with the first release, by its published options",
+    ),
+    "sample-opendit": Door(
+        "opensora.older.opendit:sample_opendit",
+        "opensora.config.opendit:SampleOpenDiTConfig",
+        "videos with 1.0, by OpenDiT's options",
+    ),
     "search": Door(
         "opensora.evaluation.search:search",
         "opensora.config:SearchConfig",
@@ -48,6 +58,21 @@ DOORS: dict[str, Door] = {
         "opensora.training.denoiser:train",
         "opensora.config:TrainConfig",
         "train a denoiser on videos and captions, or on their caches",
+    ),
+    "train-v0": Door(
+        "opensora.older.first:train_first",
+        "opensora.config.first:TrainFirstConfig",
+        "train the first release, by its published options",
+    ),
+    "preprocess-v0": Door(
+        "opensora.older.captions:preprocess",
+        "opensora.config.first:PreprocessConfig",
+        "a training table of captions and videos, by the first release's options",
+    ),
+    "train-opendit": Door(
+        "opensora.older.opendit:train_opendit",
+        "opensora.config.opendit:TrainOpenDiTConfig",
+        "train 1.0, by OpenDiT's options",
     ),
     "plan-data": Door(
         "opensora.training.plan_data:plan_data",

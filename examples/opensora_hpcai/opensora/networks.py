@@ -197,6 +197,8 @@ def _denoiser_part(module: str, index: int) -> Any:
 
 # kind → module, config and network
 AUTOENCODER_KINDS = {
+    "raw": ("vae_first", "RawConfig", "RawPixels"),
+    "vqvae": ("vae_first", "VQAutoencoderConfig", "VQAutoencoder"),
     "2d": ("vae_frames", "FrameAutoencoderConfig", "VideoAutoencoderKL"),
     "pipeline": ("vae_v1_2", "VideoAutoencoderConfig", "VideoAutoencoder"),
     "flux": ("vae_flux", "FluxAutoencoderConfig", "FluxAutoencoder"),
@@ -208,11 +210,14 @@ AUTOENCODER_CLASSES = {
     "AutoencoderKL": "2d",
     "VideoAutoencoderKL": "2d",
     "VideoAutoencoderPipeline": "pipeline",
+    "VQVAE": "vqvae",
     "AutoencoderKLCausal3D": "hunyuan",
     "DCAE": "dc-ae",
 }
 # name → kind, and the library's preset with its sizes if the defaults of its config are not meant
 AUTOENCODERS: dict[str, tuple[str, str | None]] = {
+    "raw": ("raw", None),
+    "VQ-VAE": ("vqvae", None),
     "SD-VAE": ("2d", "sd-vae-ft-ema"),
     "SDXL-VAE": ("2d", "sdxl-vae"),
     "OpenSora-VAE-v1.2": ("pipeline", None),
@@ -220,6 +225,10 @@ AUTOENCODERS: dict[str, tuple[str, str | None]] = {
     "Hunyuan-VAE": ("hunyuan", None),
     "Video-DC-AE": ("dc-ae", None),
 }
+# Those without weights.
+WITHOUT_WEIGHTS = ("raw",)
+# Kinds whose network stands in a ``module``, unlike in its files.
+IN_MODULE = ("2d", "vqvae")
 # Changes that published commands give to every autoencoder, but only some have.
 OF_SOME_AUTOENCODERS = ("micro_frame_size", "sd_scale_factor")
 
@@ -280,6 +289,8 @@ def load_autoencoder(
     """
     from mindone.nn import set_compute_dtype
 
+    if name in WITHOUT_WEIGHTS:
+        return build_autoencoder(autoencoder_config(name, **changes), dtype)
     if not path and allow_random:
         logger.warning("the autoencoder has random weights")
         return build_autoencoder(autoencoder_config(name, **changes), dtype)
@@ -314,7 +325,7 @@ def _autoencoder_names(autoencoder: Autoencoder) -> tuple[Adapter, ...]:
     """How names of files become those of the network."""
     from mindone.checkpoint.naming import DEFAULT_ADAPTERS
 
-    return (*DEFAULT_ADAPTERS, into_module) if autoencoder.config.kind == "2d" else tuple(DEFAULT_ADAPTERS)
+    return (*DEFAULT_ADAPTERS, into_module) if autoencoder.config.kind in IN_MODULE else tuple(DEFAULT_ADAPTERS)
 
 
 def own_tensors(source: str | Path) -> TensorFile:

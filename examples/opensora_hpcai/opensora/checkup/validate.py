@@ -134,6 +134,8 @@ def _autoencoder_weights(config: TrainConfig, family: Family) -> str:
     settings = config.autoencoder
     if config.data.vae_latent_folder and not config.samples.sample_every and not settings.vae_checkpoint:
         return "not needed: latents are cached"
+    if family.autoencoder_preset in networks.WITHOUT_WEIGHTS:
+        return f"{family.autoencoder_preset} has no weights"
     source = require_path(settings.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
     return _fitting_autoencoder(source, family.autoencoder_preset)
 
@@ -300,6 +302,8 @@ def _sampling_weights(plan: Plan) -> str | None:
 
 def _sampling_autoencoder(plan: Plan) -> str | None:
     settings = plan.config.autoencoder
+    if plan.family.autoencoder_preset in networks.WITHOUT_WEIGHTS:
+        return f"{plan.family.autoencoder_preset} has no weights"
     if not settings.vae_checkpoint and plan.config.denoiser.allow_random_weights:
         return "none given: allow_random_weights"
     source = require_path(settings.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")

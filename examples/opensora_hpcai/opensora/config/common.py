@@ -11,9 +11,17 @@ from mindone.errors import UserError
 from mindone.train.intervals import parse_span
 
 Dtype = Literal["fp32", "fp16", "bf16"]
-ModelVersion = Literal["v1", "v1.1", "v1.2", "v2.0"]
+ModelVersion = Literal["v0", "v1", "v1.1", "v1.2", "v2.0"]
 VaeType = Literal[
-    "OpenSora-VAE-v1.2", "OpenSoraVAE_V1_2", "VideoAutoencoderKL", "Flux-AE", "Hunyuan-VAE", "Video-DC-AE"
+    "raw",
+    "VQ-VAE",
+    "SD-VAE",
+    "OpenSora-VAE-v1.2",
+    "OpenSoraVAE_V1_2",
+    "VideoAutoencoderKL",
+    "Flux-AE",
+    "Hunyuan-VAE",
+    "Video-DC-AE",
 ]
 VideoBackend = Literal["pyav", "cv2", "decord"]
 SaveFormat = Literal["mp4", "gif", "png"]
@@ -55,7 +63,8 @@ class Autoencoder:
     vae_checkpoint: FilePath | None = None
     """folder or file of the autoencoder's weights"""
     vae_type: VaeType | None = None
-    """which autoencoder it is, the model version's own if not given; OpenSoraVAE_V1_2 is OpenSora-VAE-v1.2"""
+    """which autoencoder it is, the model version's own if not given; OpenSoraVAE_V1_2 is OpenSora-VAE-v1.2; raw (no
+    autoencoder), VQ-VAE and SD-VAE belong to v0"""
     vae_dtype: Dtype = "fp32"
     """precision of the autoencoder"""
     vae_micro_batch_size: int | None = None

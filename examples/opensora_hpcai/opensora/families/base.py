@@ -53,6 +53,18 @@ NO_PATCHES: Refusals = {
 }
 
 
+# Given pictures, clips and frames, for versions whose networks know none.
+NO_GIVEN_FRAMES: Refusals = {
+    "mask_ratios": (is_on, "leave it out; its network knows no given frames"),
+    "condition_config": (is_on, "leave it out; version 2.0 has it"),
+    "fps_max": (is_on, "use frame_stride"),
+    "reference_path": (is_on, "use version 1.1 or later"),
+    "mask_strategy": (is_on, "use version 1.1 or later"),
+    "task": (is_on, "use version 1.1 or later"),
+    "loop": (lambda value: value > 1, "use version 1.1 or 1.2"),
+}
+
+
 # What only 2.0 has, for the versions before it.
 ONLY_2_0: Refusals = {
     "prompt_suffix": (lambda value: not value, "leave it out; only version 2.0 adds one"),

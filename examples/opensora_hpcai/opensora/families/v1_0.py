@@ -16,7 +16,7 @@ from mindone.errors import UserError
 from opensora.config.common import Refusals, Text, refuse
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
-from opensora.families.base import NO_PATCHES, Arrays, is_on
+from opensora.families.base import NO_GIVEN_FRAMES, NO_PATCHES, Arrays, is_on
 from opensora.families.cached import StepCache
 from opensora.families.diffusion import DiffusionFamily, DiffusionObjective, DiffusionSampler
 from opensora.models.dit import DiTConfig
@@ -49,22 +49,17 @@ class OpenSora10(DiffusionFamily):
 
     refused: ClassVar[Refusals] = DiffusionFamily.refused | {
         **NO_PATCHES,
-        "mask_ratios": (is_on, "leave it out; its network knows no given frames"),
-        "condition_config": (is_on, "leave it out; version 2.0 has it"),
-        "fps_max": (is_on, "use frame_stride"),
-        "reference_path": (is_on, "use version 1.1 or later"),
-        "mask_strategy": (is_on, "use version 1.1 or later"),
-        "task": (is_on, "use version 1.1 or later"),
-        "loop": (lambda value: value > 1, "use version 1.1 or 1.2"),
+        **NO_GIVEN_FRAMES,
     }
 
     def defaults(self) -> dict[str, Any]:
-        own = {"fps": 8}
+        defaults = super().defaults() | {"fps": 8}
         if not self._is_stdit:
-            # As published for them; DPM-Solver guides all channels.
             scale = 7.0 if self.denoiser_preset.startswith("PixArt") else 4.0
-            own |= {"sampling": "dpm-solver", "sampling_steps": 20, "guidance_scale": scale, "guidance_channels": None}
-        return super().defaults() | own
+            defaults |= {"sampling": "dpm-solver", "sampling_steps": 20, "guidance_scale": scale}
+            # DPM-Solver guides all channels.
+            del defaults["guidance_channels"]
+        return defaults
 
     def check(self, config: Settings) -> None:
         super().check(config)

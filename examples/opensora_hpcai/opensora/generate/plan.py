@@ -115,7 +115,7 @@ def checked_plan(config: GenerateConfig, family: Family) -> Plan:
     Raises:
         UserError: as for `make_plan`.
     """
-    _require_models(config)
+    _require_models(config, family)
     with naming_sources(config):
         changes = denoiser_changes(config, family)
         denoiser_config = networks.denoiser_config(
@@ -202,13 +202,13 @@ def own_share(requests: list[Request], jobs: list[Job], mesh: Mesh) -> tuple[lis
     return [requests[row] for row in rows], [replace(job, row=rows.index(job.row)) for job in jobs]
 
 
-def _require_models(config: GenerateConfig) -> None:
+def _require_models(config: GenerateConfig, family: Family) -> None:
     """Refuses missing model files before anything is loaded."""
     if not config.denoiser.allow_random_weights:
         require_path(config.denoiser.ckpt_path, "the denoiser's weights", "ckpt_path")
         for path, _ in config.denoiser.loras:
             require_path(path, "an adapter's weights", "lora")
-        if config.output.use_vae_decode:
+        if config.output.use_vae_decode and family.autoencoder_preset not in networks.WITHOUT_WEIGHTS:
             require_path(config.autoencoder.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
 
 

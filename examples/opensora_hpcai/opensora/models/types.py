@@ -7,6 +7,7 @@ from opensora.models.early_dit import EarlyDiT, EarlyDiTConfig
 from opensora.models.mmdit import MMDiT, MMDiTConfig
 from opensora.models.stdit_base import STDiTBase, STDiTBaseConfig
 from opensora.models.vae_dc_ae import DCAEConfig
+from opensora.models.vae_first import RawConfig, VQAutoencoderConfig
 from opensora.models.vae_flux import FluxAutoencoderConfig
 from opensora.models.vae_frames import FrameAutoencoderConfig
 from opensora.models.vae_hunyuan import HunyuanAutoencoderConfig
@@ -15,5 +16,11 @@ from opensora.models.vae_v1_2 import VideoAutoencoderConfig
 Denoiser = STDiTBase | DiT | EarlyDiT | MMDiT
 DenoiserConfig = STDiTBaseConfig | DiTConfig | EarlyDiTConfig | MMDiTConfig
 AutoencoderConfig = (
-    FrameAutoencoderConfig | VideoAutoencoderConfig | FluxAutoencoderConfig | HunyuanAutoencoderConfig | DCAEConfig
+    RawConfig
+    | VQAutoencoderConfig
+    | FrameAutoencoderConfig
+    | VideoAutoencoderConfig
+    | FluxAutoencoderConfig
+    | HunyuanAutoencoderConfig
+    | DCAEConfig
 )

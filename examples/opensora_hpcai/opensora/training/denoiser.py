@@ -36,6 +36,7 @@ from opensora.model_folder import require_path
 from opensora.models.autoencoder import Autoencoder
 from opensora.models.pretrained import image_model_of, initialize_from_image_model
 from opensora.networks import (
+    WITHOUT_WEIGHTS,
     autoencoder_skeleton,
     build_denoiser,
     denoiser_config,
@@ -238,7 +239,8 @@ def make_autoencoder(config: TrainConfig, family: Family) -> Autoencoder:
         }
         return load_autoencoder(settings.vae_checkpoint, preset, settings.vae_dtype, **pieces)
     if not settings.vae_checkpoint:
-        logger.warning("vae_checkpoint is not set: the cached latents are scaled as published")
+        if preset not in WITHOUT_WEIGHTS:
+            logger.warning("vae_checkpoint is not set: the cached latents are scaled as published")
         return autoencoder_skeleton(preset, sd_scale_factor=settings.sd_scale_factor)
     source = require_path(settings.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint")
     autoencoder = autoencoder_skeleton(preset, source, sd_scale_factor=settings.sd_scale_factor)

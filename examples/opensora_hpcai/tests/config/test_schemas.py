@@ -96,7 +96,7 @@ def test_defaults_ask_for_nothing_that_a_version_refuses_and_leave_nothing_open_
 PARTS_OF_WHAT_IS_REFUSED = {
     "loop": ("condition_frame_length", "condition_frame_edit"),
 }
-READ_BY_ITS_SCHEMA = {"use_t2i2v", "token", "zero_stage", "parallel_mode"}
+READ_BY_ITS_SCHEMA = {"use_t2i2v", "token", "zero_stage", "parallel_mode", "sp_size"}
 # Handed on whole to the configs of the networks, which refuse those that they do not have.
 SIZES_OF_2_0 = {field.name for group in (Mmdit, VideoAutoencoder, ImageAutoencoder) for field in fields(group)}
 REFUSED_BY_ALL = set.intersection(*(set(get_family(version).refused) for version in MODULES))

@@ -1,3 +1,4 @@
+import re
 from dataclasses import fields
 
 import pytest
@@ -5,9 +6,10 @@ import pytest
 from mindone.config import load
 from mindone.errors import UserError
 from opensora.config import EmbedVideoConfig, GenerateConfig, TrainConfig
-from opensora.config.common import Shape
+from opensora.config.common import Shape, Text
 from opensora.families import MODULES, get_family, settle
 from opensora.families.base import PromptRules
+from opensora.models.dit import DiT, DiTConfig
 
 
 @pytest.mark.parametrize("version", MODULES)
@@ -88,3 +90,49 @@ def test_what_a_version_cannot_do_is_refused_with_its_name(schema, argv, message
 @pytest.mark.parametrize("schema", [GenerateConfig, TrainConfig, EmbedVideoConfig])
 def test_defaults_ask_for_nothing_that_a_version_refuses(version, schema):
     settle(load(schema, []), version)
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "message"),
+    [
+        ("v1.2", "DiT-XL/2", "model_name=DiT-XL/2 is no network of model_version v1.2; use one of STDiT3-XL/2"),
+        ("v1", "STDiT3-XL/2", "use one of DiT-XL/2, DiT-XL/2x2, Latte-XL/2, Latte-XL/2x2, PixArt-XL/2"),
+    ],
+)
+def test_a_network_of_another_version_is_refused(version, name, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        settle(load(GenerateConfig, []), version, name)
+
+
+@pytest.mark.parametrize("setting", ["--dsp", "--enable_sequence_parallelism"])
+def test_what_only_stdit_has_is_refused_for_the_other_networks_of_1_0(setting):
+    config = load(GenerateConfig, [setting, "True"])
+    with pytest.raises(UserError, match="is not supported by Latte-XL/2; leave it out; STDiT has it"):
+        settle(config, "v1", "Latte-XL/2")
+    assert settle(config, "v1")[0].denoiser_preset == "STDiT-XL/2"
+
+
+def test_the_other_networks_of_1_0_sample_as_published_if_not_said():
+    for name, scale in (("DiT-XL/2", 4.0), ("Latte-XL/2", 4.0), ("PixArt-XL/2", 7.0)):
+        sampler = settle(load(GenerateConfig, []), "v1", name)[1].sampler
+        assert (sampler.sampling, sampler.sampling_steps, sampler.guidance_scale) == ("dpm-solver", 20, scale)
+        assert sampler.guidance_channels is None
+
+
+def test_classes_are_numbers_below_their_count():
+    family = get_family("v1")
+    config = DiTConfig(condition="label_5")
+    conditioner = family.conditioner(Text(), config)
+    assert family.encoders_of(config) == ()
+    arrays = conditioner.fit(conditioner.encode(["0", " 4 "]))
+    assert arrays["text"].tolist() == [[[0.0]], [[4.0]]] and arrays["text_mask"].tolist() == [[1], [1]]
+    for text in ("5", "a cat", "-1", ""):
+        with pytest.raises(UserError, match="a number from 0 to 4"):
+            conditioner.encode([text])
+
+
+def test_guidance_needs_a_class_that_stands_for_none():
+    config = DiTConfig(hidden_size=8, depth=1, num_heads=2, condition="label_5", class_dropout_prob=0.0)
+    settings = settle(load(GenerateConfig, []), "v1", "DiT-XL/2")[1].sampler
+    with pytest.raises(UserError, match="use guidance_scale 1"):
+        get_family("v1").sampler(DiT(config), settings)

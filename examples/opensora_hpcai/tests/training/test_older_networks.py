@@ -15,11 +15,10 @@ from opensora.generate.run import generate
 
 RECIPES = Path(__file__).parents[2] / "configs" / "tiny"
 SIZE = ["--image_size", str(8 * SIDE), "--num_frames", str(FRAMES), "--device_target", "CPU"]
-TINY = {"hidden_size": 24, "depth": 2, "num_heads": 2, "patch_size": [1, 2, 2], "predict_xstart": True}
+TINY = {"hidden_size": 24, "depth": 1, "num_heads": 2, "patch_size": [1, 2, 2], "predict_xstart": True}
 NETWORKS = {
     "dit": {"caption_channels": 64},
-    "latte": {"caption_channels": 64},
-    "latte_class": {"condition": "label_90"},
+    "latte_class": {"condition": "label_90", "depth": 2},
     "pixart": {"caption_channels": 64, "model_max_length": 16},
 }
 
@@ -66,7 +65,7 @@ def sample(data, key, model, folder, prompts, *more):
     flags = ["--config", str(RECIPES / f"opensora_v1_0_{key}_sample.yaml"), *SIZE, "--ckpt_path", str(model)]
     flags += ["--clip_model_name_or_path", str(data / "clip"), "--t5_model_name_or_path", str(data / "t5")]
     flags += ["--vae_checkpoint", "None", "--use_vae_decode", "False", "--save_latent", "True", "--seed", "3"]
-    flags += ["--sampling_steps", "4", "--output_path", str(folder), "--captions", *prompts]
+    flags += ["--sampling_steps", "2", "--output_path", str(folder), "--captions", *prompts]
     return generate(parse(GenerateConfig, [*flags, *more]))
 
 
