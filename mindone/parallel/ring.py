@@ -57,7 +57,7 @@ class RingAttention(nn.Cell):
 
     def __init__(self, exchange: Exchange, counts: tuple[int, ...]):
         super().__init__(auto_prefix=False)
-        self.exchange, self.counts = exchange, counts
+        self.exchange, self.counts, self.held = exchange, counts, tuple([max(1, count) for count in counts])
         self.ranks, self.rank = exchange.ranks, exchange.rank
         self.after, self.zeros = ops.Depend(), ops.ZerosLike()
 
@@ -75,7 +75,8 @@ class RingAttention(nn.Cell):
 
     def bprop(self, q: Tensor, k: Tensor, v: Tensor, out: Pair, d_out: Pair) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients go round with the keys and values that they belong to, one step further: home."""
-        here, slopes, d_q = (k, v), (), ()
+        # Nothing is sent before what led here was sent, computed again or not.
+        here, slopes, d_q = (self.after(k, out[0]), self.after(v, d_out[0])), (), ()
         for step in range(self.ranks):
             coming = self._passed(here, step) if step < self.ranks - 1 else here
             if self.counts[self._owner(step)]:
@@ -99,9 +100,9 @@ class RingAttention(nn.Cell):
         for side in (shape[0], 2, shape[2], shape[3]):
             unit *= side
         for rank in range(self.ranks):
-            held += (unit * max(1, self.counts[(rank - step) % self.ranks]),)
+            held += (unit * self.held[(rank - step) % self.ranks],)
         flat = self.exchange.passed_on(ops.concat((pair[0].reshape(-1), pair[1].reshape(-1))), held)
-        size = (shape[0], max(1, self.counts[self._owner(step + 1)]), shape[2], shape[3])
+        size = (shape[0], self.held[self._owner(step + 1)], shape[2], shape[3])
         both = flat.reshape(2, *size)
         return both[0], both[1]
 

@@ -22,6 +22,7 @@ from mindone.nn.padding import Padding, pad_edges, pad_zeros
 
 _FUSED_DTYPES = (ms.float16, ms.bfloat16)
 _ALL_TOKENS = 2**31 - 1
+_zeros, _ones_like = ops.Zeros(), ops.OnesLike()
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, bias: Tensor | None) -> Tensor:
@@ -59,11 +60,11 @@ def attention_part_gradients(
     head_size, dtype = v.shape[-1], q.dtype
     q, k, v = _pad_head(_turned(q)), _pad_head(_turned(k)), _pad_head(_turned(v))
     out, d_out = _pad_head(_turned(cast(out, dtype))), _pad_head(_turned(cast(d_out, dtype)))
-    largest = ops.broadcast_to(log_sums[..., None], (*log_sums.shape, 8))
+    largest = ops.BroadcastTo((*log_sums.shape, 8))(log_sums[..., None])
     fused = FlashAttentionScoreGrad(
         q.shape[1], scale_value=scale, pre_tokens=_ALL_TOKENS, next_tokens=_ALL_TOKENS, input_layout="BNSD"
     )
-    found = fused(q, k, v, d_out, softmax_max=largest, softmax_sum=ops.ones_like(largest), attention_in=out)
+    found = fused(q, k, v, d_out, softmax_max=largest, softmax_sum=_ones_like(largest), attention_in=out)
     d_q, d_k, d_v = found[0][..., :head_size], found[1][..., :head_size], found[2][..., :head_size]
     return cast(_turned(d_q), ms.float32), cast(_turned(d_k), ms.float32), cast(_turned(d_v), ms.float32)
 
@@ -74,7 +75,9 @@ def _turned(x: Tensor) -> Tensor:
 
 
 def _pad_head(x: Tensor) -> Tensor:
-    return pad_zeros(x, ((0, -x.shape[-1] % 16),))
+    """Not by `pad_zeros`: MindSpore does not compile that in the backward pass of a cell that calls it in both."""
+    more = -x.shape[-1] % 16
+    return ops.concat((x, _zeros((*x.shape[:-1], more), x.dtype)), -1) if more else x
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
