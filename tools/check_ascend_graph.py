@@ -28,6 +28,7 @@ from ascend_cases import (
     dit_forward,
     one_of,
     pixart_forward,
+    short_rotary,
     step_cache_mmdit,
     step_cache_part,
     step_cache_rows,
@@ -317,21 +318,8 @@ def _clip_forward() -> tuple:
     return bfloat16(CLIPTextEncoder(CLIPTextConfig())).set_train(False), (ops.zeros((1, 77), int32),)
 
 
-def _short_rotary() -> tuple:
-    """Rotation over 16 frames of 1800 places of 16 heads, which the fused operator refuses."""
-    from mindspore import bfloat16, nn
-
-    from mindone.nn import functional as F
-
-    class Rotation(nn.Cell):
-        def construct(self, x, cos, sin):
-            return F.apply_rope_half(x, cos, sin) + F.apply_rope_interleaved(x, cos, sin)
-
-    return Rotation(), (zeros(1800, 16, 16, 72).astype(bfloat16), zeros(16, 36), zeros(16, 36))
-
-
 CASES = {
-    "short-rotary": Case("rotary embedding of few frames, from single operators", _short_rotary, ("Cast", "Mul")),
+    "short-rotary": Case("rotary embedding of few frames, from single operators", short_rotary, ("Cast", "Mul")),
     "dit-forward": Case("DiT-XL/2, 2 x 16 x 256 x 256", partial(dit_forward, "DiT-XL/2"), ("FlashAttentionScore",)),
     "latte-forward": Case(
         "Latte-XL/2, 2 x 16 x 256 x 256", partial(dit_forward, "Latte-XL/2"), ("FlashAttentionScore",)
