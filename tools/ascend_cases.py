@@ -18,6 +18,18 @@ def bfloat16(network):
     return network
 
 
+def one_of(ranks: int):
+    """The mesh of the second of so many ranks that share a video."""
+    from mindspore.ops.operations import comm_ops
+
+    from mindone.parallel import exchange
+    from mindone.parallel.mesh import Mesh
+
+    # There are no other ranks here, and the front end asks for nothing but their number.
+    comm_ops.get_group_size, exchange.create_group = lambda group: ranks, lambda name, members: None
+    return Mesh(1, ranks, sequence=ranks)
+
+
 def training(loss, mean=None, slices=None):
     from mindone.train.ema import Ema
     from mindone.train.optim import AdamW
@@ -178,3 +190,16 @@ def step_cache_mmdit() -> tuple:
     text = (zeros(2, 512, config.context_in_dim), zeros(1), zeros(2, config.vec_in_dim))
     inputs = (zeros(1, 16, 33, 32, 32), zeros(1, tokens, 3), *text, zeros(1, 17, 33, 32, 32), zeros(1))
     return Reusing(guided).set_train(False), (zeros(2, tokens, config.hidden_size), *inputs, zeros(1)[0], zeros(33))
+
+
+def short_rotary() -> tuple:
+    """Rotation over 16 frames of 1800 places of 16 heads, which the fused operator refuses."""
+    from mindspore import bfloat16, nn
+
+    from mindone.nn import functional as F
+
+    class Rotation(nn.Cell):
+        def construct(self, x, cos, sin):
+            return F.apply_rope_half(x, cos, sin) + F.apply_rope_interleaved(x, cos, sin)
+
+    return Rotation(), (zeros(1800, 16, 16, 72).astype(bfloat16), zeros(16, 36), zeros(16, 36))

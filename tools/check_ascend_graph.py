@@ -26,7 +26,9 @@ from ascend_cases import (
     bfloat16,
     discriminator_train,
     dit_forward,
+    one_of,
     pixart_forward,
+    short_rotary,
     step_cache_mmdit,
     step_cache_part,
     step_cache_rows,
@@ -88,25 +90,20 @@ def _stdit3_train() -> tuple:
     return training(FlowLoss(_stdit3(train=True))), (*update_scalars(), *inputs)
 
 
-def _stdit3_shared_train(dsp: bool) -> tuple:
+def _stdit3_shared_train(way: str) -> tuple:
     """The update of one of four ranks that share 51 frames of 720x1280, two pairs of blocks; frames are uneven."""
     from dataclasses import replace
 
     from mindspore import int32, ops
-    from mindspore.ops.operations import comm_ops
 
-    from mindone.parallel import exchange
     from mindone.parallel.collectives import Mean
-    from mindone.parallel.mesh import Mesh
     from mindone.parallel.sequence import make_strategy
     from opensora.families.stdit import FlowLoss
     from opensora.models.stdit3 import STDiT3, STDiT3_PRESETS
 
-    mesh = Mesh(1, 4, sequence=4)
-    # There are no other ranks here, and the front end asks for nothing but their number.
-    comm_ops.get_group_size, exchange.create_group = lambda group: mesh.sequence, lambda name, ranks: None
+    mesh = one_of(4)
     config = replace(STDiT3_PRESETS["STDiT3-XL/2"], depth=2)
-    denoiser = bfloat16(STDiT3(config, make_strategy(mesh, dsp), use_recompute=True))
+    denoiser = bfloat16(STDiT3(config, make_strategy(mesh, way), use_recompute=True))
     latents, conditions = zeros(1, 4, 15, 90, 160), [zeros(1)] * 3
     text = (zeros(1, 1, 300, 4096), ops.zeros((1, 300), int32))
     inputs = (latents, latents, zeros(1), *text, ops.zeros((1,), int32), None, *conditions)
@@ -275,6 +272,22 @@ def _flux_forward() -> tuple:
 
 def _mmdit_train() -> tuple:
     """A whole update at 129 frames of 256x256."""
+    return _mmdit_update(_mmdit("MMDiT-11B", train=True))
+
+
+def _mmdit_ring_train() -> tuple:
+    """The update of one of three ranks that share 129 frames of 256x256, a block of each kind; tokens are uneven."""
+    from dataclasses import replace
+
+    from mindone.parallel.collectives import Mean
+    from mindone.parallel.sequence import make_strategy
+    from opensora.models.mmdit import MMDIT_PRESETS, MMDiT
+
+    mesh, config = one_of(3), replace(MMDIT_PRESETS["MMDiT-11B"], depth=1, depth_single_blocks=1)
+    return _mmdit_update(bfloat16(MMDiT(config, make_strategy(mesh, "ring"), recompute=True)), Mean(mesh))
+
+
+def _mmdit_update(denoiser, *mean) -> tuple:
     from mindspore import nn, ops
 
     class VelocityLoss(nn.Cell):
@@ -285,9 +298,8 @@ def _mmdit_train() -> tuple:
         def construct(self, target, *inputs):
             return ops.square(self.denoiser(*inputs) - target).mean()
 
-    denoiser = _mmdit("MMDiT-11B", train=True)
     inputs = _mmdit_inputs(denoiser.config, 1, (33, 16, 16))
-    return training(VelocityLoss(denoiser)), (*update_scalars(), inputs[0], *inputs)
+    return training(VelocityLoss(denoiser), *mean), (*update_scalars(), inputs[0], *inputs)
 
 
 def _t5_forward() -> tuple:
@@ -306,21 +318,8 @@ def _clip_forward() -> tuple:
     return bfloat16(CLIPTextEncoder(CLIPTextConfig())).set_train(False), (ops.zeros((1, 77), int32),)
 
 
-def _short_rotary() -> tuple:
-    """Rotation over 16 frames of 1800 places of 16 heads, which the fused operator refuses."""
-    from mindspore import bfloat16, nn
-
-    from mindone.nn import functional as F
-
-    class Rotation(nn.Cell):
-        def construct(self, x, cos, sin):
-            return F.apply_rope_half(x, cos, sin) + F.apply_rope_interleaved(x, cos, sin)
-
-    return Rotation(), (zeros(1800, 16, 16, 72).astype(bfloat16), zeros(16, 36), zeros(16, 36))
-
-
 CASES = {
-    "short-rotary": Case("rotary embedding of few frames, from single operators", _short_rotary, ("Cast", "Mul")),
+    "short-rotary": Case("rotary embedding of few frames, from single operators", short_rotary, ("Cast", "Mul")),
     "dit-forward": Case("DiT-XL/2, 2 x 16 x 256 x 256", partial(dit_forward, "DiT-XL/2"), ("FlashAttentionScore",)),
     "latte-forward": Case(
         "Latte-XL/2, 2 x 16 x 256 x 256", partial(dit_forward, "Latte-XL/2"), ("FlashAttentionScore",)
@@ -362,12 +361,12 @@ CASES = {
     ),
     "stdit3-ulysses-train": Case(
         "STDiT3-XL/2, training update shared by tokens, 51 x 720 x 1280, two pairs of blocks",
-        partial(_stdit3_shared_train, False),
+        partial(_stdit3_shared_train, "ulysses"),
         ("AlltoAllV", "AllReduce", "FlashAttentionScoreGrad"),
     ),
     "stdit3-dsp-train": Case(
         "STDiT3-XL/2, training update shared by frames and tokens, 51 x 720 x 1280, two pairs of blocks",
-        partial(_stdit3_shared_train, True),
+        partial(_stdit3_shared_train, "dsp"),
         ("AlltoAllV", "AllReduce", "FlashAttentionScoreGrad"),
     ),
     "stdit3-zero2-train": Case(
@@ -398,6 +397,11 @@ CASES = {
     ),
     "mmdit-train": Case(
         "Open-Sora 2.0, training update, 129 x 256 x 256", _mmdit_train, ("FlashAttentionScoreGrad", "RmsNormGrad")
+    ),
+    "mmdit-ring-train": Case(
+        "Open-Sora 2.0, training update shared by tokens in a ring, 129 x 256 x 256, a block of each kind",
+        _mmdit_ring_train,
+        ("AlltoAllV", "AllReduce", "FlashAttentionScoreGrad"),
     ),
     "flux-forward": Case("Flux.1-dev, velocity of 768 x 768", _flux_forward, ("FlashAttention", "RmsNorm")),
     "t5-xxl-forward": Case("T5 v1.1 XXL, 512 tokens", _t5_forward, ("RmsNorm",)),

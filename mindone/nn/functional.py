@@ -47,9 +47,47 @@ def attention(
     return kernels().attention(q, k, v, mask, scale, bias)
 
 
-def rotary_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
-    """`attention` of queries and keys that `apply_rope_half` or `apply_rope_interleaved` rotates before."""
-    return attention(kernels().rotate(q, cos, sin, halves), kernels().rotate(k, cos, sin, halves), v)
+def attention_part(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """`attention` that sees some of the keys; `merged` joins it with that of others. Has no gradients of its own.
+
+    Args:
+        q: (B, Nq, h, d).
+        k, v: (B, Nk, h, d).
+    Returns:
+        Attended values (B, Nq, h, d) and the logarithms of the sums of ``exp(q k^T / sqrt(d))`` over the keys
+        (B, h, Nq), both float32.
+    """
+    return kernels().attention_part(q, k, v, 1 / math.sqrt(q.shape[-1]))
+
+
+def attention_part_gradients(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sums: Tensor, d_out: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The share of some keys in the gradients of an attention: of the queries to be summed over the parts.
+
+    With ``p = exp(q k^T / sqrt(d) - log_sums)`` and ``s = p (d_out v^T - sum(d_out out))``, as in Ring Attention
+    (arXiv:2310.01889): ``s k / sqrt(d)``, ``s^T q / sqrt(d)`` and ``p^T d_out``.
+
+    Args:
+        q: (B, Nq, h, d).
+        k, v: (B, Nk, h, d), those of the part.
+        out, log_sums: of all keys, as `merged` gives them.
+        d_out: (B, Nq, h, d), gradient of ``out``.
+    Returns:
+        Gradients of q, k and v, float32.
+    """
+    return kernels().attention_part_gradients(q, k, v, out, log_sums, d_out, 1 / math.sqrt(q.shape[-1]))
+
+
+def merged(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Joins what `attention_part` gives for two sets of keys to what it gives for both together.
+
+    Values are weighted by ``sigmoid`` of the difference of their log-sums, so that nothing overflows.
+    """
+    (values, sums), (others, more) = one, other
+    share = ops.sigmoid(more - sums).transpose(0, 2, 1)[..., None]
+    together = ops.maximum(sums, more) + ops.log1p(ops.exp(-ops.abs(more - sums)))
+    return values + share * (others - values), together
 
 
 def frame_causal_attention(q: Tensor, k: Tensor, v: Tensor, frames: int) -> Tensor:

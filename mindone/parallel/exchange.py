@@ -82,15 +82,40 @@ class Exchange(nn.Cell):
             begin += held
         return self.sum(parts[0] if len(parts) == 1 else ops.concat(parts, dim))
 
+    def owned(self, x: Tensor, dim: int, runs: Sequence[int]) -> Tensor:
+        """What this rank holds → of that its own; one item of others if it has none."""
+        items = ()
+        for total in runs:
+            items += ((held_of(total, self.ranks, self.rank)[1], part_of(total, self.ranks, self.rank)[1]),)
+        return _without_others(x, dim, items)
+
+    def passed_on(self, x: Tensor, held: Sequence[int]) -> Tensor:
+        """Every rank gives the next one what it has, and gets that of the one before.
+
+        Args:
+            x: (n,).
+            held: how many values each rank has.
+        """
+        before, after = (self.rank - 1) % self.ranks, (self.rank + 1) % self.ranks
+        if self.send is not None:
+            sent, received = (), ()
+            for rank in range(self.ranks):
+                sent += (held[self.rank] if rank == after else 0,)
+                received += (held[before] if rank == before else 0,)
+            return self.send(x, sent, received)
+        places, total = (), 0
+        for count in held:
+            places += (total,)
+            total += count
+        first = places[self.rank]
+        together = self.sum(_padded(x, 0, first, total - first - held[self.rank]))
+        return _cut(together, 0, places[before], held[before])
+
     def switch(self, x: Tensor, split: int, split_runs: Sequence[int], join: int, join_runs: Sequence[int]) -> Tensor:
         """Whole along ``split`` and a part along ``join`` → a part along ``split`` and whole along ``join``."""
         if self.send is None:
             return self.part(self.whole(x, join, join_runs), split, split_runs)
-        shape, items = x.shape, ()
-        for total in join_runs:
-            first, held = held_of(total, self.ranks, self.rank)
-            items += ((held, part_of(total, self.ranks, self.rank)[1]),)
-        own = _without_others(x, join, items)
+        shape, own = x.shape, self.owned(x, join, join_runs)
         sent, counts = (), ()
         for rank in range(self.ranks):
             piece = _reshape(self.part(own, split, split_runs, rank), (-1,))
@@ -100,7 +125,7 @@ class Exchange(nn.Cell):
         unit = x.size // (shape[split] * shape[join]) * width
         received = ()
         for rank in range(self.ranks):
-            received += (unit * self._owned(join_runs, rank),)
+            received += (unit * self.count(join_runs, rank),)
         return self._joined(self.send(ops.concat(sent), counts, received), shape, split, width, join, join_runs)
 
     def _joined(
@@ -109,7 +134,7 @@ class Exchange(nn.Cell):
         """Pieces of all ranks one after the other → side by side along ``join``, run by run."""
         pieces, begin = (), 0
         for rank in range(self.ranks):
-            owned = self._owned(runs, rank)
+            owned = self.count(runs, rank)
             size = shape[:split] + (width,) + shape[split + 1 :]
             size = size[:join] + (owned,) + size[join + 1 :]
             count = 1
@@ -128,7 +153,8 @@ class Exchange(nn.Cell):
             places = after
         return ops.concat(parts, join)
 
-    def _owned(self, runs: Sequence[int], rank: int) -> int:
+    def count(self, runs: Sequence[int], rank: int) -> int:
+        """How many items of all runs are a rank's own."""
         count = 0
         for total in runs:
             count += part_of(total, self.ranks, rank)[1]

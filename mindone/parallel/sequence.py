@@ -2,7 +2,8 @@
 
 The network is written for one device. It hands its tokens to the strategy where they can be split over ranks
 (`split`), gathered (`gather`), around every self-attention (`before_attention`, `after_attention`) and between spatial
-and temporal blocks (`to_temporal`, `to_spatial`). Which of these exchange anything is the strategy's business.
+and temporal blocks (`to_temporal`, `to_spatial`); where all tokens see each other, it asks for the attention itself
+(`positions`, `attention`). Which of these exchange anything is the strategy's business.
 
 ``size`` is that of all ranks' tokens together, plain numbers: frames, then tokens of a frame, (T, S); or (1, L, N) for
 runs of tokens one after the other, such as text and video, each of which is split by itself.
@@ -12,11 +13,15 @@ Legend: `B` batch, `T` frames, `S` tokens of a frame, `D` width, `h` heads, `d` 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mindspore import Tensor, nn
 
+from mindone.nn import functional as F
 from mindone.parallel.mesh import Mesh
 
 Size = tuple[int, ...]
+Way = Literal["ulysses", "dsp", "ring"]
 
 
 class NoParallel(nn.Cell):
@@ -42,6 +47,14 @@ class NoParallel(nn.Cell):
         """Attended values (B, T, S, h, d) → back as they were before `before_attention`, with ``heads`` heads."""
         return x
 
+    def positions(self, values: Tensor, size: Size) -> Tensor:
+        """Values per token of all runs (..., N, n) → those of the tokens that `attention` is given."""
+        return values
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
+        """Attention among all tokens of all runs, given what `before_attention` gave: each (B, N, h, d)."""
+        return F.attention(q, k, v)
+
     def to_temporal(self, x: Tensor, size: Size) -> Tensor:
         """Tokens that leave a spatial block → as the temporal blocks want them."""
         return x
@@ -51,15 +64,18 @@ class NoParallel(nn.Cell):
         return x
 
 
-def make_strategy(mesh: Mesh, dsp: bool) -> NoParallel | None:
-    """How the ranks of a row share their samples: by tokens and heads (Ulysses), or by frames and tokens in turn.
+def make_strategy(mesh: Mesh, way: Way) -> NoParallel | None:
+    """How the ranks of a row share their samples.
 
+    Args:
+        way: by tokens and heads (``ulysses``), by frames and tokens in turn (``dsp``), or by tokens alone (``ring``).
     Returns:
         None where every rank has samples of its own.
     """
     from mindone.parallel.dsp import DynamicSequence
+    from mindone.parallel.ring import Ring
     from mindone.parallel.ulysses import Ulysses
 
     if mesh.sequence == 1:
         return None
-    return DynamicSequence(mesh) if dsp else Ulysses(mesh)
+    return {"ulysses": Ulysses, "dsp": DynamicSequence, "ring": Ring}[way](mesh)

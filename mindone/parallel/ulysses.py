@@ -14,8 +14,8 @@ from mindone.parallel.sequence import NoParallel, Size
 TOKENS = 2
 
 
-class Ulysses(NoParallel):
-    """Two exchanges per attention within frames.
+class TokenParts(NoParallel):
+    """Ranks have different tokens of every frame.
 
     Args:
         mesh: the ranks of whose rows share their samples.
@@ -30,6 +30,10 @@ class Ulysses(NoParallel):
 
     def gather(self, x: Tensor, size: Size) -> Tensor:
         return self.exchange.whole(x, TOKENS, size[1:])
+
+
+class Ulysses(TokenParts):
+    """Two exchanges per attention within frames."""
 
     def before_attention(self, parts: tuple[Tensor, ...], axis: str, size: Size) -> tuple[Tensor, ...]:
         if axis == "time":

@@ -135,21 +135,60 @@ def test_attention_bias_is_added_to_the_scores_and_gets_its_gradient(mode, atten
     check(BiasedAttention(weight), reference, inputs)
 
 
+class PartsOfKeys(nn.Cell):
+    """Attention among some keys at a time, merged, and its gradients from those of the parts."""
+
+    def __init__(self, counts):
+        super().__init__()
+        self.counts = counts
+
+    def construct(self, q, k, v, d_out):
+        found, first = (), 0
+        for count in self.counts:
+            part = F.attention_part(q, k[:, first : first + count], v[:, first : first + count])
+            found = F.merged(found, part) if found else part
+            first += count
+        d_q, d_k, d_v, first = 0.0, (), (), 0
+        for count in self.counts:
+            some, values = k[:, first : first + count], v[:, first : first + count]
+            slopes = F.attention_part_gradients(q, some, values, found[0], found[1], d_out)
+            d_q, d_k, d_v = d_q + slopes[0], d_k + (slopes[1],), d_v + (slopes[2],)
+            first += count
+        return found[0], d_q, ops.concat(d_k, 1), ops.concat(d_v, 1)
+
+
+@pytest.mark.parametrize("form", [1000, 30, "as installed"])
+def test_attention_among_some_keys_at_a_time_adds_up_to_that_among_all(mode, attention_form):
+    q, k, v, weight = draw(2, 5, 2, 4), 9 * draw(2, 7, 2, 4), draw(2, 7, 2, 4), draw(2, 5, 2, 4)
+
+    def reference(q, k, v):
+        return by_heads(reference_attention, q, k, v) * weight
+
+    out, *slopes = PartsOfKeys((3, 1, 3))(*[Tensor(x) for x in (q, k, v, weight)])
+    np.testing.assert_allclose(out.asnumpy() * weight, reference(q, k, v), atol=2e-5)
+    for index, slope in enumerate(slopes):
+        expected = numerical_gradient(reference, (q, k, v), index)
+        np.testing.assert_allclose(slope.asnumpy(), expected, atol=2e-5 * np.abs(expected).max(), err_msg=f"{index=}")
+
+
 class RotaryAttention(nn.Cell):
-    """`F.rotary_attention` of both kinds, weighted."""
+    """Attention of rotated queries and keys, by both kinds of pairs, weighted."""
 
     def __init__(self, weight, cos, sin):
         super().__init__()
         self.weight, self.cos, self.sin = Tensor(weight), Tensor(cos, ms.float32), Tensor(sin, ms.float32)
 
     def construct(self, q, k, v):
-        halves = F.rotary_attention(q, k, v, self.cos, self.sin, True)
-        return ops.stack((halves, F.rotary_attention(q, k, v, self.cos, self.sin, False))) * self.weight
+        halves = F.attention(F.apply_rope_half(q, self.cos, self.sin), F.apply_rope_half(k, self.cos, self.sin), v)
+        pairs = F.attention(
+            F.apply_rope_interleaved(q, self.cos, self.sin), F.apply_rope_interleaved(k, self.cos, self.sin), v
+        )
+        return ops.stack((halves, pairs)) * self.weight
 
 
 @pytest.mark.parametrize("each_sample", [False, True], ids=["same angles", "angles of each sample"])
 @pytest.mark.parametrize("form", [1000, "as installed"])
-def test_queries_and_keys_are_rotated_before_rotary_attention(mode, attention_form, each_sample):
+def test_queries_and_keys_are_rotated_before_attention(mode, attention_form, each_sample):
     inputs, weight = [draw(2, 7, 3, 4) for _ in range(3)], draw(2, 2, 7, 3, 4)
     angles = np.abs(draw(2, 7, 2)) if each_sample else np.abs(draw(7, 2))
 

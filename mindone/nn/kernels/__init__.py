@@ -21,6 +21,8 @@ else:
 OPERATORS = (
     "linear",
     "attention",
+    "attention_part",
+    "attention_part_gradients",
     "rotate",
     "rms_norm",
     "channel_rms_norm",

@@ -6,6 +6,7 @@ import math
 
 import mindspore as ms
 from mindspore import Tensor, ops
+from mindspore.ops.auto_generate import FlashAttentionScore, FlashAttentionScoreGrad
 
 from mindone.nn.kernels import plain
 from mindone.nn.kernels.plain import (  # noqa: F401
@@ -20,15 +21,16 @@ from mindone.nn.kernels.plain import (  # noqa: F401
 from mindone.nn.padding import Padding, pad_edges, pad_zeros
 
 _FUSED_DTYPES = (ms.float16, ms.bfloat16)
+_ALL_TOKENS = 2**31 - 1
+_zeros, _ones_like = ops.Zeros(), ops.OnesLike()
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, bias: Tensor | None) -> Tensor:
     """The fused operator takes half precision, no bias, head sizes in steps of 16, and masks where 1 = left out."""
     if q.dtype not in _FUSED_DTYPES or bias is not None:
         return plain.attention(q, k, v, mask, scale, bias)
-    q, k, v = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     head_size, dropped = v.shape[-1], None
-    q, k, v = _pad_head(q), _pad_head(k), _pad_head(v)
+    q, k, v = _pad_head(_turned(q)), _pad_head(_turned(k)), _pad_head(_turned(v))
     if mask is not None:
         shape = (q.shape[0], 1, q.shape[2], k.shape[2])
         dropped = ops.broadcast_to(cast(ops.logical_not(mask), ms.uint8), shape)
@@ -36,11 +38,46 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
     out = out[..., :head_size]
     # What the operator gives for a query without any key is not documented.
     out = out if mask is None else out * cast(mask.any(-1, keep_dims=True), out.dtype)
-    return out.transpose(0, 2, 1, 3)
+    return _turned(out)
+
+
+def attention_part(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The fused operator gives the largest score of each query and the sum over it, each eight times."""
+    if q.dtype not in _FUSED_DTYPES:
+        return plain.attention_part(q, k, v, scale)
+    head_size, fused = v.shape[-1], FlashAttentionScore(q.shape[2], scale_value=scale, input_layout="BNSD")
+    largest, total, _, out = fused(_pad_head(_turned(q)), _pad_head(_turned(k)), _pad_head(_turned(v)))
+    log_sums = largest[..., 0] + ops.log(total[..., 0])
+    return cast(_turned(out[..., :head_size]), ms.float32), log_sums
+
+
+def attention_part_gradients(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sums: Tensor, d_out: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The fused operator divides by the sum over the largest score: here by one over the logarithm of the sum."""
+    if q.dtype not in _FUSED_DTYPES:
+        return plain.attention_part_gradients(q, k, v, out, log_sums, d_out, scale)
+    head_size, dtype = v.shape[-1], q.dtype
+    q, k, v = _pad_head(_turned(q)), _pad_head(_turned(k)), _pad_head(_turned(v))
+    out, d_out = _pad_head(_turned(cast(out, dtype))), _pad_head(_turned(cast(d_out, dtype)))
+    largest = ops.BroadcastTo((*log_sums.shape, 8))(log_sums[..., None])
+    fused = FlashAttentionScoreGrad(
+        q.shape[1], scale_value=scale, pre_tokens=_ALL_TOKENS, next_tokens=_ALL_TOKENS, input_layout="BNSD"
+    )
+    found = fused(q, k, v, d_out, softmax_max=largest, softmax_sum=_ones_like(largest), attention_in=out)
+    d_q, d_k, d_v = found[0][..., :head_size], found[1][..., :head_size], found[2][..., :head_size]
+    return cast(_turned(d_q), ms.float32), cast(_turned(d_k), ms.float32), cast(_turned(d_v), ms.float32)
+
+
+def _turned(x: Tensor) -> Tensor:
+    """(B, N, h, d) → (B, h, N, d), and back."""
+    return x.transpose(0, 2, 1, 3)
 
 
 def _pad_head(x: Tensor) -> Tensor:
-    return pad_zeros(x, ((0, -x.shape[-1] % 16),))
+    """Not by `pad_zeros`: MindSpore does not compile that in the backward pass of a cell that calls it in both."""
+    more = -x.shape[-1] % 16
+    return ops.concat((x, _zeros((*x.shape[:-1], more), x.dtype)), -1) if more else x
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:

@@ -215,6 +215,32 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
     return cast(cell(cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32), bias, mask)[0], q.dtype)
 
 
+def attention_part(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    return _attention(scale, False)(cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32), _NO_BIAS, _NO_MASK)
+
+
+class PartGradients(nn.Cell):
+    """`plain.attention_part_gradients`."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        self.settings = Tensor(scale, ms.float32)
+        self.backward = Operator("mindone_attention_gradient", _first_three, _first_three)
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sums: Tensor, d_out: Tensor):
+        return self.backward(q, k, v, _NO_BIAS, _NO_MASK, self.settings, out, log_sums, d_out)
+
+
+_part_gradients = functools.cache(PartGradients)
+
+
+def attention_part_gradients(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sums: Tensor, d_out: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = cast(q, ms.float32), cast(k, ms.float32), cast(v, ms.float32)
+    return _part_gradients(scale)(q, k, v, out, log_sums, cast(d_out, ms.float32))
+
+
 class Rotation(nn.Cell):
     """(B, N, h, d) and angles (N, d / 2) or (B, N, d / 2), which get no gradients."""
 

@@ -30,6 +30,7 @@ MAX_PIECES = 16
 
 _MASKED = -1e30
 _adam_weight_decay, _descend = ops.AdamWeightDecay(), ops.ApplyGradientDescent()
+_times_transposed = ops.BatchMatMul(transpose_b=True)
 _mul_no_nan, _square, _sum = ops.MulNoNan(), ops.Square(), ops.ReduceSum()
 
 
@@ -62,6 +63,56 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
     out = outs[0] if len(outs) == 1 else ops.concat(outs, 2)
     out = out if mask is None else out * cast(mask.any(-1, keep_dims=True), ms.float32)
     return cast(out.transpose(0, 2, 1, 3), dtype)
+
+
+def attention_part(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The scores of some queries at a time."""
+    q, k, v, rows = *_by_heads(q, k, v), _rows_at_once(q, k)
+    q, outs, log_sums = q * scale, (), ()
+    for first in range(0, q.shape[2], rows):
+        k = ops.depend(k, outs[-1]) if outs else k
+        scores = _times_transposed(_part(q, first, rows), k)
+        largest = scores.max(-1, keepdims=True)
+        weights = ops.exp(scores - largest)
+        total = weights.sum(-1, keepdims=True)
+        outs += (ops.matmul(weights, v) / total,)
+        log_sums += ((largest + ops.log(total)).squeeze(-1),)
+    out = outs[0] if len(outs) == 1 else ops.concat(outs, 2)
+    return out.transpose(0, 2, 1, 3), log_sums[0] if len(log_sums) == 1 else ops.concat(log_sums, 2)
+
+
+def attention_part_gradients(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sums: Tensor, d_out: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The scores of some queries at a time."""
+    rows = _rows_at_once(q, k)
+    (q, k, v), (out, d_out, _) = _by_heads(q, k, v), _by_heads(out, d_out, d_out)
+    q, means = q * scale, (out * d_out).sum(-1, keepdims=True)
+    log_sums, d_q, d_k, d_v = log_sums[..., None], (), 0.0, 0.0
+    for first in range(0, q.shape[2], rows):
+        k = ops.depend(k, d_q[-1]) if d_q else k
+        some, d_some = _part(q, first, rows), _part(d_out, first, rows)
+        weights = ops.exp(_times_transposed(some, k) - _part(log_sums, first, rows))
+        slopes = weights * (_times_transposed(d_some, v) - _part(means, first, rows))
+        d_q += (ops.matmul(slopes, k) * scale,)
+        d_k = d_k + ops.matmul(slopes.swapaxes(2, 3), some)
+        d_v = d_v + ops.matmul(weights.swapaxes(2, 3), d_some)
+    return _by_heads(d_q[0] if len(d_q) == 1 else ops.concat(d_q, 2), d_k, d_v)
+
+
+def _by_heads(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, N, h, d) → (B, h, N, d) float32, and back."""
+    order = (0, 2, 1, 3)
+    return (
+        cast(x, ms.float32).transpose(order),
+        cast(y, ms.float32).transpose(order),
+        cast(z, ms.float32).transpose(order),
+    )
+
+
+def _rows_at_once(q: Tensor, k: Tensor) -> int:
+    """Queries whose scores are in memory at a time; of q and k (B, N, h, d)."""
+    return max(1, MAX_SCORES // (q.shape[0] * q.shape[2] * k.shape[1]))
 
 
 def _part(x: Tensor, first: int, rows: int) -> Tensor:

@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from mindone import runtime
 from mindone.nn import functional as F
@@ -23,6 +23,35 @@ def test_ascend_graphs_use_the_fused_kernels():
             FusedKernels(), q, Tensor(np.zeros(12), ms.float32), *tables, Tensor(np.ones((2, 1, 1, 48)), ms.bool_)
         )
     assert {"FlashAttentionScore", "RmsNorm", "RotaryPositionEmbedding"} <= set(graph.operators)
+
+
+class PartOfKeys(nn.Cell):
+    """With a backward pass of its own, as ring attention has it."""
+
+    def construct(self, q, k, v):
+        return F.attention_part(q, k, v)
+
+    def bprop(self, q, k, v, out, d_out):
+        d_q, d_k, d_v = F.attention_part_gradients(q, k, v, out[0], out[1], d_out[0])
+        return F.cast(d_q, q.dtype), F.cast(d_k, k.dtype), F.cast(d_v, v.dtype)
+
+
+class PartGradients(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.gradients = ops.GradOperation(get_all=True)
+        self.part = PartOfKeys()
+
+    def construct(self, q, k, v):
+        return self.gradients(self.part)(q, k, v)
+
+
+@pytest.mark.parametrize("head_size", [12, 16])
+def test_attention_to_some_keys_and_its_gradients_are_fused_for_ascend(head_size):
+    q, k = (Tensor(np.zeros((2, length, 3, head_size)), ms.bfloat16) for length in (8, 5))
+    with runtime.use_kernels("Ascend"):
+        operators = runtime.compile_front_end(PartGradients(), q, k, k)
+    assert {"FlashAttentionScore", "FlashAttentionScoreGrad"} <= set(operators) and "Custom" not in operators
 
 
 class Rotated(nn.Cell):

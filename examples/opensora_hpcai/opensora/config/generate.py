@@ -94,6 +94,9 @@ class Denoiser:
     """share one video between ranks by tokens"""
     sequence_parallel_shards: int | None = None
     """ranks that share one video, all of them if not given"""
+    sequence_parallel_method: Literal["auto", "ulysses", "ring"] = "auto"
+    """how they share it by tokens: by heads in each attention (ulysses), or keys and values go round (ring; version
+    2.0); auto: ring where 2.0 has fewer heads than ranks"""
     dsp: bool = False
     """share one video between ranks by frames and tokens in turn"""
     guidance_parallel: bool = False

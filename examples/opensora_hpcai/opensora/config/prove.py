@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mindone.config import FilePath, SettingError, require_at_least
 from opensora.config.train import TrainConfig
 
-WAYS = ("dp", "sp", "dsp", "zero", "accumulate")
+WAYS = ("dp", "sp", "dsp", "ring", "zero", "accumulate")
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Spread:
     """ranks that share a video by tokens"""
     dsp: int = 1
     """ranks that share a video by frames and tokens in turn"""
+    ring: int = 1
+    """ranks that share a video by tokens, keys and values going round"""
     zero: int = 0
     """what is split among ranks with samples of their own: stage of ZeRO"""
     accumulate: int = 1
@@ -28,7 +30,7 @@ class Spread:
     @property
     def row(self) -> int:
         """Ranks that share a video."""
-        return max(self.sp, self.dsp)
+        return max(self.sp, self.dsp, self.ring)
 
     @property
     def ranks(self) -> int:
@@ -41,8 +43,8 @@ class Proof:
 
     plan: str = "dp=2"
     """processes and what they share: dp=2 (samples), sp=2 (a video, by tokens), dsp=2 (a video, by frames and tokens),
-    zero=1 (optimizer; 2: gradients too; 3: weights too), accumulate=2 (batches of an update); several as in
-    dp=2,sp=2,zero=1"""
+    ring=3 (a video of version 2.0, by tokens; keys and values go round), zero=1 (optimizer; 2: gradients too; 3:
+    weights too), accumulate=2 (batches of an update); several as in dp=2,sp=2,zero=1"""
     proof_steps: int = 20
     """updates that are compared"""
     proof_layers: int = 2
@@ -55,7 +57,9 @@ class Proof:
     def check(self) -> None:
         require_at_least(self, proof_steps=1, proof_layers=1)
         if self.spread.ranks * self.spread.accumulate == 1:
-            raise SettingError(f"plan={self.plan} is one process; give dp, sp, dsp or accumulate more than 1", "plan")
+            raise SettingError(
+                f"plan={self.plan} is one process; give dp, sp, dsp, ring or accumulate more than 1", "plan"
+            )
 
     @property
     def spread(self) -> Spread:
@@ -73,10 +77,10 @@ class Proof:
                 )
             values[name] = int(number)
         spread = Spread(**values)
-        if min(spread.dp, spread.sp, spread.dsp, spread.accumulate) < 1 or spread.zero > 3:
+        if min(spread.dp, spread.sp, spread.dsp, spread.ring, spread.accumulate) < 1 or spread.zero > 3:
             raise SettingError(f"plan={self.plan}: numbers are at least 1, and zero is 0 to 3", "plan")
-        if spread.sp > 1 and spread.dsp > 1:
-            raise SettingError(f"plan={self.plan}: sp and dsp share a video in two ways; give one", "plan")
+        if (spread.sp, spread.dsp, spread.ring).count(1) < 2:
+            raise SettingError(f"plan={self.plan}: sp, dsp and ring share a video in different ways; give one", "plan")
         return spread
 
 

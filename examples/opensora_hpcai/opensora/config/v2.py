@@ -353,6 +353,9 @@ class SharedVideo:
     """share one video between ranks by tokens"""
     sequence_parallel_shards: int | None = None
     """ranks that share one video, all of them if not given"""
+    sequence_parallel_method: Literal["auto", "ulysses", "ring"] = "auto"
+    """how they share it by tokens: by heads in each attention (ulysses), or keys and values go round (ring); auto: ring
+    where the network has fewer heads than ranks"""
     guidance_parallel: bool = False
     """share one video between two ranks by the branches of guidance: with the prompt, and without it"""
 

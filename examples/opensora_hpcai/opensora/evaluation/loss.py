@@ -15,11 +15,10 @@ import numpy as np
 
 from mindone.checkpoint import load_into, read_tensors
 from mindone.errors import UserError
-from mindone.parallel.sequence import make_strategy
 from opensora import outputs
 from opensora.config.evaluate import EvaluateLossConfig
 from opensora.model_folder import require_path
-from opensora.sequence import shared_mesh
+from opensora.sequence import shared_by, shared_mesh
 from opensora.start import start
 from opensora.training.denoiser import make_denoiser, make_inputs, make_setting, make_validation_loss
 from opensora.training.validation import mean_losses, validation_settings
@@ -55,7 +54,7 @@ def loss(config: EvaluateLossConfig) -> Losses:
         quiet = validation_settings(quiet)
     own = replace(quiet, data=replace(quiet.data, disable_flip=True))
     setting = make_setting(replace(own, model=replace(own.model, pretrained_model_path=str(sources[0]))), mesh)
-    denoiser = make_denoiser(setting, 0, make_strategy(mesh, config.parallel.dsp))
+    denoiser = make_denoiser(setting, 0, shared_by(config.parallel, setting.denoiser_config, mesh))
     loss_of, batches = make_validation_loss(setting, denoiser, make_inputs(setting))
     found: Losses = {}
     for number, source in enumerate(sources):

@@ -69,6 +69,7 @@ NO_GIVEN_FRAMES: Refusals = {
 ONLY_2_0: Refusals = {
     "prompt_suffix": (lambda value: not value, "leave it out; only version 2.0 adds one"),
     "condition_kinds": (is_on, "leave it out; version 2.0 has it"),
+    "sequence_parallel_method": (lambda value: value == "ring", "use ulysses; version 2.0 has it"),
 }
 
 

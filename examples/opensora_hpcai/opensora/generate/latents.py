@@ -17,7 +17,6 @@ import numpy as np
 from mindone import runtime
 from mindone.folders import make_run_folder
 from mindone.parallel.guidance import SharedRows
-from mindone.parallel.sequence import make_strategy
 from mindone.parallel.zero import held_bytes
 from opensora import networks, outputs
 from opensora.conditions.given import Conditions, continued
@@ -31,7 +30,7 @@ from opensora.generate.references import Latents
 from opensora.generate.results import Result, record
 from opensora.generate.resume import LATENTS_FOLDER, own_stem
 from opensora.generate.texts import Texts
-from opensora.sequence import is_shared
+from opensora.sequence import shared_by
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -93,7 +92,7 @@ def load_denoiser(plan: Plan) -> nn.Cell:
             plan.denoiser_config,
             config.denoiser.dtype,
             allow_random=config.denoiser.allow_random_weights,
-            parallel=make_strategy(plan.mesh, config.denoiser.dsp) if is_shared(config.denoiser) else None,
+            parallel=shared_by(config.denoiser, plan.denoiser_config, plan.mesh),
             loras=config.denoiser.loras,
             mesh=plan.mesh if config.denoiser.shard_weights else None,
         )

@@ -33,7 +33,14 @@ class Result:
 
 
 # Settings that say which ranks work on a video, and do not change it.
-SHARING = ("enable_sequence_parallelism", "sequence_parallel_shards", "dsp", "guidance_parallel", "shard_weights")
+SHARING = (
+    "enable_sequence_parallelism",
+    "sequence_parallel_shards",
+    "sequence_parallel_method",
+    "dsp",
+    "guidance_parallel",
+    "shard_weights",
+)
 
 # Settings that find a threshold; what they found is in the settings as well.
 CALIBRATION = ("max_lpips", "lpips_checkpoint", "lpips_random")

@@ -71,7 +71,7 @@ class Modulation(nn.Cell):
 class JointAttention(nn.Cell):
     """Rotates queries and keys and attends among all tokens: q, k, v (B, N, h, d) → (B, N, D).
 
-    ``parallel`` exchanges tokens for heads before, and back after; the rotary tables are those of all tokens.
+    ``parallel`` may exchange tokens for heads before, and back after; the rotary tables are those of all tokens.
     """
 
     def __init__(self, half_rope: bool, parallel: nn.Cell):
@@ -82,7 +82,12 @@ class JointAttention(nn.Cell):
         batch, length, heads, _ = q.shape
         parts = self.parallel.before_attention(tuple([x[:, None, :, None] for x in (q, k, v)]), "space", size)
         q, k, v = tuple([x[:, 0, :, 0] for x in parts])
-        out = F.rotary_attention(q, k, v, *rope, self.half_rope)[:, None]
+        cos, sin = self.parallel.positions(rope[0], size), self.parallel.positions(rope[1], size)
+        if self.half_rope:
+            q, k = F.apply_rope_half(q, cos, sin), F.apply_rope_half(k, cos, sin)
+        else:
+            q, k = F.apply_rope_interleaved(q, cos, sin), F.apply_rope_interleaved(k, cos, sin)
+        out = self.parallel.attention(q, k, v, size)[:, None]
         return self.parallel.after_attention(out, "space", size, heads).reshape(batch, length, -1)
 
 

@@ -87,6 +87,7 @@ def prove(config: ProveConfig) -> Proved:
         _run_all(folder, "train", {"one": (1, []), "many": (spread.ranks, [])})
         shared = parallel_settings(config.parallel, spread)
         flags = ["--enable_sequence_parallelism", str(shared.enable_sequence_parallelism), "--dsp", str(shared.dsp)]
+        flags += ["--sequence_parallel_method", shared.sequence_parallel_method]
         if spread.zero == 3:
             flags += ["--shard_weights", "True"]
         elif spread.row > 1:

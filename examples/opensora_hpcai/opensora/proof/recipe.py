@@ -184,8 +184,9 @@ def parallel_settings(given: Parallel, spread: Spread) -> Parallel:
     return replace(
         given,
         zero_stage=spread.zero,
-        enable_sequence_parallelism=spread.sp > 1,
+        enable_sequence_parallelism=spread.sp > 1 or spread.ring > 1,
         sequence_parallel_shards=spread.row if spread.row > 1 else None,
+        sequence_parallel_method="ring" if spread.ring > 1 else "auto",
         dsp=spread.dsp > 1,
     )
 

@@ -64,6 +64,7 @@ CANNOT: Refusals = {
     "enable_sequence_parallelism": (is_on, "leave it out; --use_parallel True shares the work by samples"),
     "dsp": (is_on, "leave it out; --use_parallel True shares the work by samples"),
     "sequence_parallel_shards": (lambda value: (value or 1) > 1, "leave it out"),
+    "sequence_parallel_method": (lambda value: value != "auto", "leave it out"),
     "random_crop": (is_on, "leave it out; clips are cropped at the centre"),
     "scale_lr": (is_on, "give the learning rate you want as start_learning_rate"),
 }

@@ -19,7 +19,7 @@ from mindone.data.transforms import ResizeWithin
 from mindone.errors import UserError
 from mindone.parallel.collectives import broadcast_parameters
 from mindone.parallel.mesh import Mesh
-from mindone.parallel.sequence import NoParallel, make_strategy
+from mindone.parallel.sequence import NoParallel
 from mindone.parallel.zero import spread
 from mindone.train.band import BandWatch
 from mindone.train.loop import Every, Training
@@ -45,7 +45,7 @@ from opensora.networks import (
     load_denoiser,
     own_tensors,
 )
-from opensora.sequence import shared_mesh
+from opensora.sequence import shared_by, shared_mesh
 from opensora.sizes import VideoSize
 from opensora.start import start
 from opensora.training.adapter import Trained, adapt
@@ -135,7 +135,7 @@ def prepare(config: TrainConfig, setting: Setting, run: Run) -> tuple[Training, 
     plan = make_plan(setting, run.seed, run.mesh.data, contents.digest, run.planned_ranks)
     dataset = make_dataset(setting, plan.epoch(0).usual_size())
     loader = make_loader(dataset, config.data, plan, run)
-    denoiser = make_denoiser(setting, run.seed, make_strategy(run.mesh, config.parallel.dsp))
+    denoiser = make_denoiser(setting, run.seed, shared_by(config.parallel, setting.denoiser_config, run.mesh))
     trained = make_trained(setting, denoiser, run.seed)
     inputs = make_inputs(setting)
     objective = inputs.objective

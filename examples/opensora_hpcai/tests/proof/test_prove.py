@@ -30,12 +30,13 @@ def configured(*argv):
         ("dp=2", Spread(dp=2)),
         ("dp=2,sp=2,zero=2", Spread(dp=2, sp=2, zero=2)),
         ("dsp=3, accumulate=2", Spread(dsp=3, accumulate=2)),
+        ("dp=2,ring=3", Spread(dp=2, ring=3)),
     ],
 )
 def test_a_plan_is_read_in_words(plan, spread):
     proof = configured("--plan", plan).proof
     assert proof.spread == spread
-    assert spread.ranks == spread.dp * max(spread.sp, spread.dsp)
+    assert spread.ranks == spread.dp * max(spread.sp, spread.dsp, spread.ring)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,8 @@ def test_a_plan_is_read_in_words(plan, spread):
         ("dp=two", "dp=two is not one of"),
         ("dp=2,dp=3", "dp=3 is not one of"),
         ("dp=2,zero=4", "zero is 0 to 3"),
-        ("sp=2,dsp=2", "share a video in two ways"),
+        ("sp=2,dsp=2", "share a video in different ways"),
+        ("dsp=2,ring=3", "share a video in different ways"),
     ],
 )
 def test_a_plan_that_means_nothing_is_refused(plan, message):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ from mindone.parallel.mesh import Mesh
 from mindone.parallel.sequence import make_strategy
 from opensora.config import GenerateConfig, TrainConfig
 from opensora.families import settle
-from opensora.sequence import shared_mesh
+from opensora.models.mmdit import MMDiTConfig
+from opensora.models.stdit3 import STDiT3Config
+from opensora.sequence import shared_mesh, way_of
 
 PATIENCE = 500
+TRAINING = ["--csv_path", "a.csv", "--video_folder", "b", "--image_size", "8"]
 
 
 def launched(folder, ranks, script, *flags):
@@ -41,6 +45,26 @@ def test_output_gradients_and_training_are_those_of_one_process(tmp_path):
         assert differences and max(differences.values()) < 1e-5, name
 
 
+@pytest.mark.msrun
+def test_keys_and_values_that_go_round_three_ranks_are_those_of_one_process(tmp_path):
+    script, file = Path(__file__).with_name("ring_script.py"), tmp_path / "found.json"
+    finish(launched(tmp_path / "logs", 3, script, str(file)))
+    found = json.loads(file.read_text())
+    assert list(found) == ["pynative", "graph"]
+    for name, differences in found.items():
+        assert set(differences) == {"loss", "output", "gradients"} and max(differences.values()) < 1e-5, name
+
+
+def test_a_ring_is_taken_where_not_every_rank_has_a_head_or_if_asked_for():
+    settings = parse(TrainConfig, [*TRAINING, "--enable_sequence_parallelism", "True"]).parallel
+    joint, apart = MMDiTConfig(), STDiT3Config()
+    assert [way_of(settings, joint, ranks) for ranks in (24, 25)] == ["ulysses", "ring"]
+    assert way_of(settings, apart, 25) == "ulysses"
+    for method in ("ring", "ulysses"):
+        assert way_of(replace(settings, sequence_parallel_method=method), joint, 25) == method
+    assert way_of(replace(settings, dsp=True), apart, 2) == "dsp"
+
+
 def test_parts_follow_each_other_and_differ_by_one_at_most():
     for total in range(1, 9):
         for ranks in range(1, 6):
@@ -53,7 +77,7 @@ def test_parts_follow_each_other_and_differ_by_one_at_most():
 
 
 def test_a_rank_with_samples_of_its_own_needs_no_strategy():
-    assert make_strategy(Mesh(1, 2), dsp=True) is None
+    assert make_strategy(Mesh(1, 2), "dsp") is None
 
 
 @pytest.mark.parametrize(
@@ -62,6 +86,8 @@ def test_a_rank_with_samples_of_its_own_needs_no_strategy():
         (["--dsp", "True"], "start several by opensora launch --nproc N"),
         (["--enable_sequence_parallelism", "True", "--sequence_parallel_shards", "2"], "start several"),
         (["--sequence_parallel_shards", "2"], "sequence_parallel_shards=2 needs --enable_sequence_parallelism True"),
+        (["--sequence_parallel_method", "ring"], "sequence_parallel_method=ring needs --enable_sequence_parallelism"),
+        (["--sequence_parallel_method", "ring", "--dsp", "True"], "without --dsp"),
         (["--sequence_parallel_shards", "0"], "sequence_parallel_shards=0 has to be at least 1"),
     ],
 )
@@ -71,9 +97,17 @@ def test_what_ranks_cannot_share_is_refused(flags, message):
 
 
 def test_dropout_of_adapters_and_dsp_without_frames_are_refused():
-    training = ["--csv_path", "a.csv", "--video_folder", "b", "--image_size", "8", "--dsp", "True"]
+    training = [*TRAINING, "--dsp", "True"]
     adapter = ["--pretrained_model_path", "c", "--lora_rank", "4", "--lora_dropout", "0.1"]
     with pytest.raises(UserError, match="lora_dropout draws by tokens"):
         parse(TrainConfig, [*training, *adapter])
     with pytest.raises(UserError, match="dsp=True is not supported by model_version v2.0; use enable_sequence"):
         settle(parse(TrainConfig, training), "v2.0")
+
+
+def test_a_ring_is_refused_before_version_2_0():
+    ring = ["--enable_sequence_parallelism", "True", "--sequence_parallel_method", "ring"]
+    with pytest.raises(
+        UserError, match="sequence_parallel_method=ring is not supported by model_version v1.2; use uly"
+    ):
+        settle(parse(TrainConfig, [*TRAINING, *ring]), "v1.2")
