@@ -19,6 +19,8 @@ from opensora.data_tools.table import Cell, Row, Tally, open_table, process_rows
 ADDED = ("camera",)
 # The picture's shorter side while points are tracked, and how many frames of a video are looked at.
 SIDE, FRAMES = 256, 24
+# Its longer side at most, for strips of a picture.
+LONGEST = 4096
 MOST_POINTS, FEWEST_POINTS = 400, 12
 # Of the shorter side, or of the picture's scale, over the whole video.
 MOVED = 0.04
@@ -61,7 +63,7 @@ def camera_of_row(row: Row, root: str) -> dict[str, Cell]:
 
 def _small(frame: np.ndarray) -> np.ndarray:
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    scale = SIDE / min(grey.shape)
+    scale = min(SIDE / min(grey.shape), LONGEST / max(grey.shape))
     return cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
