@@ -58,13 +58,19 @@ def attention_part_gradients(
     if q.dtype not in _FUSED_DTYPES:
         return plain.attention_part_gradients(q, k, v, out, log_sums, d_out, scale)
     head_size, dtype = v.shape[-1], q.dtype
-    q, k, v = _pad_head(_turned(q)), _pad_head(_turned(k)), _pad_head(_turned(v))
-    out, d_out = _pad_head(_turned(cast(out, dtype))), _pad_head(_turned(cast(d_out, dtype)))
+    more = -head_size % 16
+    q, k, v, out, d_out = _turned(q), _turned(k), _turned(v), _turned(cast(out, dtype)), _turned(cast(d_out, dtype))
+    # Not by `_pad_head`: MindSpore does not compile a function with a branch that both passes of a cell call.
+    if more:
+        zeros = _zeros((*q.shape[:-1], more), dtype)
+        of_keys = _zeros((*k.shape[:-1], more), dtype)
+        q, out, d_out = ops.concat((q, zeros), -1), ops.concat((out, zeros), -1), ops.concat((d_out, zeros), -1)
+        k, v = ops.concat((k, of_keys), -1), ops.concat((v, of_keys), -1)
     largest = ops.BroadcastTo((*log_sums.shape, 8))(log_sums[..., None])
     fused = FlashAttentionScoreGrad(
         q.shape[1], scale_value=scale, pre_tokens=_ALL_TOKENS, next_tokens=_ALL_TOKENS, input_layout="BNSD"
     )
-    found = fused(q, k, v, d_out, softmax_max=largest, softmax_sum=_ones_like(largest), attention_in=out)
+    found = fused(q, k, v, d_out, None, None, None, None, largest, _ones_like(largest), None, out)
     d_q, d_k, d_v = found[0][..., :head_size], found[1][..., :head_size], found[2][..., :head_size]
     return cast(_turned(d_q), ms.float32), cast(_turned(d_k), ms.float32), cast(_turned(d_v), ms.float32)
 
@@ -75,7 +81,6 @@ def _turned(x: Tensor) -> Tensor:
 
 
 def _pad_head(x: Tensor) -> Tensor:
-    """Not by `pad_zeros`: MindSpore does not compile that in the backward pass of a cell that calls it in both."""
     more = -x.shape[-1] % 16
     return ops.concat((x, _zeros((*x.shape[:-1], more), x.dtype)), -1) if more else x
 
