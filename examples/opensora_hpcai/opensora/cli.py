@@ -39,12 +39,12 @@ DOORS: dict[str, Door] = {
     ),
     "sample-v0": Door(
         "opensora.older.first:sample_first",
-        "opensora.config.first:SampleFirstConfig",
+        "opensora.config:SampleFirstConfig",
         "a video with the first release, by its published options",
     ),
     "sample-opendit": Door(
         "opensora.older.opendit:sample_opendit",
-        "opensora.config.opendit:SampleOpenDiTConfig",
+        "opensora.config:SampleOpenDiTConfig",
         "videos with 1.0, by OpenDiT's options",
     ),
     "search": Door(
@@ -61,17 +61,12 @@ DOORS: dict[str, Door] = {
     ),
     "train-v0": Door(
         "opensora.older.first:train_first",
-        "opensora.config.first:TrainFirstConfig",
+        "opensora.config:TrainFirstConfig",
         "train the first release, by its published options",
-    ),
-    "preprocess-v0": Door(
-        "opensora.older.captions:preprocess",
-        "opensora.config.first:PreprocessConfig",
-        "a training table of captions and videos, by the first release's options",
     ),
     "train-opendit": Door(
         "opensora.older.opendit:train_opendit",
-        "opensora.config.opendit:TrainOpenDiTConfig",
+        "opensora.config:TrainOpenDiTConfig",
         "train 1.0, by OpenDiT's options",
     ),
     "plan-data": Door(

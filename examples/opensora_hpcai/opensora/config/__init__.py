@@ -21,21 +21,28 @@ from opensora.config.evaluate import (
     VbenchConfig,
     VideosConfig,
 )
+from opensora.config.first import SampleFirstConfig, TrainFirstConfig
 from opensora.config.gallery import GalleryConfig
 from opensora.config.generate import GenerateConfig
 from opensora.config.lora import ConvertLoraConfig, MergeLoraConfig
 from opensora.config.msr_vtt import CollateConfig, PreprocessConfig
+from opensora.config.opendit import SampleOpenDiTConfig, TrainOpenDiTConfig
 from opensora.config.plan import PlanConfig, PlanDataConfig
 from opensora.config.prove import ProveConfig
 from opensora.config.runs import PlotConfig, ReplayConfig
 from opensora.config.search import SearchConfig
 from opensora.config.serving import ServeConfig, WebConfig
-from opensora.config.toy import ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
+from opensora.config.toy import MeasuredConfig, ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
 from opensora.config.vae import EvaluateVaeConfig, TrainVaeConfig
 
 __all__ = [
+    "MeasuredConfig",
+    "SampleFirstConfig",
+    "SampleOpenDiTConfig",
+    "TrainFirstConfig",
+    "TrainOpenDiTConfig",
     "CameraConfig",
     "CaptionConfig",
     "ClipScoreConfig",

@@ -92,7 +92,7 @@ class TrainFirst:
 
     dataset: list[FilePath] | None = None
     """captions files: .json or .jsonl with file and captions, a table (.csv) with video and caption, or folders that
-    preprocess_data.py made"""
+    scripts/data/preprocess_data.py made"""
     video_dir: FilePath | None = None
     """folder of the videos"""
     height: int = 320
@@ -162,32 +162,3 @@ class TrainFirstConfig(Settings):
         "tensorboard_dir": "curves are in the folder of the run",
         "load_optimizer": "resume goes on with a run, its optimizer too",
     }
-
-
-@dataclass
-class PreprocessConfig(Settings):
-    """A training table from captions and a folder of videos."""
-
-    captions_file: FilePath | None = None
-    """.json or .jsonl with file and captions"""
-    video_dir: FilePath | None = None
-    """folder of the videos"""
-    output_dir: FilePath | None = None
-    """folder for video_caption.csv, which has a row for each caption"""
-    max_frames: int = 600
-    """longer videos are left out"""
-
-    aliases: ClassVar[dict[str, str]] = {"c": "captions_file", "v": "video_dir", "o": "output_dir"}
-    accepted_but_unused: ClassVar[dict[str, str]] = {
-        "n": "one table is read from any place",
-        "bins": "one table is read from any place",
-        "t": "texts are encoded in training, each once",
-        "text_model": "texts are encoded in training, each once",
-        "use_pooled_text": "model_arch of the training says it",
-    }
-
-    def check(self) -> None:
-        require_at_least(self, max_frames=1)
-        for name in ("captions_file", "video_dir", "output_dir"):
-            if not getattr(self, name):
-                raise UserError(f"{name} is not set; give --captions_file FILE --video_dir VIDEOS --output_dir FOLDER")

@@ -4,54 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mindone.checkpoint.atomic import atomic_write
-from mindone.data.errors import BadSample
-from mindone.data.table import read_video_table
-from mindone.data.video import probe_header
+from mindone.data.table import read_header, read_table
 from mindone.errors import UserError
-
-if TYPE_CHECKING:
-    from opensora.config.first import PreprocessConfig
-
-logger = logging.getLogger(__name__)
+from opensora.data_tools.listing import listed
+from opensora.data_tools.table import PROBLEM
 
 TABLE = "video_caption.csv"
+# Tables that folders have: that of a toy world or training, and that of ``opensora data preprocess``.
+TABLES = (TABLE, "videos.csv")
 Pair = tuple[str, str]
-
-
-def preprocess(config: PreprocessConfig) -> Path:
-    """Writes the table, with a row for each caption of the videos that are there and not too long; returns its path.
-
-    Raises:
-        UserError: no captions, or no video of them can be used.
-    """
-    kept: dict[str, bool] = {}
-    pairs = list(read_pairs([config.captions_file], config.video_dir))
-    for video, _ in pairs:
-        if video not in kept:
-            kept[video] = _is_usable(Path(config.video_dir) / video, config.max_frames)
-    usable = [pair for pair in pairs if kept[pair[0]]]
-    if not usable:
-        raise UserError(f"none of the {len(kept)} videos of {config.captions_file} can be used; is video_dir right?")
-    table = write_pairs(usable, Path(config.output_dir) / TABLE)
-    print(f"{table}: {len(usable)} captions of {sum(kept.values())} videos, {len(kept) - sum(kept.values())} left out")
-    return table
-
-
-def _is_usable(file: Path, max_frames: int) -> bool:
-    try:
-        frames = probe_header(file).num_frames
-    except BadSample as error:
-        logger.warning("left out: %s", error)
-        return False
-    if frames > max_frames:
-        logger.warning("left out: %s has %d frames, more than max_frames=%d", file, frames, max_frames)
-    return frames <= max_frames
 
 
 def training_table(sources: Sequence[str], video_dir: str, folder: str | Path) -> Path:
@@ -61,7 +26,7 @@ def training_table(sources: Sequence[str], video_dir: str, folder: str | Path) -
         UserError: a source is missing or no captions.
     """
     tables = [table_of(source) for source in sources]
-    if len(tables) == 1 and tables[0].suffix == ".csv":
+    if len(tables) == 1 and tables[0].suffix == ".csv" and PROBLEM not in read_header(tables[0]):
         return tables[0]
     return write_pairs(list(read_pairs(tables, video_dir)), Path(folder) / TABLE)
 
@@ -70,19 +35,15 @@ def table_of(source: str | Path) -> Path:
     """The file of a source: a folder stands for the table in it.
 
     Raises:
-        UserError: there is none, or the folder has arrow files, in which captions are no text any more.
+        UserError: there is none; the arrow files of a data set hold embeddings, no captions.
     """
     source = Path(source)
     if not source.is_dir():
         return source
-    if (source / TABLE).is_file():
-        return source / TABLE
-    if any(source.rglob("*.arrow")):
-        raise UserError(
-            f"{source} is an arrow data set, which holds embeddings instead of captions; give the captions file that "
-            "it was made of (.json or .jsonl)"
-        )
-    raise UserError(f"{source} has no {TABLE}; give a captions file, or a folder that preprocess_data.py made")
+    found = next((source / name for name in TABLES if (source / name).is_file()), None)
+    if found is None:
+        raise UserError(f"{source} has no {' or '.join(TABLES)}; give a captions file (.json or .jsonl) or a table")
+    return found
 
 
 def read_pairs(sources: Sequence[str | Path], video_dir: str | Path) -> Iterator[Pair]:
@@ -91,11 +52,12 @@ def read_pairs(sources: Sequence[str | Path], video_dir: str | Path) -> Iterator
     Raises:
         UserError: a source is missing, no captions file, or has an entry without a video or a caption.
     """
-    from opensora.data_tools.listing import listed
-
     for source in sources:
         if Path(source).suffix == ".csv":
-            yield from ((row.relative, row.caption) for row in read_video_table(source, video_dir))
+            table = read_table(source, ("video", "caption"))
+            problems = table.column(PROBLEM) if PROBLEM in table.columns else [""] * len(table)
+            rows = zip(table.column("video"), table.column("caption"), problems)
+            yield from ((video, caption) for video, caption, problem in rows if not problem)
             continue
         for found in listed(source, "list", video_dir):
             if found.problem:

@@ -160,7 +160,7 @@ VAE = ["--csv_path", "a.csv", "--video_folder", "v", "--use_z_rec_loss", "True"]
 @pytest.mark.parametrize(
     "schema, argv, message",
     [
-        (TrainConfig, [*TRAIN, "--model_version", "v1.3"], "has to be one of v1, v1.1, v1.2, v2.0"),
+        (TrainConfig, [*TRAIN, "--model_version", "v1.3"], "has to be one of v0, v1, v1.1, v1.2, v2.0"),
         (TrainConfig, TRAIN[2:], "csv_path is not set; give the table"),
         (TrainConfig, [*TRAIN[:2], *TRAIN[4:]], "video_folder is not set"),
         (TrainConfig, TRAIN[:4], "the videos have no size; give image_size"),

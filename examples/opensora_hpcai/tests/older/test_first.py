@@ -102,21 +102,16 @@ def test_captions_become_a_row_each_and_a_table_stays_as_it_is(data, tmp_path):
     assert again.data.csv_path == settings.data.csv_path
 
 
-def test_preprocessing_leaves_out_what_is_missing_or_too_long(data, tmp_path, capsys):
-    entries = [*json.loads((data / "captions.json").read_text()), {"file": "gone.mp4", "captions": ["a cat"]}]
-    (tmp_path / "captions.json").write_text(json.dumps(entries))
-    flags = ["-c", str(tmp_path / "captions.json"), "-v", str(data / "videos"), "-n", "10"]
-    enter("preprocess-v0", [*flags, "-o", str(tmp_path / "out")])
-    assert "6 captions of 3 videos, 1 left out" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        enter("preprocess-v0", [*flags, "-o", str(tmp_path / "out"), "--max_frames", "2"])
-    assert "none of the 4 videos" in capsys.readouterr().err
+def test_rows_with_a_problem_are_left_out_of_a_folder_that_was_preprocessed(data, tmp_path):
+    (tmp_path / "videos.csv").write_text("video,caption,problem\nvideo0.mp4,a cat,\ngone.mp4,a dog,missing\n")
+    settings = train_settings(load(TrainFirstConfig, [*train_flags(data, tmp_path / "run"), "-d", str(tmp_path)]))
+    with open(settings.data.csv_path, newline="") as file:
+        assert list(csv.reader(file)) == [["video", "caption"], ["video0.mp4", "a cat"]]
 
 
-def test_an_arrow_data_set_is_refused_with_what_to_give_instead(data, tmp_path):
-    (tmp_path / "part-00000").mkdir()
-    (tmp_path / "part-00000" / "data.arrow").write_bytes(b"")
-    with pytest.raises(UserError, match="holds embeddings instead of captions; give the captions file"):
+def test_an_arrow_data_set_without_captions_is_refused(data, tmp_path):
+    (tmp_path / "data.arrow").write_bytes(b"")
+    with pytest.raises(UserError, match="has no video_caption.csv or videos.csv; give a captions file"):
         train_settings(load(TrainFirstConfig, [*train_flags(data, tmp_path / "run"), "-d", str(tmp_path)]))
     assert not (tmp_path / "run").exists()
 
