@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import time
 
 import pytest
@@ -101,7 +102,8 @@ def test_an_endpoint_that_is_gone_stops_and_nothing_is_taken_for_done(films, ser
     service.reply = lambda number, body: (500, "")
     with pytest.raises(SystemExit):
         run(folder, service, "--retries", "0")
-    assert "2 videos in a row got no answer" in capsys.readouterr().err
+    # Two, and what was asked meanwhile.
+    assert re.search(r"[2-9] videos in a row got no answer", capsys.readouterr().err)
     service.reply = answer
     assert all(right(row, scene) for row, scene in zip(run(folder, service), shown))
 

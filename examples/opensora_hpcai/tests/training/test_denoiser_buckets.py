@@ -69,7 +69,9 @@ def whole(world, graphs, tmp_path_factory):
     root = logging.getLogger()
     level = root.level
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_step", lambda *given: graphs.append(make_step(*given)) or graphs[-1])
+        patch.setattr(
+            training, "make_step", lambda *given, **more: graphs.append(make_step(*given, **more)) or graphs[-1]
+        )
         root.setLevel(logging.INFO)
         enter("train", command(world, folder, ckpt_save_steps=4))
         root.setLevel(level)
