@@ -18,6 +18,7 @@ from mindone.errors import UserError
 from opensora.config import GalleryConfig, ScoreConfig
 from opensora.config.toy import LOOP_TASK
 from opensora.model_folder import require_path
+from opensora.networks import own_tensors
 from opensora.toy.cases import for_task, make_cases
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def _model(config: GalleryConfig, recipe: str) -> ScoreConfig | None:
     model = _settings(config, recipe)
     try:
         read_tensors(require_path(model.denoiser.ckpt_path, "the denoiser's weights", "ckpt_path"))
-        read_tensors(require_path(model.autoencoder.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint"))
+        own_tensors(require_path(model.autoencoder.vae_checkpoint, "the autoencoder's weights", "vae_checkpoint"))
     except UserError as error:
         logger.info("left out: %s: %s", recipe, error)
         return None
