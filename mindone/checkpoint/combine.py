@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mindone.checkpoint.files import read_json
 from mindone.checkpoint.find import ADAPTER_CONFIG, CONFIG
-from mindone.checkpoint.load import ADAPTER_LAYOUT, MODEL_LAYOUT
+from mindone.checkpoint.load import ADAPTER_LAYOUT, MODEL_LAYOUT, save_tensors
 from mindone.checkpoint.run import MANIFEST, RunCheckpoint, RunCheckpoints, Writer, verify_manifest
 from mindone.checkpoint.safetensors_file import read_safetensors, save_safetensors
 from mindone.checkpoint.slices import SLICES, Cut, cut_for, index_slices, part, read_slices, write_slices
@@ -74,9 +74,7 @@ def _copy(source: Path, place: Path) -> None:
 
 
 def _write_model(tensors: TensorFile, config: Path, place: Path) -> None:
-    place.mkdir()
-    save_safetensors(place / CONFIGS[config.name].weights, tensors, {"format": "pt", **tensors.metadata})
-    shutil.copyfile(config, place / config.name)
+    save_tensors(place, tensors, read_json(config, "config"), CONFIGS[config.name], tensors.metadata)
 
 
 def _write_slices(tensors: TensorFile, config: Path | None, ranks: int, place: Path) -> None:

@@ -167,14 +167,13 @@ class Slices(nn.Cell):
 
         Those that are slices say so, see `mindone.checkpoint.slices.cut_of`.
         """
-        owners = {own.name: owner for own, owner in zip(self.parameters, self.owners)}
-        cuts = {own.name: cut_of(own) for own in self.parameters}
+        slices = {own.name: (owner.name, cut_of(own)) for own, owner in zip(self.parameters, self.owners)}
         found = {}
         for state in states:
             kind, _, name = state.name.partition(".")
-            if name in owners:
-                state.cut = cuts[name]
-                found[f"{kind}.{owners[name].name}"] = state
+            if name in slices:
+                owner, state.cut = slices[name]
+                found[f"{kind}.{owner}"] = state
             else:
                 found[state.name] = state
         return found
@@ -192,8 +191,9 @@ def _slice_of(whole: Parameter, cut: Cut, name: str) -> Parameter:
 
 
 def _values(parameter: Parameter, cut: Cut) -> np.ndarray:
-    values = np.zeros(cut.size, parameter.asnumpy().dtype)
-    values[: cut.count] = parameter.asnumpy().reshape(-1)[cut.begin : cut.begin + cut.count]
+    whole = parameter.asnumpy()
+    values = np.zeros(cut.size, whole.dtype)
+    values[: cut.count] = whole.reshape(-1)[cut.begin : cut.begin + cut.count]
     return values
 
 
@@ -212,15 +212,15 @@ class SpreadLinear(nn.Cell):
     def bprop(self, x: Tensor, weight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
         rows = _reshape(x, (-1, self.shape[1]))
         moved = _reshape(dout, (-1, self.shape[0]))
-        of_x = _reshape(ops.matmul(moved, self._whole(weight, dout, dout.dtype)), x.shape)
+        of_x = _reshape(ops.matmul(moved, self._whole(weight, dout)), x.shape)
         of_weight = F.cast(ops.matmul(moved.swapaxes(0, 1), rows), ms.float32)
         flat = _filled_up(_reshape(of_weight, (-1,)), self.padded)
         # After the gathering of this layer: ranks have to meet in one order.
         return of_x, F.cast(self.sum(ops.depend(flat, of_x)), weight.dtype)
 
-    def _whole(self, weight: Tensor, when: Tensor, dtype: ms.dtype | None = None) -> Tensor:
+    def _whole(self, weight: Tensor, when: Tensor) -> Tensor:
         """The weight in the dtype of what it multiplies, gathered when that is there and not before."""
-        own = F.cast(ops.depend(weight, when), when.dtype if dtype is None else dtype)
+        own = F.cast(ops.depend(weight, when), when.dtype)
         return _reshape(_slice(self.gather(own), (0,), (self.size,)), self.shape)
 
 

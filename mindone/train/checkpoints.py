@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from mindone.checkpoint.load import save_config, save_tensors
 from mindone.checkpoint.run import RunCheckpoint, RunCheckpoints
 from mindone.checkpoint.slices import (
     SLICES,
-    Cut,
+    cut_for,
     cut_of,
     index_slices,
     part,
@@ -116,17 +116,14 @@ class TrainingCheckpoints:
         groups = {MODEL: self._model(), **{name: self._group(name, arrays) for name in arrays}}
         spread = self._write_slices(groups, state.step)
         if self.mesh.is_main:
-            writers: dict[str, Any] = {
-                MODEL: lambda path: self._save_model(path, state.step, self.config),
-                STATE: (json.dumps(asdict(state), indent=2) + "\n").encode(),
-            }
-            for group in arrays:
-                writers[_file(group)] = lambda path, group=group: self._save_group(
-                    path, group, arrays[group], state.step
-                )
-            for group in spread:
-                writers.pop(MODEL if group == MODEL else _file(group))
-                writers[group] = lambda path, group=group: self._place_slices(path, group)
+            writers: dict[str, Any] = {STATE: (json.dumps(asdict(state), indent=2) + "\n").encode()}
+            for group in groups:
+                if group in spread:
+                    writers[group] = partial(self._place_slices, group=group)
+                else:
+                    writers[_file(group)] = partial(
+                        self._save_group, group=group, arrays=arrays.get(group, {}), step=state.step
+                    )
             self._store.save(state.step, writers)
         barrier(self.mesh)
 
@@ -183,7 +180,7 @@ class TrainingCheckpoints:
         save_model(path, self.network, config, instead=instead, layout=self.layout, passport=passport)
 
     def _save_group(self, path: Path, group: str, arrays: Mapping[str, Any], step: int) -> None:
-        if group == AVERAGES:
+        if group in (MODEL, AVERAGES):
             self._save_model(path, step, self.config, self._by_place(arrays))
         else:
             save_safetensors(path, {name: _array(value) for name, value in arrays.items()})
@@ -237,7 +234,7 @@ class TrainingCheckpoints:
         try:
             for group in spread:
                 held = {name: value for name, value in groups[group].items() if cut_of(value) or self.mesh.is_main}
-                cuts = {name: cut_of(value) or _all_of(value) for name, value in held.items()}
+                cuts = {name: cut_of(value) or cut_for(value.shape, 1, 0) for name, value in held.items()}
                 passport = self._passport(step) if group in (MODEL, AVERAGES) else {}
                 write_slices(self._staging / group, held, cuts, self.mesh.rank, self.mesh.world_size, passport)
         except UserError as error:
@@ -254,13 +251,8 @@ class TrainingCheckpoints:
             save_config(path / self.layout.config, self.config)
 
 
-def _all_of(value: Any) -> Cut:
-    shape = tuple(value.shape)
-    return Cut(shape, 0, math.prod(shape))
-
-
 def _file(group: str) -> str:
-    return group if group == AVERAGES else f"{group}.safetensors"
+    return group if group in (MODEL, AVERAGES) else f"{group}.safetensors"
 
 
 def _array(value: Any) -> np.ndarray:

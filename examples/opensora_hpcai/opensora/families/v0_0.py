@@ -22,7 +22,7 @@ from mindone.train.loop import Place
 from opensora.config.common import Refusals, Text
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Flow
-from opensora.families.base import NO_PATCHES, Arrays, LatentBatch, PromptRules, SampleRequest, is_on
+from opensora.families.base import NO_GIVEN_FRAMES, NO_PATCHES, Arrays, LatentBatch, PromptRules, SampleRequest, is_on
 from opensora.families.cached import StepCache
 from opensora.families.diffusion import DiffusionFamily, DiffusionLoss, DiffusionObjective, DiffusionSampler
 from opensora.models.early_dit import EarlyDiT, EarlyDiTConfig
@@ -140,14 +140,8 @@ class FirstRelease(DiffusionFamily):
 
     refused: ClassVar[Refusals] = DiffusionFamily.refused | {
         **NO_PATCHES,
+        **NO_GIVEN_FRAMES,
         "vae_type": (lambda value: value not in ("raw", "VQ-VAE", "SD-VAE"), "use raw, VQ-VAE or SD-VAE"),
-        "mask_ratios": (is_on, "leave it out; its network knows no given frames"),
-        "condition_config": (is_on, "leave it out; version 2.0 has it"),
-        "fps_max": (is_on, "use frame_stride"),
-        "reference_path": (is_on, "use version 1.1 or later"),
-        "mask_strategy": (is_on, "use version 1.1 or later"),
-        "task": (is_on, "use version 1.1 or later"),
-        "loop": (lambda value: value > 1, "use version 1.1 or 1.2"),
         "enable_sequence_parallelism": (is_on, "leave it out; version 1.0 has it"),
         "dsp": (is_on, "leave it out; version 1.0 has it"),
         "guidance_parallel": (is_on, "leave it out; version 1.0 has it"),
