@@ -98,6 +98,8 @@ class MergeConfig(DataSettings):
     has; join: the first with the columns that only the others have"""
     on: list[str] | None = None
     """columns that tell rows apart; video if not given. The first of equal rows is kept"""
+    relative: bool = False
+    """paths in the column video start from the folder of their table, and in the result from the folder of output"""
 
     aliases: ClassVar[dict[str, str]] = {"table": "tables"}
 

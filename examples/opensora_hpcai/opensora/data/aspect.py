@@ -108,6 +108,21 @@ def named_size(resolution: str, aspect_ratio: str) -> tuple[int, int]:
     return table[key]
 
 
+def exact_size(resolution: str) -> tuple[int, int] | None:
+    """(height, width) of a bucket that names one size, ``64x96``, or None for any other name.
+
+    Raises:
+        UserError: a side is no multiple of 8, which every autoencoder needs.
+    """
+    sides = str(resolution).split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        return None
+    height, width = map(int, sides)
+    if height < 8 or width < 8 or height % 8 or width % 8:
+        raise UserError(f"resolution={resolution}: height and width have to be multiples of 8")
+    return height, width
+
+
 def closest_ratio(height: int, width: int, resolution: str) -> str:
     """The key of the ratio nearest to height / width in the table of ``resolution``; the first one wins a tie."""
     return min(ASPECT_TABLES[resolution], key=lambda key: abs(float(key) - height / width))

@@ -10,6 +10,8 @@ width. What no resolution keeps is left out of the epoch.
 Open-Sora 1.1 and 1.2: a video has to have more than ``frames * frame_stride`` frames, and a pair ``[keep, take]`` has
 the chance that the length is taken. Open-Sora 2.0: at least ``frames``, after its frame rate has been brought below a
 limit, and the second of a pair ``[keep, pass]`` is the chance that the length is passed over.
+
+Beside the published names of resolutions, ``64x96`` (height x width) is a bucket of that one size.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import numpy as np
 
 from mindone.config import SettingError
 from mindone.data.metadata import Metadata
-from opensora.data.aspect import ASPECT_TABLES, PIXELS, aspect_table_2_0, named_resolution, pixels_2_0, ratio_2_0
+from opensora.data.aspect import ASPECT_TABLES, PIXELS, aspect_table_2_0, exact_size, named_resolution, pixels_2_0, ratio_2_0
 from opensora.sizes import VideoSize
 
 # resolution -> frames -> [chance, batch size], where a chance is a number or a pair
@@ -195,10 +197,10 @@ def rules_1(config: BucketConfig) -> BucketRules:
     Raises:
         SettingError: the config has unknown names, or values that cannot be.
     """
-    sizes = {name: ASPECT_TABLES[named_resolution(name)] for name in config}
-    pixels = {name: PIXELS[name] for name in config}
-    ratios = {name: np.array([float(key) for key in table]) for name, table in sizes.items()}
-    return BucketRules(_resolutions(config, pixels, sizes, ratios, lambda second: (0.0, second)), strict=True)
+    named = {name: ASPECT_TABLES[named_resolution(name)] for name in config if not exact_size(name)}
+    pixels = {name: PIXELS[name] for name in named}
+    ratios = {name: np.array([float(key) for key in table]) for name, table in named.items()}
+    return BucketRules(_resolutions(config, pixels, named, ratios, lambda second: (0.0, second)), strict=True)
 
 
 def rules_2_0(config: BucketConfig, grid: int = 16) -> BucketRules:
@@ -207,10 +209,10 @@ def rules_2_0(config: BucketConfig, grid: int = 16) -> BucketRules:
     Raises:
         SettingError: the config has unknown names, or values that cannot be.
     """
-    sizes = {name: aspect_table_2_0(name, training=True, grid=grid) for name in config}
-    pixels = {name: pixels_2_0(name) for name in config}
-    ratios = {name: np.array([ratio_2_0(key) for key in table]) for name, table in sizes.items()}
-    return BucketRules(_resolutions(config, pixels, sizes, ratios, lambda second: (second, 1.0)), strict=False)
+    named = {name: aspect_table_2_0(name, training=True, grid=grid) for name in config if not exact_size(name)}
+    pixels = {name: pixels_2_0(name) for name in named}
+    ratios = {name: np.array([ratio_2_0(key) for key in table]) for name, table in named.items()}
+    return BucketRules(_resolutions(config, pixels, named, ratios, lambda second: (second, 1.0)), strict=False)
 
 
 def sampling_intervals(fps: np.ndarray, fps_max: float | None) -> np.ndarray:
@@ -235,7 +237,14 @@ def _resolutions(
     ratios: Mapping[str, np.ndarray],
     take: Callable[[float], tuple[float, float]],
 ) -> list[Resolution]:
-    """The config's resolutions from the largest on; ``take`` gives the draws for which a pair takes a length."""
+    """The config's resolutions from the largest on; ``take`` gives the draws for which a pair takes a length.
+
+    A name ``64x96`` is a resolution of one size.
+    """
+    exact = {name: size for name in config if (size := exact_size(name))}
+    pixels = {**pixels, **{name: height * width for name, (height, width) in exact.items()}}
+    sizes = {**sizes, **{name: {f"{size[0] / size[1]:.2f}": size} for name, size in exact.items()}}
+    ratios = {**ratios, **{name: np.array([height / width]) for name, (height, width) in exact.items()}}
     found, number = [], 0
     for name in sorted(config, key=lambda name: pixels[name], reverse=True):
         lengths = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -51,10 +52,13 @@ def merge(config: MergeConfig) -> int:
     """Writes the tables' rows as one table, and returns how many there are.
 
     Raises:
-        UserError: a table lacks a column of ``on``, or no row is left.
+        UserError: a table lacks a column of ``on``, or no row is left; with ``relative``, a table lacks the column
+            video or does not lie below the folder of ``output``.
     """
     on = config.on or ["video"]
-    tables = [open_table(path, on) for path in config.tables]
+    tables = [open_table(path, [*on, "video"] if config.relative else on) for path in config.tables]
+    if config.relative:
+        tables = [_below(table, path, config.output) for table, path in zip(tables, config.tables)]
     texts = frozenset().union(*(table.texts for table in tables))
     ways = {"union": _union, "intersect": _intersect, "subtract": _subtract, "join": _join}
     takes_all = config.how in ("union", "join")
@@ -62,6 +66,15 @@ def merge(config: MergeConfig) -> int:
     count = write_table(config.output, list(columns), _distinct(ways[config.how](tables, on), on), texts)
     print(f"{config.output}: {count} rows")
     return count
+
+
+def _below(table: Rows, path: str, output: str) -> Rows:
+    """The table with paths that start from the folder of ``output``."""
+    folder, root = Path(path).resolve().parent, Path(output).resolve().parent
+    if not folder.is_relative_to(root):
+        raise UserError(f"{path} does not lie below {root}, the folder of output; write the result further up")
+    prefix = folder.relative_to(root)
+    return replace(table, make=lambda: ({**row, "video": (prefix / row["video"]).as_posix()} for row in table))
 
 
 def _key(row: Row, on: Sequence[str]) -> Key:

@@ -129,6 +129,7 @@ def test_what_has_no_bucket_has_a_reason():
     "config, message",
     [
         ({"257": {1: [1.0, 2]}}, "resolution=257 is not known"),
+        ({"60x64": {1: [1.0, 2]}}, "resolution=60x64: height and width have to be multiples of 8"),
         ({"256": {1: 2}}, "bucket_config.256.1=2 has to be [probability, batch size]"),
         ({"256": {1: [1.5, 2]}}, "a probability is a number from 0 to 1"),
         ({"256": {1: [[1.0, 0.5, 0.5], 2]}}, "or a pair of them"),
@@ -142,3 +143,12 @@ def test_configs_that_cannot_work_are_refused_in_one_sentence(config, message):
         rules_1(config)
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("rules_of", [rules_1, rules_2_0])
+def test_a_bucket_can_name_one_size(rules_of):
+    rules = rules_of({"64x96": {16: [1.0, 3]}, "48x48": {1: [1.0, 2], 16: [1.0, 4]}})
+    rows = [(33, 128, 192), (33, 64, 90), (33, 48, 48), (1, 64, 96), (33, 40, 40)]
+    found = rules.fit(metadata(rows)).assign(never)
+    sizes = [rules.buckets[number].size if number >= 0 else None for number in found]
+    assert sizes == [(16, 64, 96), (16, 64, 96), (16, 48, 48), (1, 48, 48), None]

@@ -63,6 +63,24 @@ def test_merge_treats_tables_as_sets(tmp_path, how, expected):
     assert read(tmp_path / "out.csv") == expected
 
 
+def test_merged_paths_can_start_from_the_folder_of_the_result(tmp_path):
+    (tmp_path / "short").mkdir()
+    (tmp_path / "long").mkdir()
+    first = write(tmp_path / "short" / "1.csv", ["video"], ["a.mp4"])
+    second = write(tmp_path / "long" / "2.csv", ["video"], ["a.mp4"])
+    flags = ["--tables", first, second, "--relative", "True", "--output"]
+    enter("data merge", [*flags, str(tmp_path / "out.csv")])
+    assert read(tmp_path / "out.csv") == [("video",), ("short/a.mp4",), ("long/a.mp4",)]
+
+
+def test_a_table_beside_the_result_s_folder_has_no_path_in_it(tmp_path, capsys):
+    (tmp_path / "short").mkdir()
+    table = write(tmp_path / "1.csv", ["video"], ["a.mp4"])
+    with pytest.raises(SystemExit):
+        enter("data merge", ["--tables", table, "--relative", "True", "--output", str(tmp_path / "short" / "out.csv")])
+    assert "does not lie below" in capsys.readouterr().err
+
+
 def sampled(table, tmp_path, *flags):
     enter("data sample", ["--table", table, "--output", str(tmp_path / "out.csv"), *flags])
     return [row[0][0] for row in read(tmp_path / "out.csv")[1:]]
