@@ -75,8 +75,8 @@ class TrainShape(Shape):
     num_frames: int | str = 16
     """frames, as a number or a length: 2s (51 frames), 4s, 8s, 16s, 32s, or 1x (51), 2x, 4x, 8x, 16x"""
     bucket_config: dict[str, dict[int, Any]] | None = None
-    """resolution (a name, or 64x96 for one size) -> frames -> [probability, batch size per rank]; ignored if a fixed size
-    is given"""
+    """resolution -> frames -> [probability, batch size per rank]; ignored if a fixed size is given. A resolution is a
+    published name, or 64x96 for just that size"""
     fps_max: float | None = None
     """with bucket_config: take every other frame, or fewer, of videos with more frames per second (2.0)"""
 

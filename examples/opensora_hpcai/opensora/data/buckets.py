@@ -25,7 +25,15 @@ import numpy as np
 
 from mindone.config import SettingError
 from mindone.data.metadata import Metadata
-from opensora.data.aspect import ASPECT_TABLES, PIXELS, aspect_table_2_0, exact_size, named_resolution, pixels_2_0, ratio_2_0
+from opensora.data.aspect import (
+    ASPECT_TABLES,
+    PIXELS,
+    aspect_table_2_0,
+    exact_size,
+    named_resolution,
+    pixels_2_0,
+    ratio_2_0,
+)
 from opensora.sizes import VideoSize
 
 # resolution -> frames -> [chance, batch size], where a chance is a number or a pair
