@@ -28,7 +28,7 @@ install_packages() {
     fi
     if [ ! -f "$stamp" ] || ! cmp -s "$stamp" <(cat "${sources[@]}"); then
         echo "installing packages into $VENV (a few minutes the first time)"
-        "$VENV/bin/python" -m pip install -q --disable-pip-version-check -e "$ROOT$extras" 2> >(grep -v '^WARNING: Location' >&2)
+        "$VENV/bin/python" -m pip install -q --no-compile --disable-pip-version-check -e "$ROOT$extras" 2> >(grep -v '^WARNING: Location' >&2)
         cat "${sources[@]}" > "$stamp"
     fi
     export PATH="$VENV/bin:$PATH"
