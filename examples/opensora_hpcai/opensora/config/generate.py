@@ -259,6 +259,9 @@ class Conditions:
     17) if not given"""
     condition_frame_edit: float = 0.0
     """0: keep these frames exactly; 1: make them anew"""
+    picture_as_clip: bool = False
+    """encode a given picture as the first frame of a clip that stands still, as given frames were encoded in training;
+    by itself, as published, if not (for autoencoders that work in chunks: 1.2)"""
 
     def check(self) -> None:
         require_at_least(self, loop=1, condition_frame_length=1)

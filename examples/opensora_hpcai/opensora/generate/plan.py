@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mindone import runtime
 from mindone.checkpoint.digest import weights_digest
 from mindone.checkpoint.find import find_model
-from mindone.config import naming_sources
+from mindone.config import SettingError, naming_sources
 from mindone.errors import UserError
 from mindone.folders import make_run_folder, time_stamp
 from mindone.parallel.collectives import from_first_rank
@@ -84,6 +84,11 @@ class Plan:
         return self.config.conditions.condition_frame_length
 
     @property
+    def still_frames(self) -> int:
+        """Frames of the clip that stands still, of which a given picture is encoded as the first."""
+        return self.autoencoder.config.micro_frame_size if self.config.conditions.picture_as_clip else 1
+
+    @property
     def saved_fps(self) -> float:
         return self.config.sampler.fps / self.config.sampler.frame_interval
 
@@ -126,6 +131,8 @@ def checked_plan(config: GenerateConfig, family: Family) -> Plan:
         )
     _require_same_latents(denoiser_config, autoencoder)
     config, chunk = whole_chunks(config, autoencoder)
+    if config.conditions.picture_as_clip and chunk is None:
+        raise SettingError("this autoencoder does not work in chunks; leave out picture_as_clip", "picture_as_clip")
     requests = make_requests(config, family, autoencoder, chunk)
     _require_encoders(config, family, denoiser_config, requests)
     _require_loops(config, requests)

@@ -92,7 +92,10 @@ def encode_references(plan: Plan) -> Latents:
     autoencoder = load_autoencoder(plan)
     for (reference, height, width), users in _users(plan, autoencoder).items():
         video = normalise(read_reference(reference, height, width))
-        mean, std = posterior_of(autoencoder, video, reference.path)
+        still = plan.still_frames if video.shape[1] == 1 else 1
+        mean, std = posterior_of(autoencoder, video.repeat(still, axis=1), reference.path)
+        if still > 1:
+            mean, std = mean[:, :1], std[:, :1]
         for job, number in users:
             latents[job][number] = sample(autoencoder, mean, std, job.seed, 0, number)
     del autoencoder

@@ -68,6 +68,7 @@ def made_from(plan: Plan, job: Job) -> dict[str, Any]:
                 "loop": plan.loops,
                 "condition_frame_length": plan.clip_frames if plan.loops > 1 else None,
                 "condition_frame_edit": config.conditions.condition_frame_edit if plan.loops > 1 else None,
+                **({"picture_as_clip": True} if config.conditions.picture_as_clip else {}),
             },
             "model_version": plan.family.name,
             "weights": plan.weights,

@@ -181,6 +181,23 @@ def test_a_reference_is_resized_to_cover_and_its_middle_is_taken(material):
     assert np.abs(frames - middle).max() <= 2
 
 
+def test_a_picture_can_be_encoded_as_the_first_frame_of_a_clip_that_stands_still(settings, material):
+    config = settings(version="v1.2", picture_as_clip=True, **changes_of("v1.2", "i2v", material))
+    plan = plan_of(config)
+    ((latents,),) = encode_references(plan).values()
+    autoencoder = load_autoencoder(plan)
+    still = normalise(
+        np.repeat(read_reference(Reference(str(material / "a.png")), *plan.size(plan.jobs[0])[1:]), 17, 0)
+    )
+    mean, std = given.posterior_of(autoencoder, still, "a still clip")
+    expected = given.sample(autoencoder, mean[:, :1], std[:, :1], plan.jobs[0].seed, 0, 0)
+    np.testing.assert_allclose(latents, expected, atol=1e-5)
+    (alone,) = next(
+        iter(encode_references(plan_of(settings(version="v1.2", **changes_of("v1.2", "i2v", material)))).values())
+    )
+    assert np.abs(latents - alone).max() > 1e-3
+
+
 def test_a_sampled_reference_belongs_to_the_seed_of_its_video(settings, material):
     config = settings(version="v2.0", num_samples=2, **changes_of("v2.0", "i2v", material))
     first, second = encode_references(plan_of(config)).values()
@@ -223,6 +240,11 @@ REFUSED = {
         "v1.1",
         {"mask_strategy": "2", "reference_path": "a.png"},
         "belongs to loop 2; use --loop 3",
+    ),
+    "pictures as clips without chunks": (
+        "v1.1",
+        {"task": "i2v", "reference_path": "a.png", "picture_as_clip": True},
+        "does not work in chunks; leave out picture_as_clip",
     ),
     "a missing file": ("v1.2", {"task": "i2v", "reference_path": "none.png"}, "none.png"),
     "a picture as a clip": ("v1.2", {"task": "extend", "reference_path": "a.png"}, "has 1 frames, but 17 are needed"),
