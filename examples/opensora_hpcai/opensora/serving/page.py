@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,6 +15,7 @@ import gradio as gr
 from mindone.errors import UserError
 from opensora.serving.fields import FIRST, make_fields, settings_in, updates_of, values_of
 from opensora.serving.jobs import VideoJob
+from opensora.serving.pair import Pair, PairView, SeenPair, Side
 from opensora.serving.process import WorkerFailed, WorkerProcess
 from opensora.serving.queue import SEEDS, QueueFull, VideoQueue
 from opensora.serving.restore import Restored, read_record, restored
@@ -58,6 +59,7 @@ class Page:
     def __init__(self, videos: VideoQueue, forecaster: WorkerProcess):
         self.videos, self.forecaster = videos, forecaster
         self.models = list(videos.models)
+        self.pair_view = PairView(videos, self.status)
 
     def build(self) -> gr.Blocks:
         """The page."""
@@ -72,16 +74,18 @@ class Page:
                     gallery, upload, note = self._made()
             values = [fields[name] for name in NAMES]
             asked = [model, references, *values]
+            chosen, timer = gr.State(None), gr.Timer(REFRESH_SECONDS)
+            self._pair(blocks, timer, job, chosen, asked)
             make, forecast, said, reuse, anew = buttons
-            make.click(self.submit, asked, [job])
+            make.click(self.submit, asked, [job, chosen])
             forecast.click(self.forecast, asked, [said])
             reuse.click(self.last_seed, [job], [fields["seed"]])
             anew.click(lambda: str(random.randrange(SEEDS)), None, [fields["seed"]])
             cancel.click(self.cancel, [job])
             model.change(self.choose, [model], values)
+            gallery.select(self.clicked, [seen], [chosen])
             gallery.select(self.restore_shown, [seen], [model, references, note, *values])
             upload.upload(self.restore_file, [upload], [model, references, note, *values])
-            timer = gr.Timer(REFRESH_SECONDS)
             timer.tick(self.look, [job, seen], [*outputs, gallery, seen], show_progress="hidden")
             blocks.load(self.look, [job, seen], [*outputs, gallery, seen], show_progress="hidden")
         return blocks
@@ -127,12 +131,56 @@ class Page:
         upload = gr.UploadButton("restore from the JSON of a video", file_types=[".json"], size="sm", elem_id="restore")
         return gallery, upload, gr.Markdown(elem_id="restored")
 
+    def _pair(
+        self, blocks: gr.Blocks, timer: gr.Timer, job: gr.State, chosen: gr.State, asked: list[Component]
+    ) -> None:
+        """Two videos side by side: the components and what happens when they are used."""
+        pair, seen = gr.State(Pair()), gr.State(SeenPair())
+        gr.Markdown("## Side by side\nThe video that was clicked in the gallery, or asked for, last:")
+        with gr.Row():
+            left = gr.Button("put it on the left", size="sm", elem_id="put-left")
+            right = gr.Button("put it on the right", size="sm", elem_id="put-right")
+        second = gr.Button(
+            "make a second one: prompt and seed of the left video, all else as in the fields", elem_id="second"
+        )
+        outputs = [*self.pair_view.build(), seen]
+        left.click(self.put_left, [pair, chosen], [pair])
+        right.click(self.put_right, [pair, chosen], [pair])
+        second.click(self.second, [pair, chosen, *asked], [job, pair])
+        timer.tick(self.pair_view.look, [pair, seen], outputs, show_progress="hidden")
+        blocks.load(self.pair_view.look, [pair, seen], outputs, show_progress="hidden")
+
     # --- what buttons do ---------------------------------------------------------------------------------------------
 
-    def submit(self, model: str, references: Sequence[str] | None, *values: object) -> str:
-        """Puts a video into the queue and returns its name."""
-        with shown_errors(), _opened(references) as files:
-            return self.videos.submit(model, settings_in(dict(zip(NAMES, values))), files).id
+    def submit(self, model: str, references: Sequence[str] | None, *values: object) -> list[str]:
+        """Puts a video into the queue and returns its name: it is the one that is seen, and the chosen one."""
+        with shown_errors():
+            return [self._submit(model, references, settings_in(dict(zip(NAMES, values))))] * 2
+
+    def _submit(self, model: str, references: Sequence[str] | None, settings: Mapping[str, object]) -> str:
+        with _opened(references) as files:
+            return self.videos.submit(model, settings, files).id
+
+    def put_left(self, pair: Pair, chosen: str | None) -> Pair:
+        return self._put("left", pair, chosen)
+
+    def put_right(self, pair: Pair, chosen: str | None) -> Pair:
+        return self._put("right", pair, chosen)
+
+    def _put(self, side: Side, pair: Pair, chosen: str | None) -> Pair:
+        with shown_errors():
+            return self.pair_view.put(side, pair, chosen)
+
+    def second(
+        self, pair: Pair, chosen: str | None, model: str, references: Sequence[str] | None, *values: object
+    ) -> list[object]:
+        """Puts a video with prompt and seed of the left one into the queue; its name, and the pair of both."""
+        with shown_errors():
+            left = self.pair_view.beginning(pair, chosen)
+            same = {name: left.settings[name] for name in ("captions", "seed")}
+            settings = settings_in(dict(zip(NAMES, values))) | same
+            right = self._submit(model, references, settings)
+            return [right, Pair(left.id, right)]
 
     def forecast(self, model: str, references: Sequence[str] | None, *values: object) -> str:
         """Time and memory of what the fields say."""
@@ -204,6 +252,10 @@ class Page:
         return "\n".join(lines[:LISTED] + rest)
 
     # --- restoring ---------------------------------------------------------------------------------------------------
+
+    def clicked(self, seen: Seen, event: gr.SelectData) -> str:
+        """The name of a job of the gallery."""
+        return seen.made[event.index]
 
     def restore_shown(self, seen: Seen, event: gr.SelectData) -> list[object]:
         """The settings of a video of the gallery, from the JSON beside it."""

@@ -15,7 +15,7 @@ from opensora.outputs import plain
 from opensora.serving.settings import FIXED, OPEN, REFERENCES
 
 # Groups whose settings do not change what is seen, and what the networks are told by other means.
-_BESIDE = ("output", "runtime")
+BESIDE = ("output", "runtime")
 _TOLD = (*OPEN, *FIXED, REFERENCES, "batch_size")
 
 
@@ -54,7 +54,7 @@ def restored(record: Mapping[str, Any], models: Mapping[str, str], model: str | 
         models: recipes by name.
         model: one of them if it is known; else the one with the record's version and weights, if there is one.
     """
-    values = _values_in(record["settings"])
+    values = values_in(record["settings"])
     settings = {name: values.get(name) for name in OPEN} | {
         "captions": [str(record.get("prompt", ""))],
         "seed": record.get("seed"),
@@ -72,7 +72,7 @@ def restored(record: Mapping[str, Any], models: Mapping[str, str], model: str | 
     return Restored(model, {k: v for k, v in settings.items() if v is not None}, references, fixed)
 
 
-def _values_in(tree: Mapping[str, Any]) -> dict[str, Any]:
+def values_in(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a tree says, by label; a file of an earlier version may not know all."""
     found = {}
     for name, leaf in leaves(GenerateConfig).items():
@@ -85,7 +85,7 @@ def _values_in(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _values_of(recipe: str) -> dict[str, Any]:
-    return _values_in(plain(load(GenerateConfig, ["--config", recipe])))
+    return values_in(plain(load(GenerateConfig, ["--config", recipe])))
 
 
 def _is_of(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
@@ -94,7 +94,7 @@ def _is_of(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
 
 def _differences(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that the recipe gives other values than the record; what it leaves open is the version's own."""
-    named = {name: leaf for name, leaf in leaves(GenerateConfig).items() if leaf.groups[0] not in _BESIDE}
+    named = {name: leaf for name, leaf in leaves(GenerateConfig).items() if leaf.groups[0] not in BESIDE}
     return {
         name: values[name]
         for name in named
