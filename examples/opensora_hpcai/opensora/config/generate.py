@@ -19,6 +19,7 @@ from opensora.config.common import (
     Shape,
     Text,
 )
+from opensora.noise import parse_noise
 from opensora.text.prompts import CAMERA_MOTIONS
 
 
@@ -176,6 +177,9 @@ class Sampler:
     """with pre_patchify, the side in pixels of the square frame that such a row has room for; 512 if not given"""
     num_samples: int = 1
     """videos per prompt, each with its own seed"""
+    initial_noise: list[str] | None = None
+    """what the videos begin from, instead of the noise of their seeds, one for each video: a seed, and seed:radius of
+    what is mixed in, such as 7,12:0.3,40:0.3; search finds such noise"""
     batch_size: int = 4
     """videos that are denoised at once"""
     fps: int | None = None
@@ -186,6 +190,8 @@ class Sampler:
     def check(self) -> None:
         require_at_least(self, sampling_steps=1, num_samples=1, batch_size=1, fps=1, frame_interval=1, guidance_scale=0)
         require_at_least(self, max_image_size=8)
+        for text in self.initial_noise or ():
+            parse_noise(text)
 
 
 @dataclass

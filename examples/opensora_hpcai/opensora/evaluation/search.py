@@ -1,18 +1,20 @@
 """``opensora search``: several videos of every prompt, and the one that a judge likes best.
 
-More compute for a better result, without another model. The table says what that buys: the expected score of the best
-of 1, 2, ... candidates, each from all subsets of those that were made.
+More compute for a better result, without another model. The table says what that buys: of independent candidates the
+expected score of the best of 1, 2, ..., each from all subsets of those that were made; of a search in rounds the best
+score after each of them.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,22 +24,15 @@ from mindone.errors import UserError
 from mindone.folders import make_run_folder
 from opensora import outputs
 from opensora.config.search import Search, SearchConfig
+from opensora.evaluation.noise_search import METHODS, Candidate, best_after
 from opensora.generate.results import Result
+from opensora.noise import InitialNoise
 from opensora.start import start
 
 logger = logging.getLogger(__name__)
 
 BEST, SCORES = "best", "search.json"
 Judge = Callable[[Path, str], float]
-
-
-class Candidate(NamedTuple):
-    """A video of a prompt, and what its judge says."""
-
-    prompt: str
-    seed: int
-    video: Path
-    score: float
 
 
 def search(config: SearchConfig) -> list[Candidate]:
@@ -48,32 +43,52 @@ def search(config: SearchConfig) -> list[Candidate]:
     Raises:
         UserError: several processes, weights of the judge that are missing, or a prompt that it cannot judge.
     """
-    from opensora.generate.run import generate
-
     start(config.runtime)
     if runtime.current().world_size > 1:
         raise UserError("search runs in one process; leave out use_parallel")
-    judge = make_judge(config.search)
-    config.sampler.num_samples = config.search.candidates
-    found = judged(generate(config), judge)
-    chosen = [max(candidates, key=lambda each: each.score) for candidates in found.values()]
+    settings = config.search
+    found = METHODS[settings.search_method](Maker(config, make_judge(settings)), settings)
+    chosen = [max(candidates, key=lambda each: each.score) for candidates in found]
     folder = chosen[0].video.parent
     keep(chosen, folder)
     steps = config.sampler.sampling_steps
-    table = best_of([[each.score for each in candidates] for candidates in found.values()])
+    scores = [[each.score for each in candidates] for candidates in found]
+    table = best_of(scores) if settings.search_method == "best_of_n" else best_after(scores, settings)
     record = {
-        "judge": config.search.judge,
+        "judge": settings.judge,
+        "search_method": settings.search_method,
         "best_of": {str(number): score for number, score in table.items()},
-        "candidates": [
-            {"prompt": each.prompt, "seed": each.seed, "video": each.video.name, "score": each.score}
-            for candidates in found.values()
-            for each in candidates
-        ],
+        "candidates": [_recorded(each) for candidates in found for each in candidates],
     }
     outputs.write_json(folder / SCORES, record)
     print("\n".join(lines(table, len(chosen), steps)))
     logger.info("the best of each prompt: %s", folder / BEST)
     return chosen
+
+
+def _recorded(each: Candidate) -> dict[str, Any]:
+    noise = {"seed": each.noise.seed, "initial_noise": str(each.noise)}
+    return {"prompt": each.prompt, **noise, "video": each.video.name, "score": each.score}
+
+
+class Maker:
+    """Makes and judges candidates, all of them in one folder; see `opensora.evaluation.noise_search.Make`."""
+
+    def __init__(self, config: SearchConfig, judge: Judge):
+        self._config, self._judge = copy.deepcopy(config), judge
+
+    def __call__(self, wanted: Sequence[Sequence[InitialNoise]] | int) -> list[list[Candidate]]:
+        from opensora.generate.run import generate
+
+        is_first = isinstance(wanted, int)
+        count = wanted if is_first else len(wanted[0])
+        sampler, output = self._config.sampler, self._config.output
+        sampler.num_samples = count
+        sampler.initial_noise = None if is_first else [str(noise) for row in wanted for noise in row]
+        made = judged(generate(self._config), self._judge)
+        # What follows belongs into the folder of the first ones.
+        output.output_path, output.append_timestr = str(made[0].video.parent), False
+        return [made[first : first + count] for first in range(0, len(made), count)]
 
 
 def make_judge(settings: Search) -> Judge:
@@ -105,13 +120,12 @@ def right_labels(video: Path, prompt: str) -> float:
     return 1 - len(wrong_labels(prompt, judge(read_video(video)))) / named
 
 
-def judged(results: Sequence[Result], judge: Judge) -> dict[int, list[Candidate]]:
-    """The candidates of every prompt, by its place in the list."""
-    found: dict[int, list[Candidate]] = {}
+def judged(results: Sequence[Result], judge: Judge) -> list[Candidate]:
+    """The candidates, those of a prompt one after the other."""
+    found = []
     for result in results:
         prompt = json.loads(result.video.with_suffix(".json").read_text())["prompt"]
-        candidate = Candidate(prompt, result.job.seed, result.video, judge(result.video, prompt))
-        found.setdefault(result.job.row, []).append(candidate)
+        found.append(Candidate(prompt, result.job.noise, result.video, judge(result.video, prompt)))
     return found
 
 

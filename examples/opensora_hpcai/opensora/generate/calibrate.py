@@ -87,7 +87,8 @@ def calibrated(plan: Plan) -> Plan:
 def recipe_key(plan: Plan) -> str:
     """A digest of what the measurement depends on: weights, sampler, size and LPIPS, not which videos are made."""
     config = plan.config
-    sampler = {k: v for k, v in vars(config.sampler).items() if k not in ("num_samples", "batch_size")}
+    beside = ("num_samples", "batch_size", "initial_noise")
+    sampler = {k: v for k, v in vars(config.sampler).items() if k not in beside}
     said = {
         "weights": plan.weights,
         "version": plan.family.name,

@@ -21,7 +21,7 @@ from mindone.parallel.zero import held_bytes
 from opensora import networks, outputs
 from opensora.conditions.given import Conditions, continued
 from opensora.failures import require_finite, within_memory
-from opensora.families.base import Sampler, SampleRequest, initial_noise, seeded_noise
+from opensora.families.base import Sampler, SampleRequest, seeded_noise
 from opensora.families.cached import make_step_cache
 from opensora.generate.plan import Job, Plan
 from opensora.generate.previews import write_preview
@@ -30,6 +30,7 @@ from opensora.generate.references import Latents
 from opensora.generate.results import Result, record
 from opensora.generate.resume import LATENTS_FOLDER, own_stem
 from opensora.generate.texts import Texts
+from opensora.noise import noise_of
 from opensora.sequence import shared_by
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def sample_request(clips: Clips, jobs: Sequence[Job]) -> SampleRequest:
     plan, texts, loop = clips.plan, clips.texts, clips.loop
     seeds, shape = [job.seed for job in jobs], plan.request(jobs[0]).latent_shape
     suffix = f"-{loop}" if loop else ""
-    fields = {"noise": initial_noise(seeds, shape, loop)}
+    fields = {"noise": noise_of([job.noise for job in jobs], shape, loop)}
     if plan.family.conditioning is not None:
         conditions = [_conditions(clips, job) for job in jobs]
         references = [[*clips.given.get(job, []), *clips.begin.get(job, [])] for job in jobs]

@@ -24,6 +24,7 @@ from opensora.generate.references import require_references
 from opensora.generate.requests import Request, make_requests
 from opensora.generate.shapes import describe, warn_if_untrained
 from opensora.model_folder import read_config, require_path
+from opensora.noise import InitialNoise, Mixed
 from opensora.sequence import guided_mesh, shared_mesh, whole_mesh
 from opensora.sizes import VideoSize
 
@@ -36,11 +37,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """One video to make: ``row`` is its request's place in `Plan.requests`, ``stem`` the name of its files."""
+    """One video to make: ``row`` is its request's place in `Plan.requests`, ``stem`` the name of its files.
+
+    ``mixed`` are seeds of noise that is mixed into that of its own seed, see `opensora.noise`.
+    """
 
     row: int
     seed: int
     stem: str
+    mixed: Mixed = ()
+
+    @property
+    def noise(self) -> InitialNoise:
+        """What the video begins from."""
+        return InitialNoise(self.seed, self.mixed)
 
 
 @dataclass(frozen=True)
@@ -198,7 +208,8 @@ def list_jobs(requests: Sequence[Request], seed: int, numbered: bool = False) ->
         for repeat in range(request.samples):
             stem = request.stem if request.samples == 1 else f"{request.stem}-{repeat}"
             stem = f"{len(jobs):05d}" if numbered else stem
-            jobs.append(Job(row, seed + len(jobs) if request.seed is None else request.seed + repeat, stem))
+            own_seed = seed + len(jobs) if request.seed is None else request.seed + repeat
+            jobs.append(Job(row, own_seed, stem, request.mixed))
     return jobs
 
 

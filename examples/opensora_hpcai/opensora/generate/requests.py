@@ -16,6 +16,7 @@ from opensora.config import GenerateConfig
 from opensora.data.cache import TextPair, prompt_files, read_text
 from opensora.families import Family
 from opensora.generate.shapes import frames_decoded, size_of, warn_if_rounded
+from opensora.noise import InitialNoise, Mixed, parse_noise
 from opensora.sizes import VideoSize
 from opensora.text.extend import extend_prompt
 from opensora.text.lines import Line
@@ -34,7 +35,8 @@ class Request:
 
     ``size`` is frames, height and width in pixels, ``latent_shape`` (C, T, H, W). ``cache`` is the file of an embedding
     cache if the prompt comes from one, ``negative_cache`` that of its negative prompt. ``samples`` are
-    made of it. A seed or negative prompt that is None is as the run or the family has it.
+    made of it, with ``mixed`` in the noise of their seed. A seed or negative prompt that is None is as the run or the
+    family has it.
     """
 
     text: str
@@ -48,6 +50,7 @@ class Request:
     cache: Path | TextPair | None = None
     negative_cache: Path | TextPair | None = None
     samples: int = 1
+    mixed: Mixed = ()
 
 
 def make_requests(config: GenerateConfig, family: Family, autoencoder: Autoencoder, chunk: int | None) -> list[Request]:
@@ -62,11 +65,11 @@ def make_requests(config: GenerateConfig, family: Family, autoencoder: Autoencod
     lines, caches = _lines(config)
     conditions, count = config.conditions, len(lines)
     negatives = _per_prompt(config.prompts.negative_prompts, count, "negative_prompts")
-    samples = config.sampler.num_samples
+    samples, noises = config.sampler.num_samples, _noises(config, count)
     paths = conditions.reference_path
-    repeats = samples if samples > 1 and len(paths or ()) == count * samples else 1
-    if repeats == 1:
-        paths = _per_prompt(paths, count, "reference_path")
+    repeats = samples if noises or samples > 1 and len(paths or ()) == count * samples else 1
+    if repeats == 1 or len(paths or ()) != count * samples:
+        paths = [path for path in _per_prompt(paths, count, "reference_path") for _ in range(repeats)]
     negative_caches = _negative_files(config.prompts.negative_embed_folder, count)
     strategies = _per_prompt(conditions.mask_strategy, count, "mask_strategy")
     requests = []
@@ -91,10 +94,20 @@ def make_requests(config: GenerateConfig, family: Family, autoencoder: Autoencod
             raise UserError(f"{line.where}: {error}" if count > 1 and line.where else str(error)) from error
         stem = stem if repeats == 1 else f"{stem}-{repeat}"
         own = replace(request, stem=stem, cache=caches[row], negative_cache=negative_caches[row])
+        if noises:
+            own = replace(own, seed=noises[place].seed, mixed=noises[place].mixed)
         requests.append(replace(own, samples=samples // repeats))
     for size, shape in {(request.size, request.latent_shape) for request in requests}:
         warn_if_rounded(size, shape, autoencoder.spatial_compression)
     return requests
+
+
+def _noises(config: GenerateConfig, count: int) -> list[InitialNoise]:
+    """What each video of all prompts begins from; empty if only seeds say it."""
+    given, videos = config.sampler.initial_noise or [], count * config.sampler.num_samples
+    if given and len(given) != videos:
+        raise UserError(f"initial_noise has {len(given)} entries for {videos} videos; give one for each")
+    return [parse_noise(text) for text in given]
 
 
 def _extended(config: GenerateConfig, line: Line) -> Line:

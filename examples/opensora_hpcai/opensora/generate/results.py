@@ -60,6 +60,7 @@ def made_from(plan: Plan, job: Job) -> dict[str, Any]:
             "text_embedding": request.cache,
             "negative_embed_folder": config.prompts.negative_embed_folder,
             "seed": job.seed,
+            **({"mixed": job.mixed} if job.mixed else {}),
             "size": request.size,
             "references": references,
             "conditions": {
@@ -75,7 +76,7 @@ def made_from(plan: Plan, job: Job) -> dict[str, Any]:
             "denoiser": _without(vars(config.denoiser), *SHARING),
             "autoencoder": config.autoencoder,
             "text": config.text,
-            "sampler": _without(vars(config.sampler), "num_samples", "batch_size"),
+            "sampler": _without(vars(config.sampler), "num_samples", "batch_size", "initial_noise"),
             **({} if config.cache.step_cache == "none" else {"cache": _without(vars(config.cache), *CALIBRATION)}),
             "save_format": config.output.save_format if config.output.use_vae_decode else "npy",
         }
@@ -97,6 +98,7 @@ def record(plan: Plan, texts: Texts, result: Result, finished: bool = True) -> d
         "encoded_text": encoded[0] if len(encoded) == 1 else encoded,
         "negative": None if negative is None else texts.encoded[negative],
         "seed": job.seed,
+        "initial_noise": str(job.noise) if job.mixed else None,
         "references": [reference.path for reference in request.conditions.references],
         "task": request.asked.task,
         "mask_strategy": ";".join(map(str, request.conditions.groups)) or None,

@@ -12,7 +12,7 @@ from opensora.serving.restore import BESIDE, values_in
 from opensora.serving.settings import FIXED, REFERENCES
 
 # What a record says of the video itself, beside the settings that it became of.
-_OF_VIDEO = ("prompt", "seed", "num_frames", "task", "mask_strategy")
+_OF_VIDEO = ("prompt", "seed", "initial_noise", "num_frames", "task", "mask_strategy")
 _SAID_THERE = ("captions", "image_size", "resolution", "aspect_ratio", REFERENCES, "batch_size", *_OF_VIDEO, *FIXED)
 
 

@@ -68,6 +68,8 @@ def restored(record: Mapping[str, Any], models: Mapping[str, str], model: str | 
     recipes = {name: _values_of(recipe) for name, recipe in models.items()}
     model = model if model in recipes else next((n for n, own in recipes.items() if _is_of(own, values)), None)
     fixed = _differences(recipes[model], values) if model else {}
+    if record.get("initial_noise"):
+        fixed["initial_noise"] = record["initial_noise"]
     references = [str(path) for path in record.get("references") or ()]
     return Restored(model, {k: v for k, v in settings.items() if v is not None}, references, fixed)
 

@@ -13,6 +13,7 @@ from mindone.errors import UserError
 from opensora.config.search import SearchConfig
 from opensora.evaluation.search import best_of, right_labels, search
 from opensora.generate import run
+from opensora.noise import InitialNoise, parse_noise
 from opensora.toy.world import Scene, render
 
 PROMPTS = ("a red circle moves left", "a blue square moves up")
@@ -32,26 +33,32 @@ def made(tmp_path, monkeypatch):
     ]
 
     def generate(config):
-        assert config.sampler.num_samples == 2
+        count, given = config.sampler.num_samples, config.sampler.initial_noise
         results = []
-        for row, scenes in enumerate(shown):
-            for sample, scene in enumerate(scenes):
-                video = tmp_path / f"{row}-{sample}.mp4"
-                write_video(video, render(scene, np.random.default_rng(0)), fps=8)
+        for row, left in enumerate(shown):
+            for sample in range(count):
+                video = tmp_path / f"{row}-{2 - len(left)}.mp4"
+                write_video(video, render(left.pop(0), np.random.default_rng(0)), fps=8)
                 video.with_suffix(".json").write_text(json.dumps({"prompt": PROMPTS[row]}))
-                results.append(SimpleNamespace(job=SimpleNamespace(row=row, seed=10 * row + sample), video=video))
+                noise = parse_noise(given[row * count + sample]) if given else InitialNoise(10 * row + sample)
+                results.append(SimpleNamespace(job=SimpleNamespace(noise=noise), video=video))
+        assert given is None or (config.output.output_path, config.output.append_timestr) == (str(tmp_path), False)
         return results
 
     monkeypatch.setattr(run, "generate", generate)
     return tmp_path
 
 
-def test_the_best_video_of_every_prompt_is_kept_with_its_settings(made, capsys):
-    chosen = search(configured("--captions", *PROMPTS, "--candidates", "2"))
-    assert [(each.seed, round(each.score, 3)) for each in chosen] == [(1, 1.0), (11, 0.667)]
+@pytest.mark.parametrize(("method", "seeds"), [("best_of_n", [1, 11]), ("zero_order", [0, 10])])
+def test_the_best_video_of_every_prompt_is_kept_with_its_settings(made, capsys, method, seeds):
+    chosen = search(configured("--captions", *PROMPTS, "--candidates", "2", "--search_method", method))
+    assert [(each.noise.seed, round(each.score, 3)) for each in chosen] == list(zip(seeds, [1.0, 0.667]))
+    assert [len(each.noise.mixed) for each in chosen] == [int(method == "zero_order")] * 2
     assert sorted(path.name for path in (made / "best").iterdir()) == ["0-1.json", "0-1.mp4", "1-1.json", "1-1.mp4"]
     record = json.loads((made / "search.json").read_text())
     assert len(record["candidates"]) == 4 and record["best_of"]["2"] == pytest.approx((1 + 2 / 3) / 2)
+    assert record["search_method"] == method
+    assert {each["initial_noise"] for each in record["candidates"]} >= {str(each.noise) for each in chosen}
     assert "best of" in capsys.readouterr().out
 
 
@@ -73,6 +80,10 @@ def test_a_prompt_that_the_judge_does_not_know_is_refused(made):
         (["--candidates", "1"], "candidates=1 has to be at least 2"),
         (["--num_samples", "3"], "num_samples is what candidates says"),
         (["--judge", "clip"], "give a folder of CLIP as --clip"),
+        (["--initial_noise", "7,8:0.5"], "initial_noise is what a search looks for"),
+        (["--noise_radius", "1.5"], "noise_radius=1.5 has to be above 0 up to 1"),
+        (["--search_method", "zero_order", "--overwrite", "True"], "give another output_path"),
+        (["--search_method", "zero_order", "--extend_prompts", "1", "--endpoint", "a", "--model", "b"], "each round"),
         (["--use_vae_decode", "False", "--save_latent", "True"], "a judge looks at videos"),
     ],
 )

@@ -38,6 +38,12 @@ def test_prompt_seed_size_length_and_references_are_those_of_the_video():
     ]
 
 
+def test_noise_that_a_search_has_found_is_a_difference_and_that_of_other_videos_of_the_run_is_none():
+    found = {**record_of(), "initial_noise": "7,8:0.5"}
+    found["settings"]["sampler"]["initial_noise"] = ["7,8:0.5", "7,9:0.5"]
+    assert differences(record_of(), found) == [["initial noise", "", "7,8:0.5"]]
+
+
 def test_how_a_length_was_asked_for_and_where_a_video_was_written_are_no_differences():
     other = record_of(output_path="elsewhere", device_target="CPU", batch_size=2)
     other["settings"]["shape"]["num_frames"] = "2.5sec"

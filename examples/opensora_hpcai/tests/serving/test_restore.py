@@ -48,6 +48,7 @@ def test_restored_settings_survive_the_fields_of_the_page():
 def test_what_no_field_says_is_named():
     found = restored(record_of("--dtype", "fp16", "--vae_dtype", "bf16"), {MODEL: RECIPE})
     assert found.fixed == {"dtype": "fp16", "vae_dtype": "bf16"}
+    assert restored({**record_of(), "initial_noise": "7,8:0.5"}, {MODEL: RECIPE}).fixed == {"initial_noise": "7,8:0.5"}
 
 
 def test_a_file_that_does_not_know_all_settings_is_restored_as_far_as_it_goes():
