@@ -50,7 +50,7 @@ DOORS: dict[str, Door] = {
     "search": Door(
         "opensora.evaluation.search:search",
         "opensora.config:SearchConfig",
-        "the best of several videos of every prompt, by a judge",
+        "the best of several videos of every prompt, or better noise round after round, by a judge",
     ),
     "serve": Door("opensora.serving.server:serve", "opensora.config:ServeConfig", "videos by HTTP, from a queue"),
     "web": Door("opensora.serving.web:web", "opensora.config:WebConfig", "a page in the browser that makes videos"),
