@@ -174,10 +174,11 @@ def adapted(tensors: TensorFile, denoiser: Denoiser, loras: Sequence[tuple[str |
     """
     if not loras:
         return tensors
-    from mindone.adapters import read_lora, with_lora
+    from mindone.adapters import with_lora
+    from opensora.models.lora_layouts import read_adapter
 
-    names = shapes(denoiser)
-    return with_lora(tensors, names, [(read_lora(path, names), strength) for path, strength in loras])
+    names, config = shapes(denoiser), denoiser.config
+    return with_lora(tensors, names, [(read_adapter(path, names, config), strength) for path, strength in loras])
 
 
 def shapes(network: nn.Cell) -> dict[str, tuple[int, ...]]:
