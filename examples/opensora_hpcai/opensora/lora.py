@@ -35,6 +35,7 @@ def merge_lora(config: MergeLoraConfig) -> None:
     Raises:
         UserError: something is missing, does not fit, or would be overwritten.
     """
+    from opensora.models.flux_weights import for_network
     from opensora.models.lora_layouts import read_adapter
 
     source = require_path(config.ckpt_path, "the denoiser's weights", "ckpt_path")
@@ -43,7 +44,7 @@ def merge_lora(config: MergeLoraConfig) -> None:
     names = _shapes(network)
     given = strengths(config.lora, config.lora_scale)
     loras = [(read_adapter(path, names, network), strength) for path, strength in given]
-    tensors = with_lora(read_tensors(source), names, loras, keep_dtype=config.dtype is None)
+    tensors = with_lora(for_network(read_tensors(source), network), names, loras, keep_dtype=config.dtype is None)
     tensors = cast(tensors, config.dtype) if config.dtype else tensors
     about = {**tensors.metadata, "adapters": json.dumps(list(map(_described, loras))), "merged_by": made_by()}
     with atomic_folder(config.target) as folder:
@@ -85,8 +86,8 @@ def _in_layout(
     lora: LoraTensors, names: dict[str, tuple[int, ...]], network: DenoiserConfig, layout: str
 ) -> tuple[LoraTensors, str]:
     """The adapter for another layout of the network's weights, and that layout's name."""
-    from opensora.models.lora_layouts import lora_in_layout, own_layout
-    from opensora.models.mmdit_layouts import known_layout
+    from opensora.models.lora_layouts import lora_in_layout
+    from opensora.models.mmdit_layouts import known_layout, own_layout
 
     own = own_layout(network)
     if own is None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,11 +30,15 @@ from opensora.models.mmdit_layouts import (
     layout_of,
     may_lack,
     module_table,
+    own_layout,
     parameters_of,
     piece_sizes,
     rows_changed,
 )
 from opensora.models.mmdit_sizes import MMDiTSizes, config_for, half_rope_of, sizes_of
+
+if TYPE_CHECKING:
+    from opensora.models.types import DenoiserConfig
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,8 @@ AUTO = "auto"
 PREFIX = "model.diffusion_model."
 """What names begin with in ComfyUI's files that hold other networks too."""
 DIFFUSERS_FILES = Files(weights="diffusion_pytorch_model.safetensors")
+# Ends of names that every MMDiT has.
+_MARKS = (".query_norm.scale", ".attn.norm_q.weight")
 _LISTED = 3
 
 
@@ -105,6 +111,25 @@ def in_layout(tensors: TensorFile, source: Layout, target: Layout) -> TensorFile
             if entry:
                 entries[f"{module}.{parameter}"] = entry
     return TensorFile(tensors.path, entries, tensors.metadata)
+
+
+def for_network(tensors: TensorFile, config: DenoiserConfig) -> TensorFile:
+    """Weights as the network of a config has them: those of an MMDiT from whatever layout their names say.
+
+    Raises:
+        UserError: an MMDiT in another layout is not whole.
+    """
+    own = own_layout(config)
+    if own is None or not any(name.endswith(_MARKS) for name in tensors):
+        return tensors
+    tensors = unwrapped(tensors)
+    here = layout_of(tensors)
+    if (here.fused_qkv, here.diffusers) == (own.fused_qkv, own.diffusers):
+        return tensors
+    logger.info(
+        "%s: its weights are in another layout than the network's, and change it as they are read", tensors.path
+    )
+    return in_layout(tensors, here, own)
 
 
 def unwrapped(tensors: TensorFile) -> TensorFile:
@@ -183,7 +208,7 @@ def _pieces(tensors: TensorFile, layout: Layout) -> _Pieces:
 
 def _check_names(tensors: TensorFile, layout: Layout, known: Mapping[str, tuple[str, tuple[str, ...], str]]) -> None:
     found = layout_of(tensors)
-    if not any(name.endswith((".query_norm.scale", ".attn.norm_q.weight")) for name in tensors):
+    if not any(name.endswith(_MARKS) for name in tensors):
         raise UserError(f"{tensors.path} holds no MMDiT: none of its tensors is a query_norm.scale or an attn.norm_q")
     if found.diffusers != layout.diffusers or found.fused_qkv != layout.fused_qkv:
         kind = "one matrix" if found.fused_qkv else "matrices of their own"

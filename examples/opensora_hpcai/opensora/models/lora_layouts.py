@@ -19,18 +19,20 @@ from mindone.adapters import LoraModule, LoraTensors, fitting, read_lora
 from mindone.checkpoint import TensorFile
 from mindone.checkpoint.tensors import Entry
 from opensora.models.flux_weights import in_layout
-from opensora.models.mmdit_layouts import LAYOUTS, Layout, depths_of, module_table, piece_sizes, rows_changed
+from opensora.models.mmdit_layouts import (
+    LAYOUTS,
+    Layout,
+    depths_of,
+    module_table,
+    own_layout,
+    piece_sizes,
+    rows_changed,
+)
 
 if TYPE_CHECKING:
     from opensora.models.types import DenoiserConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-def own_layout(config: DenoiserConfig) -> Layout | None:
-    """The layout of a network; None if it is no MMDiT."""
-    has_layouts = hasattr(config, "fused_qkv") and hasattr(config, "use_liger_rope")
-    return Layout(config.fused_qkv, config.use_liger_rope) if has_layouts else None
 
 
 def read_adapter(path: str | Path, shapes: Shapes, config: DenoiserConfig) -> LoraTensors:

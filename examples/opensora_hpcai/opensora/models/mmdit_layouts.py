@@ -23,10 +23,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mindone.errors import UserError
+
+if TYPE_CHECKING:
+    from opensora.models.types import DenoiserConfig
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,12 @@ def known_layout(name: str, has_condition: bool) -> tuple[str, Layout]:
     if name not in LAYOUTS:
         raise UserError(f"layout {name} is not known; use one of {', '.join((ORIGINAL, *LAYOUTS))}")
     return name, LAYOUTS[name]
+
+
+def own_layout(config: DenoiserConfig) -> Layout | None:
+    """The layout of a network; None if it is no MMDiT."""
+    has_layouts = hasattr(config, "fused_qkv") and hasattr(config, "use_liger_rope")
+    return Layout(config.fused_qkv, config.use_liger_rope) if has_layouts else None
 
 
 def layout_of(names: Collection[str], half_rope: bool | None = None) -> Layout:

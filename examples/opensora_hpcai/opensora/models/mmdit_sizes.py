@@ -19,6 +19,16 @@ DIFFUSERS_CLASS = "FluxTransformer2DModel"
 PUBLISHED_AXES = (16, 56, 56)
 """Channels of a head that the published networks rotate by frame, row and column."""
 THETA = 10000.0
+_DIFFUSERS_NAMES = {
+    "axes_dims_rope": "axes_dim",
+    "guidance_embeds": "guidance_embed",
+    "in_channels": "in_channels",
+    "joint_attention_dim": "context_in_dim",
+    "num_attention_heads": "num_heads",
+    "num_layers": "depth",
+    "num_single_layers": "depth_single_blocks",
+    "pooled_projection_dim": "vec_in_dim",
+}
 
 
 @dataclass(frozen=True)
@@ -96,24 +106,33 @@ def config_for(sizes: MMDiTSizes, layout: Layout, path: Path) -> dict[str, Any]:
         return {
             "_class_name": DIFFUSERS_CLASS,
             "attention_head_dim": sizes.hidden_size // sizes.num_heads,
-            "axes_dims_rope": list(sizes.axes_dim),
-            "guidance_embeds": sizes.guidance_embed,
-            "in_channels": sizes.in_channels,
-            "joint_attention_dim": sizes.context_in_dim,
-            "num_attention_heads": sizes.num_heads,
-            "num_layers": sizes.depth,
-            "num_single_layers": sizes.depth_single_blocks,
+            **{theirs: getattr(sizes, ours) for theirs, ours in _DIFFUSERS_NAMES.items()},
             "patch_size": 1,
-            "pooled_projection_dim": sizes.vec_in_dim,
         }
-    same = {name: value for name, value in vars(sizes).items() if name not in ("cond_channels", "axes_dim")}
+    same = {name: value for name, value in vars(sizes).items() if name != "cond_channels"}
     return {
         **same,
-        "axes_dim": list(sizes.axes_dim),
         "cond_embed": sizes.cond_channels is not None,
         "fused_qkv": layout.fused_qkv,
         "use_liger_rope": layout.half_rope,
     }
+
+
+def own_entries(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The entries of a ``config.json`` by the names of `opensora.models.mmdit.MMDiTConfig`.
+
+    Those of diffusers have other names, and a patch_size that is not of latents; whether there is ``cond_in`` they do
+    not say.
+    """
+    if values.get("_class_name") != DIFFUSERS_CLASS:
+        return values
+    entries = {ours: values[theirs] for theirs, ours in _DIFFUSERS_NAMES.items() if theirs in values}
+    heads, head_size = values.get("num_attention_heads"), values.get("attention_head_dim")
+    return (
+        {**entries, "hidden_size": heads * head_size}
+        if isinstance(heads, int) and isinstance(head_size, int)
+        else entries
+    )
 
 
 def _axes(config: Mapping[str, Any], head_size: int) -> tuple[int, ...] | None:

@@ -14,9 +14,9 @@ from mindone.checkpoint.tensors import as_tensor_file
 from mindone.errors import UserError
 from opensora.cli import enter
 from opensora.models.flux_weights import in_layout
-from opensora.models.lora_layouts import lora_in_layout, own_layout, read_adapter, shapes_in_layout
+from opensora.models.lora_layouts import lora_in_layout, read_adapter, shapes_in_layout
 from opensora.models.mmdit import MMDiT, MMDiTConfig
-from opensora.models.mmdit_layouts import LAYOUTS
+from opensora.models.mmdit_layouts import LAYOUTS, own_layout
 from opensora.models.stdit3 import STDiT3_PRESETS
 from opensora.networks import load_denoiser
 

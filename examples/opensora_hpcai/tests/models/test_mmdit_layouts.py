@@ -15,7 +15,7 @@ from opensora.cli import enter
 from opensora.models.flux_weights import convert_flux, in_layout
 from opensora.models.mmdit import MMDIT_PRESETS, MMDiT, MMDiTConfig
 from opensora.models.mmdit_layouts import LAYOUTS, Layout, known_layout, layout_of
-from opensora.networks import denoiser_config, load_denoiser
+from opensora.networks import check_denoiser_weights, denoiser_config, load_denoiser
 
 VIDEO = MMDiTConfig(
     in_channels=8,
@@ -299,6 +299,22 @@ def test_a_folder_of_diffusers_has_the_config_of_its_transformer_and_comes_back_
     config = denoiser_config("MMDiT-11B", tmp_path / "back")
     assert config == VIDEO
     load_denoiser(tmp_path / "back", config)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_folder_in_any_layout_loads_as_it_is_for_the_network_of_2_0(layout, tmp_path):
+    save_model(tmp_path / "own", filled(VIDEO, LAYOUTS["open-sora"]), dataclasses.asdict(VIDEO))
+    expected = converted(tmp_path / "own", tmp_path / "theirs", layout)
+    config = denoiser_config("MMDiT-11B", tmp_path / "theirs")
+    if layout == "diffusers":
+        assert config == VIDEO
+        assert check_denoiser_weights(tmp_path / "theirs", config) == len(network_tensors(MMDiT(VIDEO)))
+    else:
+        assert (config.fused_qkv, config.use_liger_rope) == (layout != "open-sora", layout == "open-sora")
+    found = network_tensors(load_denoiser(tmp_path / "theirs", config))
+    same_bits(in_layout(expected, LAYOUTS[layout], own(config)), found)
+    given = network_tensors(load_denoiser(tmp_path / "theirs", VIDEO))
+    same_bits(read_tensors(tmp_path / "own"), given)
 
 
 @pytest.mark.parametrize("config", ["distilled", "without biases", "one stream"])
