@@ -18,7 +18,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 METADATA = "lora_adapter_metadata"
 LORA_FORMATS = ("peft", "diffusers", "comfyui", "kohya")
 
-_PREFIXES = (PEFT_PREFIX, "diffusion_model.", "transformer.", "lora_unet_")
+_PREFIXES = (PEFT_PREFIX, "diffusion_model.", "transformer.", "lora_unet_", "lora_transformer_")
+# Entries of a header that belong to the matrices of one file: their configuration, rank, alpha and digests.
+_OF_ONE_FILE = re.compile(rf"{METADATA}|ss_network_(dim|alpha)|sshs_.*")
 # Endings of the matrices: down and up.
 _ENDINGS = {
     ending: side
@@ -75,10 +77,11 @@ class LoraModule:
 
 @dataclass(frozen=True)
 class LoraTensors:
-    """An adapter as it was read: its modules by the path of their linears."""
+    """An adapter as it was read: its modules by the path of their linears, and what its file says of itself."""
 
     path: Path
     modules: Mapping[str, LoraModule]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def scale_of(alpha: float, rank: int, rank_stabilised: bool = False) -> float:
@@ -102,7 +105,7 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraTe
     file, config = _located(Path(path))
     tensors = read_tensors(file, "all")
     config = config or _header_config(tensors)
-    linears = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if _is_matrix(name, shape)}
+    linears = _linears(shapes)
     parts, alphas = _sorted_out(tensors, _targets(linears))
     strange = sorted(set(parts) - set(linears))
     if strange:
@@ -113,7 +116,27 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraTe
     modules = {}
     for module, sides in parts.items():
         modules[module] = _module(file, tensors, module, sides, linears[module], alphas.get(module), config)
-    return LoraTensors(file, modules)
+    metadata = {name: text for name, text in tensors.metadata.items() if not _OF_ONE_FILE.fullmatch(name)}
+    return LoraTensors(file, modules, metadata)
+
+
+def fitting(path: str | Path, candidates: Iterable[Mapping[str, tuple[int, ...]]]) -> int | None:
+    """Which network an adapter is for, by the names of its modules alone.
+
+    Args:
+        path: as for `read_lora`.
+        candidates: shapes of the parameters of networks, by name.
+    Returns:
+        The position of the first that has all modules; None if none has.
+    Raises:
+        UserError: nothing there, or no LoRA.
+    """
+    tensors = read_tensors(_located(Path(path))[0], "all")
+    for position, shapes in enumerate(candidates):
+        linears = _linears(shapes)
+        if set(_sorted_out(tensors, _targets(linears))[0]) <= set(linears):
+            return position
+    return None
 
 
 def _located(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -143,8 +166,13 @@ def _header_config(tensors: TensorFile) -> dict[str, Any]:
         raise UserError(f"{tensors.path} has a header {METADATA} that is no JSON object ({error})") from error
 
 
-def _is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    return name.endswith(".weight") and len(shape) == 2
+def _linears(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Path → shape of the weight, of all linears."""
+    return {
+        name.removesuffix(".weight"): shape
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) == 2
+    }
 
 
 def _targets(linears: Collection[str]) -> dict[str, str]:
@@ -245,19 +273,20 @@ def _matching(values: Mapping[str, Any], module: str, usual: Any) -> Any:
 def write_lora(path: str | Path, lora: LoraTensors, layout: str = "comfyui") -> None:
     """Writes an adapter in another naming: a new folder for peft, a ``.safetensors`` file for the others.
 
-    Every naming says the scale where its readers look for it: alpha / r is the module's scale.
+    Every naming says the scale where its readers look for it: alpha / r is the module's scale. The header has what the
+    adapter's says of where it comes from.
 
     Raises:
         UserError: an unknown format, a place that cannot be written, or a folder that has files already.
     """
-    path = Path(path)
+    path, about = Path(path), {"format": "pt", **lora.metadata}
     if layout not in LORA_FORMATS:
         raise UserError(f"format={layout} is not known; use one of {', '.join(LORA_FORMATS)}")
     if layout == "peft":
         require_new_folder(path)
         with atomic_folder(path) as folder:
             tensors = dict(_named(lora, PEFT_PREFIX, (".lora_A.weight", ".lora_B.weight")))
-            save_safetensors(folder / ADAPTER_WEIGHTS[0], tensors, {"format": "pt"})
+            save_safetensors(folder / ADAPTER_WEIGHTS[0], tensors, about)
             _write_json(folder / ADAPTER_CONFIG, _configuration(lora))
         return
     if path.suffix != ".safetensors":
@@ -265,13 +294,13 @@ def write_lora(path: str | Path, lora: LoraTensors, layout: str = "comfyui") -> 
     if layout == "diffusers":
         config = {f"transformer.{name}": value for name, value in _configuration(lora).items()}
         tensors = dict(_named(lora, "transformer.", (".lora_A.weight", ".lora_B.weight")))
-        save_safetensors(path, tensors, {"format": "pt", METADATA: json.dumps(config)})
+        save_safetensors(path, tensors, {**about, METADATA: json.dumps(config)})
     elif layout == "comfyui":
         tensors = dict(_named(lora, "diffusion_model.", (".lora_A.weight", ".lora_B.weight"), alphas=True))
-        save_safetensors(path, tensors, {"format": "pt"})
+        save_safetensors(path, tensors, about)
     else:
         tensors = dict(_named(lora, "lora_unet_", (".lora_down.weight", ".lora_up.weight"), alphas=True, flat=True))
-        save_safetensors(path, tensors, {"format": "pt", **_kohya_header(lora)})
+        save_safetensors(path, tensors, {**about, **_kohya_header(lora)})
 
 
 def _named(

@@ -143,5 +143,5 @@ def writer_for(target: str | Path) -> Callable[[str | Path, TensorFile], None]:
     if suffix == ".ckpt":
         return save_ckpt
     if suffix == ".safetensors":
-        return lambda path, tensors: save_safetensors(path, tensors, tensors.metadata or {"format": "pt"})
+        return lambda path, tensors: save_safetensors(path, tensors, {"format": "pt", **tensors.metadata})
     raise UserError(f"{target} has to end in .safetensors (which PyTorch reads too) or .ckpt (MindSpore)")

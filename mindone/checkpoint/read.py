@@ -129,7 +129,8 @@ def _read_index(path: Path) -> TensorFile:
         if name not in shards[shard]:
             raise UserError(f"{path} says that {one_line(name)} is in {shard}, but it is not; download the shard again")
         entries[name] = shards[shard].entries[name]
-    return TensorFile(path, entries)
+    metadata = {key: text for shard in shards.values() for key, text in shard.metadata.items()}
+    return TensorFile(path, entries, metadata)
 
 
 def _weight_map(path: Path) -> dict[str, str]:

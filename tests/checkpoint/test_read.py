@@ -9,7 +9,7 @@ from mindone.errors import UserError
 
 
 def shards(folder, weight_map=None):
-    save_safetensors(folder / "model-1.safetensors", {"a": np.zeros(2)})
+    save_safetensors(folder / "model-1.safetensors", {"a": np.zeros(2)}, {"format": "pt", "made_by": "a training"})
     save_safetensors(folder / "model-2.safetensors", {"b": np.ones(3), "unlisted": np.ones(1)})
     weight_map = {"a": "model-1.safetensors", "b": "model-2.safetensors"} if weight_map is None else weight_map
     index = folder / "model.safetensors.index.json"
@@ -22,6 +22,7 @@ def test_shards_are_one_mapping_by_their_index_or_by_their_folder(tmp_path):
     for place in (index, tmp_path):
         found = read_tensors(place)
         assert {name: array.tolist() for name, array in found.items()} == {"a": [0, 0], "b": [1, 1, 1]}
+        assert found.metadata == {"format": "pt", "made_by": "a training"}
 
 
 @pytest.mark.parametrize("name", ["../model-1.safetensors", "/etc/passwd", "..", "", "sub/model-1.safetensors", "a\\b"])

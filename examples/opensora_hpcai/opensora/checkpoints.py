@@ -18,6 +18,7 @@ SIGNATURES: Signatures = {
     "STDiT (Open-Sora 1.0)": ("blocks.*.attn_temp.*", "x_embedder.*"),
     "PixArt": ("blocks.*.cross_attn.*", "x_embedder.*", "y_embedder.*"),
     "MMDiT (Open-Sora 2.0, Flux)": ("double_blocks.*", "single_blocks.*", "img_in.*"),
+    "MMDiT in the layout of diffusers": ("transformer_blocks.*", "single_transformer_blocks.*", "x_embedder.*"),
     "video autoencoder of Open-Sora 1.2": ("spatial_vae.*", "temporal_vae.*"),
     "Hunyuan video autoencoder": ("encoder.down_blocks.*.conv1.conv.*", "decoder.up_blocks.*.conv1.conv.*"),
     "DC-AE": ("encoder.stages.*.op_list.*", "decoder.stages.*.op_list.*"),

@@ -132,11 +132,13 @@ DOORS: dict[str, Door] = {
     "convert-flux": Door(
         "opensora.weights:convert_flux_weights",
         "opensora.config:ConvertFluxConfig",
-        "MMDiT weights between the layouts of Flux and of Open-Sora 2.0",
+        "MMDiT weights in the layout of Open-Sora 2.0, Flux, ComfyUI or diffusers",
     ),
     "launch": Door("mindone.parallel.launch:launch", None, "a script on several devices or machines at once"),
     "convert-lora": Door(
-        "opensora.lora:convert_lora", "opensora.config:ConvertLoraConfig", "an adapter (LoRA) in another tool's naming"
+        "opensora.lora:convert_lora",
+        "opensora.config:ConvertLoraConfig",
+        "an adapter (LoRA) in another tool's naming, for its layout of the weights",
     ),
     "merge-lora": Door(
         "opensora.lora:merge_lora",

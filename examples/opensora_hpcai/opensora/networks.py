@@ -79,7 +79,8 @@ def denoiser_config(
     for name in sorted(_unknown(changes, config) & set(POSITION_SCALES)):
         logger.warning("%s=%s has no effect: the denoiser %s has no such scale", name, changes.pop(name), preset)
     changes = typed_entries(changes, type(config), setting)
-    return config_from(type(config), {**dataclasses.asdict(config), **read_config(path), **changes})
+    given = getattr(config, "own_entries", dict)(read_config(path))
+    return config_from(type(config), {**dataclasses.asdict(config), **given, **changes})
 
 
 def denoiser_class(config: DenoiserConfig) -> type[Denoiser]:
@@ -128,6 +129,7 @@ def load_denoiser(
     from mindone.checkpoint import load_into, read_tensors
     from mindone.nn import set_compute_dtype
     from mindone.parallel.zero import spread
+    from opensora.models.flux_weights import for_network
 
     if not path and allow_random:
         if loras:
@@ -142,7 +144,7 @@ def load_denoiser(
         denoiser = build_denoiser(config, dtype, recompute, parallel)
         if not trained:
             set_compute_dtype(denoiser, runtime.compute_dtype(dtype), store=True)
-    tensors = adapted(read_tensors(source), denoiser, loras)
+    tensors = adapted(for_network(read_tensors(source), config), denoiser, loras)
     if mesh:
         spread(denoiser, mesh)
     load_into(denoiser, tensors)
@@ -160,10 +162,11 @@ def check_denoiser_weights(
         UserError: as there.
     """
     from mindone.checkpoint import check_fit, read_tensors
+    from opensora.models.flux_weights import for_network
 
     with runtime.lazy_parameters():
         denoiser = denoiser_class(config)(config, None)
-    return len(check_fit(denoiser, adapted(read_tensors(path), denoiser, loras)).found)
+    return len(check_fit(denoiser, adapted(for_network(read_tensors(path), config), denoiser, loras)).found)
 
 
 def adapted(tensors: TensorFile, denoiser: Denoiser, loras: Sequence[tuple[str | Path, float]]) -> TensorFile:
@@ -174,10 +177,11 @@ def adapted(tensors: TensorFile, denoiser: Denoiser, loras: Sequence[tuple[str |
     """
     if not loras:
         return tensors
-    from mindone.adapters import read_lora, with_lora
+    from mindone.adapters import with_lora
+    from opensora.models.lora_layouts import read_adapter
 
-    names = shapes(denoiser)
-    return with_lora(tensors, names, [(read_lora(path, names), strength) for path, strength in loras])
+    names, config = shapes(denoiser), denoiser.config
+    return with_lora(tensors, names, [(read_adapter(path, names, config), strength) for path, strength in loras])
 
 
 def shapes(network: nn.Cell) -> dict[str, tuple[int, ...]]:

@@ -48,11 +48,16 @@ def passport(network: str, recipe: Mapping[str, Any], seed: int) -> dict[str, st
         else f"{network} has no reference run of its own"
     )
     return {
-        "made_by": f"mindone {__version__}{_commit()}",
+        "made_by": made_by(),
         "recipe": json.dumps(plain({name: recipe[name] for name in recipe if not _is_file(name)}), sort_keys=True),
         "seed": str(seed),
         "parity": parity,
     }
+
+
+def made_by() -> str:
+    """This version, and the commit of the checkout that runs, if it is one."""
+    return f"mindone {__version__}{_commit()}"
 
 
 def _is_file(setting: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from mindone.checkpoint.convert import convert, convert_autoencoder
 from opensora.checkpoints import convert_video_autoencoder
 from opensora.config import ConvertConfig, ConvertFluxConfig, ConvertImageVaeConfig, ConvertVideoVaeConfig
+from opensora.passport import made_by
 
 
 def convert_any(config: ConvertConfig) -> None:
@@ -31,7 +32,8 @@ def convert_flux_weights(config: ConvertFluxConfig) -> None:
     """MMDiT weights in another layout, exactly and one tensor at a time."""
     from opensora.models.flux_weights import convert_flux
 
-    _say(config.target, convert_flux(config.src, config.target, config.src_layout, config.layout, config.dtype))
+    about = {"converted_by": made_by()}
+    _say(config.target, convert_flux(config.src, config.target, config.src_layout, config.layout, config.dtype, about))
 
 
 def download(argv: Sequence[str], prog: str) -> None:

@@ -9,7 +9,8 @@ from mindone.config import FilePath, Settings
 from mindone.errors import UserError
 from opensora.config.common import Dtype
 
-FluxLayout = Literal["flux", "open-sora"]
+SourceLayout = Literal["auto", "open-sora", "flux", "comfyui", "diffusers"]
+MMDiTLayout = Literal["original", "open-sora", "flux", "comfyui", "diffusers"]
 
 
 @dataclass
@@ -62,11 +63,14 @@ class ConvertVideoVaeConfig(Files):
 
 @dataclass
 class ConvertFluxConfig(Files):
-    """MMDiT weights between the layouts of Flux and of Open-Sora 2.0."""
+    """MMDiT weights between the layouts of Open-Sora 2.0, of Flux and ComfyUI, and of diffusers.
 
-    src_layout: FluxLayout = "flux"
-    """what the source is"""
-    layout: FluxLayout = "open-sora"
-    """what to write"""
+    Without a suffix ``target`` is a new folder, with the config.json of the layout's readers.
+    """
+
+    src_layout: SourceLayout = "auto"
+    """what the source is; auto: what its names and its config.json say"""
+    layout: MMDiTLayout = "open-sora"
+    """what to write; original: open-sora for weights with cond_in, flux for the others"""
     dtype: Dtype | None = None
     """of floating tensors; as they are if not given"""

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from mindone.config import FilePath, Settings
 from mindone.errors import UserError
 from opensora.config.common import Dtype, ModelVersion
+from opensora.config.convert import MMDiTLayout
 from opensora.config.generate import strengths
 
 
@@ -53,7 +54,7 @@ class MergeLoraConfig(AdaptedModel):
 
 @dataclass
 class ConvertLoraConfig(AdaptedModel):
-    """An adapter in the naming of other tools.
+    """An adapter in the naming of other tools, and for the layout in which they have the weights.
 
     Names with underscores for dots can only be read by somebody who knows the network, so it has to be said which one
     it is: by ckpt_path, or by model_version and model_name.
@@ -63,6 +64,8 @@ class ConvertLoraConfig(AdaptedModel):
     """the adapter: a file, a folder, or a run that trained it"""
     format: Literal["peft", "diffusers", "comfyui", "kohya"] = "comfyui"
     """peft is a folder, the others are .safetensors files"""
+    layout: MMDiTLayout | None = None
+    """of the MMDiT weights that it is for, as tools/convert_flux.py writes them; those of the network if not given"""
 
     def check(self) -> None:
         super().check()

@@ -29,6 +29,7 @@ from opensora.models.mmdit_layers import (
     SingleStreamBlock,
     VectorEmbedder,
 )
+from opensora.models.mmdit_sizes import own_entries
 
 TIME_FACTOR = 1000.0
 FREQUENCIES = 256
@@ -80,6 +81,8 @@ class MMDiTConfig:
                 f"axes_dim={list(self.axes_dim)} has to be even numbers with the sum {head_size}, the size of a head "
                 f"(hidden_size={self.hidden_size}, num_heads={self.num_heads})"
             )
+
+    own_entries = staticmethod(own_entries)
 
     def forward_flops(self, latent_size: tuple[int, int, int], text_tokens: int) -> float:
         """Multiplications and additions of the blocks in a forward pass of one sample.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn
 
-from mindone.adapters import Lora, LoraConfig, add_lora, read_lora
+from mindone.adapters import Lora, LoraConfig, add_lora
 from mindone.adapters.dropout import PRIME, SeededLoss
 from mindone.checkpoint import ADAPTER_LAYOUT, MODEL_LAYOUT, Layout, find_model
 from mindone.checkpoint.digest import weights_digest
@@ -17,6 +17,7 @@ from mindone.data.loader import Batch
 from mindone.train.checkpoints import Saved
 from mindone.train.loop import Inputs, Place
 from opensora.config.train import Lora as LoraSettings
+from opensora.models.lora_layouts import read_adapter
 from opensora.networks import shapes
 
 
@@ -75,6 +76,6 @@ def adapt(denoiser: nn.Cell, settings: LoraSettings, base: str, seed: int) -> Tr
     names = shapes(denoiser)
     lora = add_lora(denoiser, config, seed)
     if settings.lora_checkpoint:
-        lora.load(read_lora(settings.lora_checkpoint, names))
+        lora.load(read_adapter(settings.lora_checkpoint, names, denoiser.config))
     digest = f", adapting weights {weights_digest(find_model(base))}"
     return TrainedLora(lora, lora.peft_config(str(base)), ADAPTER_LAYOUT, "adapter", digest)

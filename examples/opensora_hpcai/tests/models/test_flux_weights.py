@@ -1,4 +1,4 @@
-"""MMDiT weights in the layouts of Flux and of Open-Sora 2.0."""
+"""MMDiT weights in the layouts of Open-Sora 2.0, Flux, ComfyUI and diffusers."""
 
 import dataclasses
 
@@ -8,8 +8,9 @@ import pytest
 
 from mindone.checkpoint import load_into, network_tensors, read_tensors, save_safetensors
 from mindone.errors import UserError
-from opensora.models.flux_weights import LAYOUTS, Layout, convert_flux, in_layout
+from opensora.models.flux_weights import convert_flux, in_layout
 from opensora.models.mmdit import MMDiT, MMDiTConfig
+from opensora.models.mmdit_layouts import LAYOUTS, Layout
 
 FLUX = MMDiTConfig(
     in_channels=8,
@@ -89,8 +90,9 @@ def test_other_files_and_layouts_are_refused(tmp_path):
     save_safetensors(file, network_tensors(_network(FLUX)))
     with pytest.raises(UserError, match="one matrix"):
         convert_flux(file, tmp_path / "out.safetensors", "open-sora", "flux")
-    with pytest.raises(UserError, match="layout other"):
-        convert_flux(file, tmp_path / "out.safetensors", "other", "flux")
+    for layouts in (("other", "flux"), ("flux", "other")):
+        with pytest.raises(UserError, match="layout other is not known; use one of original, open-sora"):
+            convert_flux(file, tmp_path / "out.safetensors", *layouts)
     save_safetensors(file, {"a": np.zeros(2, np.float32)})
     with pytest.raises(UserError, match="no MMDiT"):
         convert_flux(file, tmp_path / "out.safetensors", "flux", "open-sora")
