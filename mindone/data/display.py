@@ -70,6 +70,8 @@ def over_white(rgba: np.ndarray) -> np.ndarray:
 def film_stream(container: av.container.InputContainer) -> av.VideoStream | None:
     """The video stream that players show; None if there is none but cover pictures."""
     films = [stream for stream in container.streams.video if not stream.disposition.value & NO_FILM]
+    if len(films) == 1:
+        return films[0]
     return max(films, key=lambda s: (s.disposition.value & DEFAULT, _pixels(s), -s.index), default=None)
 
 

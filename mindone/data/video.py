@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import numpy as np
 from mindone.data import pictures
 from mindone.data.errors import BadSample, MissingFrames
 from mindone.data.pictures import PictureReader
-from mindone.data.readers import CV2Reader, DecordReader, PyAVReader
+from mindone.data.readers import CV2Reader, DecordReader, HeaderReader, PyAVReader
 from mindone.data.write import contact_sheet, slug, to_uint8, write_contact_sheet, write_gif, write_png, write_video
 from mindone.errors import UserError
 
@@ -51,6 +52,8 @@ __all__ = [
 ]
 
 BACKENDS = ("pyav", "cv2", "decord")
+# PyAV, for what the header says alone
+HEADER = "header"
 Reader = PyAVReader | CV2Reader | DecordReader | PictureReader
 
 # A seek costs about as much as decoding this many frames; nearer frames are reached by decoding.
@@ -98,7 +101,7 @@ def probe_header(path: str | Path) -> VideoInfo:
     Raises:
         BadSample: missing, not a video, or without a video stream.
     """
-    with contextlib.closing(_open_reader(path)) as reader:
+    with contextlib.closing(_open_reader(path, HEADER)) as reader:
         size, num_frames = reader.header_size(), reader.header_frames
         if size is not None:
             num_frames, fps = num_frames or reader.count_packets(), reader.fps
@@ -246,13 +249,13 @@ def _missing(path: str | Path, index: int, num_frames: int, header_frames: int) 
 
 
 def _open_reader(path: str | Path, backend: str = "pyav") -> Reader:
-    readers = {"pyav": PyAVReader, "cv2": CV2Reader, "decord": DecordReader}
+    readers = {"pyav": PyAVReader, "cv2": CV2Reader, "decord": DecordReader, HEADER: HeaderReader}
     if backend not in readers:
         raise UserError(f"video backend {backend} is not known; use one of {', '.join(BACKENDS)}")
-    suffix = Path(path).suffix.lower()
+    suffix = os.path.splitext(path)[1].lower()
     if suffix in pictures.UNREAD_SUFFIXES:
         raise BadSample(f"{path} is a {suffix[1:]} picture, which is not read; convert it to png or jpeg")
-    return PictureReader(path) if is_image(path) else readers[backend](path)
+    return PictureReader(path) if suffix in pictures.SUFFIXES else readers[backend](path)
 
 
 # --- choosing frames -------------------------------------------------------------------------------------------------

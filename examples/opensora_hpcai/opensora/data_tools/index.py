@@ -72,7 +72,7 @@ def measure(row: Row, root: str, how: str) -> dict[str, Cell]:
         BadSample: it cannot be read.
     """
     relative = relative_path(row[VIDEO], root, "the list")
-    path = Path(root, relative)
+    path = os.path.join(root, relative)
     info = probe_header(path) if how == "header" else probe(path)
     if how == "all":
         frames = count_frames(path)
