@@ -15,6 +15,7 @@ What is done, by every reader alike:
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +68,20 @@ def over_white(rgba: np.ndarray) -> np.ndarray:
     return 255 - darkness.astype(np.uint8)
 
 
+def shrunk_size(height: int, width: int, longest: int) -> tuple[int, int]:
+    """Height and width with the longer side at most ``longest``; the shorter one keeps a pixel."""
+    scale = min(1.0, longest / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def shrunk(image: np.ndarray, longest: int) -> np.ndarray:
+    """A picture (H, W, C) uint8 of `shrunk_size`, each of its pixels the mean of those it stands for."""
+    height, width = shrunk_size(*image.shape[:2], longest)
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
 def film_stream(container: av.container.InputContainer) -> av.VideoStream | None:
     """The video stream that players show; None if there is none but cover pictures."""
     films = [stream for stream in container.streams.video if not stream.disposition.value & NO_FILM]
@@ -94,6 +109,9 @@ class Display:
         return self.transpose or self.mirror_x or self.mirror_y
 
     def stretched(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a stored picture after its pixels were made square."""
+        if self.aspect == 1:
+            return height, width
         if self.aspect >= 1:
             return height, round(width * self.aspect)
         return round(height / self.aspect), width
@@ -108,6 +126,10 @@ class Display:
         height, width = self.stretched(*image.shape[:2])
         if (height, width) != image.shape[:2]:
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        return self.turned(image)
+
+    def turned(self, image: np.ndarray) -> np.ndarray:
+        """A picture (H, W, C) with square pixels, as it is shown."""
         if not self.is_turned:
             return image
         if self.transpose:
@@ -121,12 +143,18 @@ def display_of(frame: av.VideoFrame, stream: av.VideoStream, path: str | Path) -
     Raises:
         BadSample: turned by an angle that is not a multiple of 90 degrees, or stretched beyond sense.
     """
-    turn = quarter_turn(_display_matrix(frame, path), path)
     aspect = stream.sample_aspect_ratio or Fraction(1)
+    return _display(path, tuple(_display_matrix(frame, path)), aspect, frame.height, frame.width)
+
+
+@functools.lru_cache(maxsize=64)
+def _display(path: str | Path, matrix: tuple[int, ...], aspect: Fraction, height: int, width: int) -> Display:
+    """`display_of`; nearly all frames of a film are alike."""
+    turn = quarter_turn(matrix, path)
     if aspect > 0 and not Fraction(1, 16) <= aspect <= 16:
         raise BadSample(f"{path} has pixels of {aspect} times their height, which cannot be meant")
     display = Display(*turn, aspect if aspect > 0 else Fraction(1))
-    check_size(path, *display.size(frame.height, frame.width))
+    check_size(path, *display.size(height, width))
     return display
 
 

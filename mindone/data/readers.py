@@ -196,26 +196,35 @@ class PyAVReader:
             except av.InvalidDataError as error:
                 damage = error
 
-    def image(self) -> np.ndarray:
+    def image(self, longest: int | None = None) -> np.ndarray:
+        """The frame; with ``longest`` one that has no side beyond it, which is shrunk on its way to RGB."""
         frame, alpha = self._frame, display.has_alpha(self._frame)
         self.warn_of_loss()
         if not alpha and self._stream.metadata.get("alpha_mode") == "1":
             raise BadSample(f"{self.path} has transparency that is not decoded; put it on a background before")
         matrix, colour_range = display.colour_of(frame, self.path)
+        shown, size = self.display, None
+        if longest is not None and not alpha:
+            height, width = shown.stretched(frame.height, frame.width)
+            size = display.shrunk_size(height, width, longest) if longest < max(height, width) else None
         try:
             # Everything is said, because what releases of PyAV assume for what is left out is not the same.
             image = self._converter.reformat(
                 frame,
+                *((size[1], size[0]) if size else ()),
                 format="rgba" if alpha else "rgb24",
                 src_colorspace=matrix,
                 dst_colorspace=display.BT601 if matrix != display.BT601 else display.BT709,
                 src_color_range=colour_range,
                 dst_color_range=display.FULL_RANGE,
-                interpolation="BILINEAR",
+                interpolation="AREA" if size else "BILINEAR",
             ).to_ndarray()
         except (av.FFmpegError, OSError, ValueError) as error:
             raise BadSample(f"{self.path} has frames that cannot be converted to RGB ({reason(error)})") from error
-        return self.display.apply(display.over_white(image) if alpha else image)
+        if size:
+            return shown.turned(image)
+        image = shown.apply(display.over_white(image) if alpha else image)
+        return image if longest is None else display.shrunk(image, longest)
 
     def warn_of_loss(self) -> None:
         display.warn_of_loss(self._frame, self.path)

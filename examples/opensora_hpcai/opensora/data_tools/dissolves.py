@@ -58,7 +58,8 @@ def find_dissolves(pictures: np.ndarray, fps: float, cuts: Sequence[int] = ()) -
     for half in HALVES:
         if half > max(HALVES[3], SECONDS * fps / 2):
             break
-        seen += filter(None, (_look(flat, place, half, edges) for place in _promising(flat, half).tolist()))
+        places = _between_calm(flat, _promising(flat, half), half, edges)
+        seen += filter(None, (_look(flat, place, half) for place in places.tolist()))
     found: list[Dissolve] = []
     while seen:
         most, widest = max(seen)
@@ -76,32 +77,48 @@ def _promising(flat: np.ndarray, half: int) -> np.ndarray:
     for start in range(half, len(flat) - half, 4096):
         stop = min(start + 4096, len(flat) - half)
         before, middle, after = (flat[start + shift : stop + shift].astype(np.float32) for shift in (-half, 0, half))
-        change = after - before
-        square = np.maximum((change**2).sum(1), 1e-6)
-        share = ((middle - before) * change).sum(1) / square
+        after -= before
+        middle -= before
+        square = np.maximum(np.einsum("ij,ij->i", after, after), 1e-6)
+        share = np.einsum("ij,ij->i", middle, after) / square
         good = (square > LEAST**2 * flat.shape[1]) & (abs(share - 0.5) < 0.3)
         found.append(start + np.flatnonzero(good))
     return np.concatenate(found) if found else np.zeros(0, int)
 
 
-def _look(flat: np.ndarray, place: int, half: int, edges: np.ndarray) -> tuple[float, Dissolve] | None:
+def _between_calm(flat: np.ndarray, places: np.ndarray, half: int, edges: np.ndarray) -> np.ndarray:
+    """Those of the places (N,) around which little changes, within the scenes that ``edges`` divide."""
+    first, last = places - half, places + half
+    begin = edges[np.searchsorted(edges, first, "right") - 1]
+    end = edges[np.minimum(len(edges) - 1, np.searchsorted(edges, last, "right"))] - 1
+    most = AROUND**2 * _squares(flat, first, last)
+    calm = _squares(flat, np.maximum(begin, first - 2 * half), first) <= most
+    return places[calm & (_squares(flat, last, np.minimum(end, last + 2 * half)) <= most)]
+
+
+def _squares(flat: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Squared distances (N,) between pictures, a thousand at a time."""
+    found = [np.zeros(0)]
+    for start in range(0, len(one), 1000):
+        some = slice(start, start + 1000)
+        change = flat[other[some]].astype(np.float32) - flat[one[some]]
+        found.append(np.einsum("ij,ij->i", change, change))
+    return np.concatenate(found)
+
+
+def _look(flat: np.ndarray, place: int, half: int) -> tuple[float, Dissolve] | None:
     """How far apart the scenes of a dissolve around ``place`` are, if that is what is there."""
     first, last = place - half, place + half
-    frames = flat[first : last + 1].astype(np.float32)
-    change = frames[-1] - frames[0]
+    before, after = flat[[first, last]].astype(np.float32)
+    change = after - before
     size = float(np.linalg.norm(change))
-    moved = frames - frames[0]
+    moved = flat[first : last + 1] - before
     shares = moved @ change / size**2
     steps = np.diff(shares)
+    if steps.min() < -TOLERANCE or steps.max() > CUT:
+        return None
     beside = np.linalg.norm(moved - shares[:, None] * change, axis=1) / size
-    if steps.min() < -TOLERANCE or steps.max() > CUT or beside.max() > BESIDE:
-        return None
-    if _light_alone(frames[0], frames[-1]):
-        return None
-    begin = edges[np.searchsorted(edges, first, "right") - 1]
-    end = edges[min(len(edges) - 1, np.searchsorted(edges, last, "right"))] - 1
-    around = ((max(begin, first - 2 * half), first), (last, min(end, last + 2 * half)))
-    if any(np.linalg.norm(flat[b].astype(np.float32) - flat[a]) > AROUND * size for a, b in around):
+    if beside.max() > BESIDE or _light_alone(before, after):
         return None
     return size, Dissolve(first, last + 1, first + int(np.argmax(shares >= 0.5)))
 

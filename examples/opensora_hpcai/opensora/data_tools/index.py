@@ -36,7 +36,7 @@ def index(config: IndexConfig) -> Tally:
     ]
     more = dict.fromkeys(name for row in rows for name in row)
     columns = list(dict.fromkeys([VIDEO, CAPTION, *MEASURED, *more]))
-    files = Rows.of(columns, [{name: row.get(name, "") for name in columns} for row in rows], str(config.inputs[0]))
+    files = Rows(columns, lambda: ({name: row.get(name, "") for name in columns} for row in rows))
     logger.info("%d rows; paths start from %s", len(rows), root)
     tally = process_rows(
         files,
