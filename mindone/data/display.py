@@ -15,7 +15,6 @@ What is done, by every reader alike:
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -143,18 +142,12 @@ def display_of(frame: av.VideoFrame, stream: av.VideoStream, path: str | Path) -
     Raises:
         BadSample: turned by an angle that is not a multiple of 90 degrees, or stretched beyond sense.
     """
+    turn = quarter_turn(_display_matrix(frame, path), path)
     aspect = stream.sample_aspect_ratio or Fraction(1)
-    return _display(path, tuple(_display_matrix(frame, path)), aspect, frame.height, frame.width)
-
-
-@functools.lru_cache(maxsize=64)
-def _display(path: str | Path, matrix: tuple[int, ...], aspect: Fraction, height: int, width: int) -> Display:
-    """`display_of`; nearly all frames of a film are alike."""
-    turn = quarter_turn(matrix, path)
     if aspect > 0 and not Fraction(1, 16) <= aspect <= 16:
         raise BadSample(f"{path} has pixels of {aspect} times their height, which cannot be meant")
     display = Display(*turn, aspect if aspect > 0 else Fraction(1))
-    check_size(path, *display.size(height, width))
+    check_size(path, *display.size(frame.height, frame.width))
     return display
 
 

@@ -79,6 +79,7 @@ class PyAVReader:
     def __init__(self, path: str | Path):
         self._bytes, self._start = require_file(path, self.START)
         self.path, self._frame, self._pending, self._number = path, None, None, -1
+        self._shown: tuple[tuple[int, int, float], Display] | None = None
         # one for all frames: a frame's own converter sets up its tables anew, which costs more than a small picture
         self._converter = VideoReformatter()
         self._open()
@@ -159,7 +160,12 @@ class PyAVReader:
 
     @property
     def display(self) -> Display:
-        return display.display_of(self._frame, self._stream, self.path)
+        frame = self._frame
+        kind = frame.height, frame.width, frame.rotation
+        if self._shown is None or self._shown[0] != kind:
+            # seldom, because PyAV never frees a frame whose side data were looked at before a garbage collection
+            self._shown = kind, display.display_of(frame, self._stream, self.path)
+        return self._shown[1]
 
     def advance(self) -> bool:
         self._number += 1
@@ -211,13 +217,14 @@ class PyAVReader:
             # Everything is said, because what releases of PyAV assume for what is left out is not the same.
             image = self._converter.reformat(
                 frame,
-                *((size[1], size[0]) if size else ()),
+                *(size[::-1] if size else ()),
                 format="rgba" if alpha else "rgb24",
                 src_colorspace=matrix,
                 dst_colorspace=display.BT601 if matrix != display.BT601 else display.BT709,
                 src_color_range=colour_range,
                 dst_color_range=display.FULL_RANGE,
                 interpolation="AREA" if size else "BILINEAR",
+                threads=1 if size else 0,
             ).to_ndarray()
         except (av.FFmpegError, OSError, ValueError) as error:
             raise BadSample(f"{self.path} has frames that cannot be converted to RGB ({reason(error)})") from error
