@@ -9,6 +9,7 @@ import functools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 HEADER_BYTES = 1 << 16
 """Within so many bytes of the beginning, or behind the frames, is the box with all headers."""
@@ -21,6 +22,16 @@ _PLACES = {b"mvhd": (36, 48), b"tkhd": (40, 52)}
 # H.264's profiles (profile_idc) whose parameter sets say how colours are sampled; in the others there are half as many.
 _WITH_CHROMA = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
 UNSPECIFIED_SHAPE, SQUARE = 0, 1
+BASELINE = 66
+
+
+class Stored(NamedTuple):
+    """What an H.264 film with square pixels says of its frames: their size, and whether the order in which they are
+    shown is known before they are decoded."""
+
+    height: int
+    width: int
+    order_known: bool
 
 
 def is_iso(start: bytes) -> bool:
@@ -63,17 +74,20 @@ def is_upright(movie: bytes) -> bool:
     return matrices > 1
 
 
-def square_size(movie: bytes) -> tuple[int, int] | None:
-    """Height and width of the one H.264 track by its own parameter set; None if pixels are not square, or not sure.
+def stored_frames(movie: bytes) -> Stored | None:
+    """What the one H.264 track says in its own parameter set; None if its pixels are not square, or not sure.
 
     The set is that of ITU-T H.264, 7.3.2.1.1, in the box of ISO 14496-15, 5.3.3.1.
+
+    Args:
+        movie: as `movie_box` gives it.
     """
     place = movie.find(b"avcC") + 4
     if place < 4 or movie.count(b"avcC") > 1 or len(movie) < place + 12 or movie[place + 5] & 31 != 1:
         return None
     (length,) = struct.unpack_from(">H", movie, place + 6)
     try:
-        return _square_size(movie[place + 8 : place + 8 + length])
+        return _stored_frames(movie[place + 8 : place + 8 + length])
     except ValueError:
         # it ends before
         return None
@@ -124,8 +138,8 @@ class _Bits:
 
 
 @functools.lru_cache(maxsize=1024)
-def _square_size(parameters: bytes) -> tuple[int, int] | None:
-    """`square_size` of a sequence parameter set; scaling lists, fields and rarer things are not sure."""
+def _stored_frames(parameters: bytes) -> Stored | None:
+    """`stored_frames` of a sequence parameter set; scaling lists, fields and rarer things are not sure."""
     profile, bits = parameters[1] if len(parameters) > 1 else 0, _Bits(parameters[4:].replace(b"\0\0\3", b"\0\0"))
     bits.number()
     if profile in _WITH_CHROMA:
@@ -147,6 +161,37 @@ def _square_size(parameters: bytes) -> tuple[int, int] | None:
     if bits.take():
         left, right, top, bottom = (2 * bits.number() for _ in range(4))
         width, height = width - left - right, height - top - bottom
-    if bits.take() and bits.take() and bits.take(8) not in (UNSPECIFIED_SHAPE, SQUARE):
+    has_usability = bits.take()
+    if has_usability and bits.take() and bits.take(8) not in (UNSPECIFIED_SHAPE, SQUARE):
         return None
-    return height, width
+    order_known = profile == BASELINE or order == 2 or (has_usability and _bounds_order(bits))
+    return Stored(height, width, bool(order_known))
+
+
+def _bounds_order(bits: _Bits) -> bool:
+    """Whether the rest of the usability information (H.264, E.1.1), behind the shape of pixels, bounds reordering."""
+    if bits.take():
+        bits.take()
+    if bits.take():
+        bits.take(4)
+        if bits.take():
+            bits.take(24)
+    if bits.take():
+        bits.number(), bits.number()
+    if bits.take():
+        bits.take(65)
+    has_buffers = [bits.take() and _skip_buffer(bits) for _ in range(2)]
+    if any(has_buffers):
+        bits.take()
+    bits.take()
+    return bits.take() == 1
+
+
+def _skip_buffer(bits: _Bits) -> bool:
+    """Goes behind the parameters of a decoder's buffer (H.264, E.1.2)."""
+    count = bits.number() + 1
+    bits.take(8)
+    for _ in range(count):
+        bits.number(), bits.number(), bits.take()
+    bits.take(20)
+    return True

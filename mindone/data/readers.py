@@ -26,7 +26,7 @@ from av.video.reformatter import VideoReformatter
 from mindone.data import display
 from mindone.data.display import Display
 from mindone.data.errors import BadSample, reason
-from mindone.data.iso import HEADER_BYTES, is_iso, is_upright, movie_box, square_size
+from mindone.data.iso import HEADER_BYTES, Stored, is_iso, is_upright, movie_box, stored_frames
 from mindone.errors import UserError
 
 # ffmpeg's names of the containers that hold a film themselves
@@ -74,17 +74,45 @@ def file_url(path: str | Path) -> str:
 
 
 class PyAVReader:
-    START = MAGIC_BYTES
-
     def __init__(self, path: str | Path):
-        self._bytes, self._start = require_file(path, self.START)
+        self._bytes, self._start = require_file(path, HEADER_BYTES)
         self.path, self._frame, self._pending, self._number = path, None, None, -1
         self._shown: tuple[tuple[int, int, float], Display] | None = None
         # one for all frames: a frame's own converter sets up its tables anew, which costs more than a small picture
         self._converter = VideoReformatter()
         self._open()
 
-    def _open(self, threads: int = 0, kind: str | None = None, **more: str) -> None:
+    def _open(self, threads: int = 0) -> None:
+        """Opens the file, an MP4 or MOV of plain H.264 in a fraction of the time.
+
+        Whatever the file, ffmpeg tries all containers that it knows, and decodes up to seven frames to learn in which
+        order they come. Where the header surely says both, neither is needed.
+        """
+        self._shown = None
+        with contextlib.suppress(BadSample, OSError):
+            # a file that fails is opened as any other, which says what it is
+            movie = movie_box(self.path, self._start) if is_iso(self._start) else b""
+            if movie and self._open_iso(threads, movie):
+                return
+        self._open_as(threads)
+
+    def _open_iso(self, threads: int, movie: bytes) -> bool:
+        """Opens an MP4 or MOV whose headers are known, if they are enough."""
+        stored = stored_frames(movie)
+        return bool(stored and stored.order_known) and self._opened_as(
+            threads, stored, skip_frame="all", probesize="32"
+        )
+
+    def _opened_as(self, threads: int, stored: Stored | None, **options: str) -> bool:
+        """Opens an MP4 or MOV; says False if it has no count of frames, or another size than this."""
+        self._open_as(threads, "mov", **options)
+        stream = self._stream
+        if stream.frames and (stored is None or stored[:2] == (stream.height, stream.width)):
+            return True
+        self._container.close()
+        return False
+
+    def _open_as(self, threads: int, kind: str | None = None, **more: str) -> None:
         """Opens the file; as a container of ``kind`` if that is said, and with ``more`` options of ffmpeg's."""
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"} | more
         try:
@@ -295,34 +323,17 @@ class PyAVReader:
 
 
 class HeaderReader(PyAVReader):
-    """What a film's header says, not its frames: an MP4 or MOV is opened in a fraction of the time.
+    """What a film's header says, not its frames, though of some films it reads those as well.
 
-    Whatever the file, ffmpeg tries all containers that it knows, and decodes up to seven frames to learn in which order
-    they come. Of these files the container is plain, and the order does not matter here, so that one frame is enough:
-    the one whose size and shape of pixels hold. Not even that is needed if the header surely says both.
+    Of an MP4 or MOV no order is needed; where size and shape of pixels are not sure, one frame is enough to see them.
     """
 
-    START = HEADER_BYTES
+    _is_upright = False
 
-    def _open(self, threads: int = 0) -> None:
-        self._is_upright = False
-        if is_iso(self._start):
-            # a file that fails is opened as any other, which says what it is
-            with contextlib.suppress(BadSample, OSError):
-                movie = movie_box(self.path, self._start)
-                self._is_upright, size = is_upright(movie), square_size(movie)
-                if self._open_iso(size, skip_frame="all") if size else self._open_iso(None):
-                    return
-        super()._open(threads)
-
-    def _open_iso(self, size: tuple[int, int] | None, **more: str) -> bool:
-        """Opens an MP4 or MOV; says False if it has no count of frames, or another size than this."""
-        super()._open(kind="mov", fflags="+noparse", **more)
-        stream = self._stream
-        if stream.frames and (size is None or size == (stream.height, stream.width)):
-            return True
-        self._container.close()
-        return False
+    def _open_iso(self, threads: int, movie: bytes) -> bool:
+        self._is_upright, stored = is_upright(movie), stored_frames(movie)
+        more = {"skip_frame": "all"} if stored else {}
+        return self._opened_as(threads, stored, fflags="+noparse", **more)
 
     def _says_matrix(self) -> bool:
         return not self._is_upright and super()._says_matrix()

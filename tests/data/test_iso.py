@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mindone.data.iso import HEADER_BYTES, is_upright, movie_box, square_size
+from mindone.data.iso import HEADER_BYTES, is_upright, movie_box, stored_frames
 from mindone.data.readers import HeaderReader
 from mindone.data.video import count_frames, probe, probe_header
 
@@ -72,7 +72,7 @@ def test_a_film_that_is_turned_is_not_upright(film):
 @pytest.mark.parametrize("kind", ["plain", "without B frames", "main profile", "square pixels"])
 def test_the_size_is_known_without_a_frame(film, kind):
     path = film("film.mp4", FRAMES, **KINDS[kind])
-    assert square_size(movie(path)) == (36, 50)
+    assert stored_frames(movie(path))[:2] == (36, 50)
     content = path.read_bytes()
     begin, end = content.find(b"mdat") + 4, content.find(b"moov") - 4
     path.write_bytes(content[:begin] + bytes(end - begin) + content[end:])
@@ -81,7 +81,7 @@ def test_the_size_is_known_without_a_frame(film, kind):
 
 @pytest.mark.parametrize("kind", ["all colours", "fields", "wide pixels", "another codec"])
 def test_what_is_not_sure_is_left_to_a_frame(film, kind):
-    assert square_size(movie(film("film.mp4", FRAMES, **KINDS[kind]))) is None
+    assert stored_frames(movie(film("film.mp4", FRAMES, **KINDS[kind]))) is None
 
 
 def test_a_size_that_frames_contradict_is_that_of_the_frames(film):
@@ -97,19 +97,19 @@ def test_headers_behind_the_frames_are_found_wherever_those_end(film):
     path = film("film.mp4", np.random.default_rng(0).integers(0, 256, (9, 128, 128, 3)).astype(np.uint8), crf="1")
     content = path.read_bytes()
     assert content.find(b"moov") > HEADER_BYTES
-    assert square_size(movie(path)) == (128, 128)
+    assert stored_frames(movie(path)) == (128, 128, True)
 
 
 def test_headers_of_any_damage_are_not_sure(film):
     headers = movie(film("film.mp4", FRAMES))
     rng = np.random.default_rng(0)
     for length in range(len(headers)):
-        assert square_size(headers[:length]) in (None, (36, 50))
+        assert stored_frames(headers[:length]) in (None, (36, 50, False), (36, 50, True))
         is_upright(headers[:length])
     for _ in range(500):
         damaged = bytearray(headers)
         damaged[rng.integers(len(headers))] = rng.integers(256)
-        square_size(bytes(damaged)), is_upright(bytes(damaged))
+        stored_frames(bytes(damaged)), is_upright(bytes(damaged))
 
 
 def test_a_reader_of_headers_reads_frames_of_other_containers(film):
