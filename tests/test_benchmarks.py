@@ -62,6 +62,18 @@ def test_a_verb_finds_what_its_library_finds(name, benchmark, monkeypatch, tmp_p
     assert case.ours() != case.ours()
 
 
+@pytest.mark.parametrize("clock", ["wall", "cpu"])
+def test_either_clock_is_read_before_and_after_a_call(clock, benchmark, monkeypatch):
+    bench, now = benchmark("bench"), [0.0]
+
+    def work(seconds):
+        now[0] += seconds
+
+    monkeypatch.setitem(bench.CLOCKS, clock, lambda: now[0])
+    timing = bench.measure(bench.Case("waits", "half", lambda: work(2), lambda: work(1)), 0, 3, 3, clock)
+    assert (timing.ours_ms, timing.theirs_ms, timing.ratio) == (2000, 1000, 2)
+
+
 def test_a_family_that_there_is_not_is_refused(benchmark):
     with pytest.raises(UserError, match="there is no family v3"):
         check(load(benchmark("loops").LoopsConfig, ["--families", "v3"]))
