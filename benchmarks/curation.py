@@ -3,7 +3,7 @@
 Both sides take turns as in `bench.py`, in one process each. A verb writes its table and its journal as ever; it may
 take 1 / 0.85 times as long as the library alone.
 
-python benchmarks/curation.py [--verbs scenes ...] [--json out.json]
+python benchmarks/curation.py [--cases scenes ...] [--json out.json]
 """
 
 from __future__ import annotations
@@ -28,8 +28,13 @@ from mindone.errors import UserError, guarded
 from opensora.cli import open_door
 
 LIMIT = 1 / 0.85
-# How many films there are of each kind, and their frames, height and width.
-FILMS = {"index": (100, (48, 360, 640)), "scenes": (1, (96, 360, 640)), "score": (2, (60, 360, 640))}
+# Of each case, named by its verb, how many films there are, and their frames, height and width.
+FILMS = {
+    "index": (100, (48, 360, 640)),
+    "index_tiny": (200, (9, 64, 64)),
+    "scenes": (1, (240, 360, 640)),
+    "score": (2, (60, 360, 640)),
+}
 FPS = 24
 
 
@@ -37,19 +42,19 @@ FPS = 24
 class CurationConfig(RatioConfig):
     """Settings of this benchmark."""
 
-    verbs: list[str] = field(default_factory=lambda: list(FILMS))
-    """verbs to measure"""
+    cases: list[str] = field(default_factory=lambda: list(FILMS))
+    """cases to measure"""
 
     def check(self) -> None:
         super().check()
-        for name in self.verbs:
+        for name in self.cases:
             if name not in FILMS:
-                raise UserError(f"there is no verb {name}; use {', '.join(FILMS)}")
+                raise UserError(f"there is no case {name}; use {', '.join(FILMS)}")
 
 
-def make_films(folder: Path, verb: str) -> list[Path]:
+def make_films(folder: Path, name: str) -> list[Path]:
     """Films of two scenes of coloured noise that moves, and a table of them, ``films.csv``."""
-    count, (frames, height, width) = FILMS[verb]
+    count, (frames, height, width) = FILMS[name]
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (2, height // 8, width // 4, 3)).astype(np.uint8)
     scenes = [cv2.resize(each, (2 * width, height), interpolation=cv2.INTER_CUBIC) for each in small]
@@ -62,9 +67,9 @@ def make_films(folder: Path, verb: str) -> list[Path]:
     return paths
 
 
-def verb_case(verb: str, folder: Path) -> Case:
+def verb_case(name: str, folder: Path) -> Case:
     """A verb on films in ``folder`` against a loop over its library."""
-    paths = make_films(folder, verb)
+    verb, paths = name.partition("_")[0], make_films(folder, name)
     numbers = itertools.count()
 
     def ours() -> Path:
@@ -78,7 +83,7 @@ def verb_case(verb: str, folder: Path) -> Case:
         return output
 
     library, versus = LIBRARIES[verb]
-    count, size = FILMS[verb]
+    count, size = FILMS[name]
     return Case(f"{count} films of {'x'.join(map(str, size))}", versus, ours, lambda: [library(path) for path in paths])
 
 
@@ -119,17 +124,17 @@ LIBRARIES: dict[str, tuple[Callable[[Path], object], str]] = {
 """Of each verb, what is called by hand, and its name."""
 
 
-def cases(verbs: Sequence[str]) -> Iterator[tuple[str, Case]]:
-    """Each verb with films in a folder that is there until the next one is asked for."""
-    for verb in verbs:
+def cases(names: Sequence[str]) -> Iterator[tuple[str, Case]]:
+    """Each case with films in a folder that is there until the next one is asked for."""
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            yield verb, verb_case(verb, Path(folder))
+            yield name, verb_case(name, Path(folder))
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     config = parse(CurationConfig, argv, prog="curation.py", description=__doc__.splitlines()[0])
-    return compare(cases(config.verbs), config, "verb | films | verb, ms | library, ms", LIMIT)
+    return compare(cases(config.cases), config, "verb | films | verb, ms | library, ms", LIMIT)
 
 
 if __name__ == "__main__":

@@ -43,13 +43,14 @@ def test_the_calls_of_a_loop_are_repeated_as_they_were(version, benchmark, monke
     np.testing.assert_array_equal(case.ours(), case.ours())
 
 
-@pytest.mark.parametrize("verb", ["index", "scenes", "score"])
-def test_a_verb_finds_what_its_library_finds(verb, benchmark, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["index", "index_tiny", "scenes", "score"])
+def test_a_verb_finds_what_its_library_finds(name, benchmark, monkeypatch, tmp_path):
+    verb = name.partition("_")[0]
     if verb == "scenes":
         pytest.importorskip("scenedetect")
     curation = benchmark("curation")
-    monkeypatch.setitem(curation.FILMS, verb, (2, (24, 48, 64)))
-    case = curation.verb_case(verb, tmp_path)
+    monkeypatch.setitem(curation.FILMS, name, (2, (24, 48, 64)))
+    case = curation.verb_case(name, tmp_path)
     rows = list(open_table(case.ours()))
     if verb == "index":
         assert case.theirs() == [(24, 48, 64)] * 2
@@ -59,6 +60,18 @@ def test_a_verb_finds_what_its_library_finds(verb, benchmark, monkeypatch, tmp_p
     else:
         np.testing.assert_allclose([float(row["flow"]) for row in rows], case.theirs(), rtol=0.05)
     assert case.ours() != case.ours()
+
+
+@pytest.mark.parametrize("clock", ["wall", "cpu"])
+def test_either_clock_is_read_before_and_after_a_call(clock, benchmark, monkeypatch):
+    bench, now = benchmark("bench"), [0.0]
+
+    def work(seconds):
+        now[0] += seconds
+
+    monkeypatch.setitem(bench.CLOCKS, clock, lambda: now[0])
+    timing = bench.measure(bench.Case("waits", "half", lambda: work(2), lambda: work(1)), 0, 3, 3, clock)
+    assert (timing.ours_ms, timing.theirs_ms, timing.ratio) == (2000, 1000, 2)
 
 
 def test_a_family_that_there_is_not_is_refused(benchmark):

@@ -67,9 +67,25 @@ def over_white(rgba: np.ndarray) -> np.ndarray:
     return 255 - darkness.astype(np.uint8)
 
 
+def shrunk_size(height: int, width: int, longest: int) -> tuple[int, int]:
+    """Height and width with the longer side at most ``longest``; the shorter one keeps a pixel."""
+    scale = min(1.0, longest / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def shrunk(image: np.ndarray, longest: int) -> np.ndarray:
+    """A picture (H, W, C) uint8 of `shrunk_size`, each of its pixels the mean of those it stands for."""
+    height, width = shrunk_size(*image.shape[:2], longest)
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
 def film_stream(container: av.container.InputContainer) -> av.VideoStream | None:
     """The video stream that players show; None if there is none but cover pictures."""
     films = [stream for stream in container.streams.video if not stream.disposition.value & NO_FILM]
+    if len(films) == 1:
+        return films[0]
     return max(films, key=lambda s: (s.disposition.value & DEFAULT, _pixels(s), -s.index), default=None)
 
 
@@ -92,6 +108,9 @@ class Display:
         return self.transpose or self.mirror_x or self.mirror_y
 
     def stretched(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a stored picture after its pixels were made square."""
+        if self.aspect == 1:
+            return height, width
         if self.aspect >= 1:
             return height, round(width * self.aspect)
         return round(height / self.aspect), width
@@ -106,6 +125,10 @@ class Display:
         height, width = self.stretched(*image.shape[:2])
         if (height, width) != image.shape[:2]:
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        return self.turned(image)
+
+    def turned(self, image: np.ndarray) -> np.ndarray:
+        """A picture (H, W, C) with square pixels, as it is shown."""
         if not self.is_turned:
             return image
         if self.transpose:

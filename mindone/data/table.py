@@ -37,7 +37,8 @@ _NUMBER = re.compile(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST = 1 << 31
 # A path that is normal already: no part begins with a dot, none is empty, and there is an extension.
 _PLAIN_PATH = re.compile(r"(?:[\w-][\w. -]*/)*[\w-][\w. -]*\.[A-Za-z]\w*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""Characters that no path in a table may have: they end lines, or a terminal obeys them."""
 
 
 MOTION = "score_vmafmotion"
@@ -157,7 +158,7 @@ def relative_path(path: str, root: str | Path, where: str) -> str:
         return path
     if not path:
         raise UserError(f"{where} has no video path")
-    if _CONTROL.search(path):
+    if CONTROL.search(path):
         raise UserError(f"{where}: the path {path[:80]!r} has a line break or control character; {HOW_TO_QUOTE}")
     base = os.path.abspath(root)
     full = os.path.normpath(os.path.join(base, path))

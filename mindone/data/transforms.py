@@ -75,9 +75,19 @@ class ResizeCrop:
             frame = resize(largest_crop(frame, self.height, self.width), self.height, self.width)
         return frame[:, ::-1] if flip else frame
 
-    def clip(self, frames: Iterable[np.ndarray], flip: bool = False) -> np.ndarray:
-        """Frames of one size to (T, height, width, 3) uint8; only resized frames are kept in memory."""
-        return np.stack([self(frame, flip) for frame in frames])
+    def clip(self, frames: Iterable[np.ndarray], flip: bool = False, count: int | None = None) -> np.ndarray:
+        """Frames of one size to (T, height, width, 3) uint8; only resized frames are kept in memory.
+
+        Args:
+            count: how many there are, if that is known: each then goes to its place at once.
+        """
+        resized = (self(frame, flip) for frame in frames)
+        if count is None:
+            return np.stack(list(resized))
+        clip = np.empty((count, self.height, self.width, 3), np.uint8)
+        for number, frame in enumerate(resized):
+            clip[number] = frame
+        return clip
 
 
 @dataclass(frozen=True)

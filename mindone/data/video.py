@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from mindone.data import pictures
+from mindone.data.display import shrunk
 from mindone.data.errors import BadSample, MissingFrames
 from mindone.data.pictures import PictureReader
-from mindone.data.readers import CV2Reader, DecordReader, PyAVReader
+from mindone.data.readers import CV2Reader, DecordReader, HeaderReader, PyAVReader
 from mindone.data.write import contact_sheet, slug, to_uint8, write_contact_sheet, write_gif, write_png, write_video
 from mindone.errors import UserError
 
@@ -51,6 +53,8 @@ __all__ = [
 ]
 
 BACKENDS = ("pyav", "cv2", "decord")
+# PyAV, for what the header says alone
+HEADER = "header"
 Reader = PyAVReader | CV2Reader | DecordReader | PictureReader
 
 # A seek costs about as much as decoding this many frames; nearer frames are reached by decoding.
@@ -98,7 +102,7 @@ def probe_header(path: str | Path) -> VideoInfo:
     Raises:
         BadSample: missing, not a video, or without a video stream.
     """
-    with contextlib.closing(_open_reader(path)) as reader:
+    with contextlib.closing(_open_reader(path, HEADER)) as reader:
         size, num_frames = reader.header_size(), reader.header_frames
         if size is not None:
             num_frames, fps = num_frames or reader.count_packets(), reader.fps
@@ -164,6 +168,7 @@ def iter_frames(
     backend: str = "pyav",
     allow_short: bool = False,
     times: list[float] | None = None,
+    longest: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Yields frames (H, W, 3) uint8 RGB one at a time, so that only one of them is in memory.
 
@@ -172,11 +177,12 @@ def iter_frames(
         backend: ``pyav``, ``cv2`` or ``decord``.
         allow_short: end quietly with the video instead of raising `MissingFrames`.
         times: gets the time stamp of each frame in seconds, for `clip_rate`; nan where the file has none.
+        longest: frames are shrunk so that no side is longer, which PyAV does in a fraction of the time of whole ones.
     Raises:
         BadSample: as for `probe`, damaged, or `MissingFrames` if the video ends before the last index.
     """
     with contextlib.closing(_open_reader(path, backend)) as reader:
-        yield from _frames(path, reader, -1, indices, allow_short, times)
+        yield from _frames(path, reader, -1, indices, allow_short, times, longest)
 
 
 def _frames(
@@ -186,6 +192,7 @@ def _frames(
     indices: Sequence[int] | None,
     allow_short: bool,
     times: list[float] | None,
+    longest: int | None,
 ) -> Iterator[np.ndarray]:
     """`iter_frames` of a reader that stands on frame ``position``."""
     for index in range(sys.maxsize) if indices is None else indices:
@@ -199,31 +206,44 @@ def _frames(
             position += 1
         if times is not None:
             times.append(math.nan if reader.time is None else reader.time)
-        yield reader.image()
+        if longest is None:
+            yield reader.image()
+        elif isinstance(reader, PyAVReader):
+            yield reader.image(longest)
+        else:
+            yield shrunk(reader.image(), longest)
 
 
 class Film:
-    """An opened video or picture, see `open_film`: what it says of itself, and then its frames, once."""
+    """An opened video or picture, see `open_film`: what it says of itself, and then its frames, once.
+
+    Attributes:
+        fps: as in `VideoInfo`.
+    """
 
     def __init__(self, path: str | Path, reader: PyAVReader | PictureReader, backend: str):
         self._path, self._reader, self._backend = path, reader, backend
         if not reader.advance():
             raise BadSample(f"{path} has no frames")
-        (self._height, self._width), self._fps = reader.size, reader.fps
+        (self._height, self._width), self.fps = reader.size, reader.fps
 
     @functools.cached_property
     def info(self) -> VideoInfo:
         """As `probe` gives it."""
-        num_frames, fps = self._reader.header_frames or count_frames(self._path), self._fps
+        num_frames, fps = self._reader.header_frames or count_frames(self._path), self.fps
         return VideoInfo(num_frames, self._height, self._width, fps, num_frames / fps if fps else 0.0)
 
     def frames(
-        self, indices: Sequence[int] | None = None, allow_short: bool = False, times: list[float] | None = None
+        self,
+        indices: Sequence[int] | None = None,
+        allow_short: bool = False,
+        times: list[float] | None = None,
+        longest: int | None = None,
     ) -> Iterator[np.ndarray]:
         """As `iter_frames` yields them."""
         if self._backend == "pyav" or isinstance(self._reader, PictureReader):
-            return _frames(self._path, self._reader, 0, indices, allow_short, times)
-        return iter_frames(self._path, indices, self._backend, allow_short, times)
+            return _frames(self._path, self._reader, 0, indices, allow_short, times, longest)
+        return iter_frames(self._path, indices, self._backend, allow_short, times, longest)
 
 
 @contextlib.contextmanager
@@ -246,13 +266,13 @@ def _missing(path: str | Path, index: int, num_frames: int, header_frames: int) 
 
 
 def _open_reader(path: str | Path, backend: str = "pyav") -> Reader:
-    readers = {"pyav": PyAVReader, "cv2": CV2Reader, "decord": DecordReader}
+    readers = {"pyav": PyAVReader, "cv2": CV2Reader, "decord": DecordReader, HEADER: HeaderReader}
     if backend not in readers:
         raise UserError(f"video backend {backend} is not known; use one of {', '.join(BACKENDS)}")
-    suffix = Path(path).suffix.lower()
+    suffix = os.path.splitext(path)[1].lower()
     if suffix in pictures.UNREAD_SUFFIXES:
         raise BadSample(f"{path} is a {suffix[1:]} picture, which is not read; convert it to png or jpeg")
-    return PictureReader(path) if is_image(path) else readers[backend](path)
+    return PictureReader(path) if suffix in pictures.SUFFIXES else readers[backend](path)
 
 
 # --- choosing frames -------------------------------------------------------------------------------------------------

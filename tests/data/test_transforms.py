@@ -71,3 +71,10 @@ def test_unknown_transforms_and_sizes_are_refused():
         ResizeCrop(8, 8, "stretch")
     with pytest.raises(UserError, match="has to be positive"):
         ResizeCrop(0, 8)
+
+
+def test_a_clip_is_the_same_whether_its_length_is_known_or_not():
+    frames = np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3)).astype(np.uint8)
+    transform = ResizeCrop(12, 16)
+    np.testing.assert_array_equal(transform.clip(frames), transform.clip(frames, count=5))
+    np.testing.assert_array_equal(transform.clip(frames, True), transform.clip(frames, True, count=5))

@@ -116,6 +116,18 @@ def test_frames_of_files_without_a_count_are_counted(tmp_path):
     assert probe(path).num_frames == 12
 
 
+@pytest.mark.parametrize("backend", ["pyav", "cv2"])
+def test_frames_can_be_shrunk_on_their_way(tmp_path, backend):
+    gradient = np.linspace(0, 255, 256).astype(np.uint8)
+    frames = np.broadcast_to(gradient[None, None, :, None], (3, 128, 256, 3))
+    path = write_video(tmp_path / "wide.mp4", frames, 8)
+    small = list(iter_frames(path, backend=backend, longest=64))
+    assert [frame.shape for frame in small] == [(32, 64, 3)] * 3
+    expected = gradient.reshape(64, 4).mean(1)
+    assert np.abs(small[0].astype(float)[16] - expected[:, None]).max() < 6
+    assert [frame.shape for frame in iter_frames(path, backend=backend, longest=512)] == [(128, 256, 3)] * 3
+
+
 def test_streaming_stops_reading_where_the_caller_stops(video):
     frames = iter_frames(video)
     first = next(frames)

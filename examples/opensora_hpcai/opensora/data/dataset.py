@@ -188,7 +188,7 @@ def _read(film: Film, wanted: _Wanted, indices: Sequence[int] | None = None) -> 
     """The frames at ``indices``, or all, resized."""
     times: list[float] = []
     transform = wanted.transform.of(film.info.height, film.info.width)
-    frames = transform.clip(film.frames(indices, times=times))
+    frames = transform.clip(film.frames(indices, times=times), count=len(indices) if indices is not None else None)
     return TimedFrames(frames, np.asarray(times), film.info.fps)
 
 

@@ -28,6 +28,8 @@ CUT = 0.6
 # contrast than PLAIN times that of the other is one that a fade begins or ends with.
 NEW, PLAIN = 0.4, 0.2
 TOLERANCE = 0.08
+# Pictures that are compared at once, few enough for a processor's cache.
+AT_ONCE = 256
 # Part of the largest distance nearby from which a dissolve is seen as a whole.
 WHOLE = 0.97
 
@@ -42,6 +44,9 @@ class Dissolve(NamedTuple):
 
 def thumbnail(frame: np.ndarray) -> np.ndarray:
     """(SIDE, SIDE, 3) uint8 of a frame (H, W, 3) uint8."""
+    while min(frame.shape[:2]) >= 4 * SIDE:
+        # means of four pixels come many times as fast as those of parts of pixels
+        frame = cv2.resize(frame, (frame.shape[1] // 2, frame.shape[0] // 2), interpolation=cv2.INTER_AREA)
     return cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
@@ -55,10 +60,10 @@ def find_dissolves(pictures: np.ndarray, fps: float, cuts: Sequence[int] = ()) -
     flat = pictures.reshape(len(pictures), -1)
     edges = np.array([0, *sorted(cuts), len(flat)])
     seen: list[tuple[float, Dissolve]] = []
-    for half in HALVES:
-        if half > max(HALVES[3], SECONDS * fps / 2):
-            break
-        seen += filter(None, (_look(flat, place, half, edges) for place in _promising(flat, half).tolist()))
+    halves = [half for half in HALVES if half <= max(HALVES[3], SECONDS * fps / 2)]
+    for half, promising in zip(halves, _promising(flat, halves)):
+        places = _between_calm(flat, promising, half, edges)
+        seen += filter(None, (_look(flat, place, half) for place in places.tolist()))
     found: list[Dissolve] = []
     while seen:
         most, widest = max(seen)
@@ -70,38 +75,57 @@ def find_dissolves(pictures: np.ndarray, fps: float, cuts: Sequence[int] = ()) -
     return sorted(found)
 
 
-def _promising(flat: np.ndarray, half: int) -> np.ndarray:
-    """Places (N,) between frames that differ much and of which it lies in the middle."""
-    found = []
-    for start in range(half, len(flat) - half, 4096):
-        stop = min(start + 4096, len(flat) - half)
-        before, middle, after = (flat[start + shift : stop + shift].astype(np.float32) for shift in (-half, 0, half))
-        change = after - before
-        square = np.maximum((change**2).sum(1), 1e-6)
-        share = ((middle - before) * change).sum(1) / square
-        good = (square > LEAST**2 * flat.shape[1]) & (abs(share - 0.5) < 0.3)
-        found.append(start + np.flatnonzero(good))
-    return np.concatenate(found) if found else np.zeros(0, int)
+def _promising(flat: np.ndarray, halves: Sequence[int]) -> list[np.ndarray]:
+    """For each half length, places (N,) between frames that differ much and of which it lies in the middle."""
+    found: list[list[np.ndarray]] = [[np.zeros(0, int)] for _ in halves]
+    for start in range(0, len(flat), AT_ONCE):
+        low, high = max(0, start - halves[-1]), min(len(flat), start + AT_ONCE + halves[-1])
+        some = flat[low:high].astype(np.float32)
+        for half, places in zip(halves, found):
+            first, stop = max(start, half) - low, min(start + AT_ONCE, len(flat) - half) - low
+            if first < stop:
+                before = some[first - half : stop - half]
+                change, moved = some[first + half : stop + half] - before, some[first:stop] - before
+                square = np.maximum(np.einsum("ij,ij->i", change, change), 1e-6)
+                share = np.einsum("ij,ij->i", moved, change) / square
+                good = (square > LEAST**2 * flat.shape[1]) & (abs(share - 0.5) < 0.3)
+                places.append(low + first + np.flatnonzero(good))
+    return [np.concatenate(places) for places in found]
 
 
-def _look(flat: np.ndarray, place: int, half: int, edges: np.ndarray) -> tuple[float, Dissolve] | None:
+def _between_calm(flat: np.ndarray, places: np.ndarray, half: int, edges: np.ndarray) -> np.ndarray:
+    """Those of the places (N,) around which little changes, within the scenes that ``edges`` divide."""
+    begin = edges[np.searchsorted(edges, places - half, "right") - 1]
+    end = edges[np.minimum(len(edges) - 1, np.searchsorted(edges, places + half, "right"))] - 1
+    most = AROUND**2 * _squares(flat, places - half, places + half)
+    calm = _squares(flat, np.maximum(begin, places - 3 * half), places - half) <= most
+    places, end, most = places[calm], end[calm], most[calm]
+    return places[_squares(flat, places + half, np.minimum(end, places + 3 * half)) <= most]
+
+
+def _squares(flat: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Squared distances (N,) between pictures."""
+    found = [np.zeros(0)]
+    for start in range(0, len(one), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        change = flat[other[some]].astype(np.float32) - flat[one[some]]
+        found.append(np.einsum("ij,ij->i", change, change))
+    return np.concatenate(found)
+
+
+def _look(flat: np.ndarray, place: int, half: int) -> tuple[float, Dissolve] | None:
     """How far apart the scenes of a dissolve around ``place`` are, if that is what is there."""
     first, last = place - half, place + half
-    frames = flat[first : last + 1].astype(np.float32)
-    change = frames[-1] - frames[0]
+    before, after = flat[[first, last]].astype(np.float32)
+    change = after - before
     size = float(np.linalg.norm(change))
-    moved = frames - frames[0]
+    moved = flat[first : last + 1] - before
     shares = moved @ change / size**2
     steps = np.diff(shares)
+    if steps.min() < -TOLERANCE or steps.max() > CUT:
+        return None
     beside = np.linalg.norm(moved - shares[:, None] * change, axis=1) / size
-    if steps.min() < -TOLERANCE or steps.max() > CUT or beside.max() > BESIDE:
-        return None
-    if _light_alone(frames[0], frames[-1]):
-        return None
-    begin = edges[np.searchsorted(edges, first, "right") - 1]
-    end = edges[min(len(edges) - 1, np.searchsorted(edges, last, "right"))] - 1
-    around = ((max(begin, first - 2 * half), first), (last, min(end, last + 2 * half)))
-    if any(np.linalg.norm(flat[b].astype(np.float32) - flat[a]) > AROUND * size for a, b in around):
+    if beside.max() > BESIDE or _light_alone(before, after):
         return None
     return size, Dissolve(first, last + 1, first + int(np.argmax(shares >= 0.5)))
 

@@ -104,6 +104,8 @@ def to_text(cell: Cell) -> str:
     if cell is None:
         return ""
     if isinstance(cell, str):
+        if cell.isascii() and "\0" not in cell:
+            return cell.strip()
         return cell.replace("\0", "").encode("utf-8", "backslashreplace").decode().strip()
     if hasattr(cell, "item"):
         cell = cell.item()
@@ -125,19 +127,22 @@ def _open_csv(path: str | Path) -> Rows:
 
 
 def _write_csv(file: io.BufferedIOBase, columns: Sequence[str], rows: Iterable[Row], texts: frozenset[str]) -> int:
-    file.write(_line(columns))
-    count = 0
-    for row in rows:
-        file.write(_line([row.get(name, "") for name in columns]))
-        count += 1
-    return count
-
-
-def _line(cells: Sequence[str]) -> bytes:
     # Python before 3.13 leaves a \r without quotes unless it ends lines.
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerow(cells)
-    return text.getvalue()[:-2].encode() + b"\n"
+    writer = csv.writer(text, lineterminator="\r\n")
+
+    def write(cells: Sequence[str]) -> None:
+        text.seek(0)
+        text.truncate()
+        writer.writerow(cells)
+        file.write(text.getvalue()[:-2].encode() + b"\n")
+
+    write(columns)
+    count = 0
+    for row in rows:
+        write([row.get(name, "") for name in columns])
+        count += 1
+    return count
 
 
 # --- Parquet ---------------------------------------------------------------------------------------------------------

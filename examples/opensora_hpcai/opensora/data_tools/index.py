@@ -36,7 +36,7 @@ def index(config: IndexConfig) -> Tally:
     ]
     more = dict.fromkeys(name for row in rows for name in row)
     columns = list(dict.fromkeys([VIDEO, CAPTION, *MEASURED, *more]))
-    files = Rows.of(columns, [{name: row.get(name, "") for name in columns} for row in rows], str(config.inputs[0]))
+    files = Rows(columns, lambda: ({name: row.get(name, "") for name in columns} for row in rows))
     logger.info("%d rows; paths start from %s", len(rows), root)
     tally = process_rows(
         files,
@@ -72,7 +72,7 @@ def measure(row: Row, root: str, how: str) -> dict[str, Cell]:
         BadSample: it cannot be read.
     """
     relative = relative_path(row[VIDEO], root, "the list")
-    path = Path(root, relative)
+    path = os.path.join(root, relative)
     info = probe_header(path) if how == "header" else probe(path)
     if how == "all":
         frames = count_frames(path)

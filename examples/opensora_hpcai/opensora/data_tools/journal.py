@@ -81,24 +81,25 @@ class Journal:
             self._file.flush()
 
     def _head(self) -> bytes:
-        return json.dumps({"journal": 1, "label": self._label}).encode() + b"\n"
+        return json.dumps({"journal": 2, "label": self._label}).encode() + b"\n"
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
     def __getitem__(self, key: str) -> Record:
         self._file.seek(self._places[key])
-        return json.loads(self._file.readline())[1]
+        return json.loads(self._file.readline().decode())[1]
 
     def add(self, records: Iterable[tuple[str, Record]]) -> None:
         """Keeps records: they are with the system, safe from a kill, when this returns."""
         with self._errors():
             place = self._file.seek(0, os.SEEK_END)
+            lines = []
             for key, record in records:
-                line = json.dumps([key, record]).encode() + b"\n"
-                self._file.write(line)
+                lines.append(json.dumps([key, record]).encode() + b"\n")
                 self._places[key] = place
-                place += len(line)
+                place += len(lines[-1])
+            self._file.write(b"".join(lines))
             self._file.flush()
 
     def discard(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mindone.data.pictures import SUFFIXES as PICTURES
 from mindone.data.pictures import UNREAD_SUFFIXES
+from mindone.data.table import CONTROL
 from mindone.data.textfile import lines_of
 from mindone.errors import UserError
 from opensora.data_tools.table import PROBLEM, Row, to_text
@@ -92,7 +93,7 @@ def _in_folder(folder: Path, is_ucf101: bool, root: str | Path) -> Iterator[Foun
                 continue
             found += 1
             caption = words_of(os.path.basename(place)) if is_ucf101 else _text_beside(place, name, beside)
-            path = os.path.normpath(os.path.join(relative, name))
+            path = name if relative == "." else os.path.join(relative, name)
             yield Found(path, [caption], problem=_problem_of_name(name))
     if others:
         logger.info("%s: %d files are no videos or pictures by their names and are left out", folder, others)
@@ -117,7 +118,7 @@ def _text_beside(place: str, name: str, names: Set[str]) -> str:
 
 
 def _problem_of_name(name: str) -> str:
-    if any(ord(char) < 32 or ord(char) == 127 for char in name):
+    if CONTROL.search(name):
         return "index: its name has a line break or control character; rename it"
     if to_text(name) != name:
         return "index: its name is not UTF-8 text, or begins or ends with blanks; rename it"

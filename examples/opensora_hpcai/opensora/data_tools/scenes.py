@@ -14,8 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mindone.data.display import shrunk
 from mindone.data.table import relative_path
-from mindone.data.video import iter_frames, open_film
+from mindone.data.video import open_film
 from mindone.errors import UserError
 from opensora.config.curation import ScenesConfig
 from opensora.data_tools.dissolves import find_dissolves, thumbnail
@@ -55,8 +56,8 @@ def rows_of_scenes(row: Row, root: str, **settings: float) -> list[dict[str, Cel
     """The new cells of a row for each scene of its film."""
     path = Path(root, relative_path(row[VIDEO], root, "the table"))
     with open_film(path) as film:
-        fps = film.info.fps
-    bounds = find_scenes(iter_frames(path), fps or 1.0, **settings)
+        fps = film.fps
+        bounds = find_scenes(film.frames(longest=LONGEST_SIDE), fps or 1.0, **settings)
     return [
         dict(zip(ADDED, (number, first, after, *(round(at / fps, 6) if fps else None for at in (first, after)))))
         for number, (first, after) in enumerate(bounds)
@@ -83,33 +84,28 @@ def find_scenes(
     """
     detector_class, timecode = _detectors()
     detector = detector_class(adaptive_threshold=threshold, min_scene_len=1, min_content_val=min_content)
-    found, brightness, pictures, at = [], [], [], timecode(0, float(fps))
-    for number, frame in enumerate(frames):
-        height, width = frame.shape[:2]
-        # the shorter side of a very long picture keeps a pixel
-        scale = min(1.0, max(LONGEST_SIDE / max(height, width), 1 / min(height, width)))
-        small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else frame
-        brightness.append(float(small.mean()))
+    found, pictures, total, at = [], [], 0, timecode(0, float(fps))
+    for total, frame in enumerate(frames, start=1):
+        small = shrunk(frame, LONGEST_SIDE)
         if fades:
             pictures.append(thumbnail(small))
-        at = timecode(number, float(fps))
-        found += detector.process_frame(at, np.ascontiguousarray(small[..., ::-1]))
+        at = timecode(total - 1, float(fps))
+        found += detector.process_frame(at, cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
     found += detector.post_process(at)
     cuts = sorted({int(cut.frame_num) for cut in found})
     if pictures:
-        cuts = with_gradual(cuts, np.array(brightness), np.stack(pictures), fps, black)
-    return _joined(cuts, len(brightness), min_frames)
+        cuts = with_gradual(cuts, np.stack(pictures), fps, black)
+    return _joined(cuts, total, min_frames)
 
 
-def with_gradual(cuts: list[int], brightness: np.ndarray, pictures: np.ndarray, fps: float, black: float) -> list[int]:
+def with_gradual(cuts: list[int], pictures: np.ndarray, fps: float, black: float) -> list[int]:
     """First frames of scenes, with those that fade or dissolve in; these replace cuts that were seen within them.
 
     Args:
-        brightness: mean of each frame, (T,), 0 to 255.
         pictures: see `find_dissolves`.
         black: as in `ScenesConfig`.
     """
-    middles = fade_middles(brightness, black)
+    middles = fade_middles(pictures.mean((1, 2, 3)), black)
     cuts = [cut for cut in cuts if not any(first <= cut <= after for first, after, _ in middles)]
     cuts = sorted([*cuts, *(middle for _, _, middle in middles)])
     # what gets lighter on its way out of a fade is no dissolve

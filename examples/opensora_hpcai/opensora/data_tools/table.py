@@ -149,45 +149,43 @@ def process_rows(
 # --- which rows ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class _Plan:
-    """Which rows of a table are worked on."""
+    """Which rows of a table are worked on; says so of a row once, and keeps its key."""
 
-    rows: Rows
-    what: str
-    skip: Callable[[Row], bool] | None
-    retry: bool
+    def __init__(self, rows: Rows, what: str, skip: Callable[[Row], bool] | None, retry: bool):
+        self.rows, self.what, self._skip, self._retry = rows, what, skip, retry
+        shared: dict[str, str] = {}
+        self._keys = [shared.setdefault(key, key) if (key := self._key(row)) else None for row in rows]
+        self._different = list(shared)
+
+    def _key(self, row: Row) -> str | None:
+        problem = row.get(PROBLEM)
+        if problem and not (self._retry and problem.startswith(f"{self.what}: ")) or self._skip and self._skip(row):
+            return None
+        return key_of(row)
 
     def __iter__(self) -> Iterator[tuple[str | None, Row]]:
         """Each row, with the key of its content, or None if it is passed on as it is."""
-        for row in self.rows:
-            if (
-                row.get(PROBLEM)
-                and not (self.retry and row[PROBLEM].startswith(f"{self.what}: "))
-                or self.skip
-                and self.skip(row)
-            ):
-                yield None, row
-            else:
-                yield key_of(row), row | ({PROBLEM: ""} if row.get(PROBLEM) else {})
+        for key, row in zip(self._keys, self.rows, strict=True):
+            yield key, row | {PROBLEM: ""} if key is not None and row.get(PROBLEM) else row
 
     def count(self, journal: Journal) -> tuple[int, int]:
         """How many different rows are to be worked on, and how many of them are not in the journal yet."""
-        keys = {key for key, _ in self if key is not None}
-        return len(keys), sum(key not in journal for key in keys)
+        return len(self._different), sum(key not in journal for key in self._different)
 
     def left(self, journal: Journal) -> Iterator[tuple[str, Row]]:
         """The rows that the journal does not have, each content once."""
-        given = set()
+        left = {key for key in self._different if key not in journal}
         for key, row in self:
-            if key is not None and key not in journal and key not in given:
-                given.add(key)
+            if key in left:
+                left.remove(key)
                 yield key, row
 
 
 def key_of(row: Row) -> str:
-    """What tells a row from all others: a digest of its content."""
-    return hashlib.blake2b(json.dumps(row).encode(), digest_size=15).hexdigest()
+    """What tells a row from all others: a digest of its content, which has no NUL (see `to_text`)."""
+    content = "\0".join((*row, *row.values()))
+    return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=15).hexdigest()
 
 
 def _groups(items: Iterator[tuple[str, Row]], size: int) -> Iterator[tuple[list[str], list[Row]]]:
