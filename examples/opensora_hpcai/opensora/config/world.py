@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from mindone.config import FilePath, SettingError, Settings, about, parse, require, require_at_least
 from opensora.toy.motions import MOTIONS
-from opensora.toy.outlines import OUTLINES, flaw_of
+from opensora.toy.outlines import OUTLINES, flaw_of, outline_of
 
 Colour = float | tuple[int, int, int]
 """A hue in degrees, drawn in random shades, or red, green and blue in 0..255."""
@@ -116,11 +116,10 @@ class WorldConfig(Settings):
             require(self, name, len(set(getattr(self, name))) == len(getattr(self, name)), "each of them once")
         for name, (low, high) in (("radius", (0.05, 0.25)), ("path", (0.2, 0.6))):
             first, last = getattr(self, name)
-            require(
-                self, name, low <= first <= last <= high, f"two numbers from {low:g} to {high:g}, the smaller first"
-            )
+            require(self, name, low <= first <= last <= high, f"two of {low:g} to {high:g}, the smaller first")
         self._check_colours()
         self._check_shapes()
+        self._check_room()
         self._check_captions()
         self._check_held_out()
 
@@ -163,6 +162,20 @@ class WorldConfig(Settings):
             flaw = None if isinstance(shape, str) else flaw_of(shape)
             if flaw:
                 raise SettingError(f"the shape {name} {flaw}", place)
+
+    def _check_room(self) -> None:
+        """The largest shapes have to find room for their longest way, with one pixel at each side."""
+        room = 1 - 3 / self.image_size
+        for (name, shape), motion in itertools.product(self.shapes.items(), self.motions):
+            left, right, up, down = outline_of(shape).reach
+            for side, step in zip((left + right, up + down), MOTIONS[motion].vector):
+                if side * self.radius[1] + abs(step) * self.path[1] > room:
+                    raise SettingError(
+                        f"radius up to {self.radius[1]:g} and path up to {self.path[1]:g} leave a {name} that goes "
+                        f"{motion} no room in {self.image_size} pixels; make one of them smaller",
+                        "radius",
+                        "path",
+                    )
 
     def _check_captions(self) -> None:
         for name, wanted in (("moving_captions", FIELDS), ("still_captions", FIELDS - {"way"})):
@@ -229,7 +242,7 @@ def _check_word(name: str, place: str) -> None:
     """Names stand in captions and in names of folders."""
     if not name or not all(part.isalpha() for part in name.replace("-", " ").split(" ")) or name != name.lower():
         raise SettingError(
-            f"{place} has to be called by small letters, with single spaces or hyphens between words", place
+            f"{place} has to be a name of small letters, its words with spaces or hyphens between", place
         )
 
 

@@ -194,14 +194,21 @@ def _tracks(
 
 
 def _track(scene: Scene, rng: np.random.Generator, num_frames: int, image_size: int, world: WorldConfig) -> _Track:
-    """A move that begins and ends inside the frame, one pixel off its edge."""
+    """A move that begins and ends inside the frame, one pixel off its edge.
+
+    Raises:
+        UserError: the frame is too small for it.
+    """
     shape, motion = world.shapes[scene.shape], MOTIONS[scene.direction]
     radius = rng.uniform(*world.radius) * image_size
     reach = np.array(outline_of(shape).reach) * radius
     low = reach[[0, 2]] + 1
     high = image_size - 1 - reach[[1, 3]] - 1
     way = np.array(motion.vector) * rng.uniform(*world.path) * image_size
-    start = rng.uniform(low + np.maximum(-way, 0), high - np.maximum(way, 0))
+    low, high = low + np.maximum(-way, 0), high - np.maximum(way, 0)
+    if (low > high).any():
+        raise UserError(f"frames of {image_size} x {image_size} leave a {scene.shape} no room to move; use larger")
+    start = rng.uniform(low, high)
     return _Track(shape, radius, start + motion.course(num_frames)[:, None] * way)
 
 

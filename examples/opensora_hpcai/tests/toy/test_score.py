@@ -11,9 +11,9 @@ from mindone.errors import UserError
 from opensora.config import ScoreConfig
 from opensora.generate import run
 from opensora.toy import score
+from opensora.toy.combinations import Scene, held_out, scenes
 from opensora.toy.judge import Verdict, expected
 from opensora.toy.score import judge_generated, judge_table, prompts, score_videos
-from opensora.toy.combinations import Scene, held_out, scenes
 from opensora.toy.world import clip, render, write_dataset
 
 

@@ -1,0 +1,103 @@
+"""The benchmark from a world to its table, with a training of a few updates."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mindone.config import parse
+from mindone.errors import UserError
+from opensora.config import ToyBenchmarkConfig
+from opensora.toy import benchmark as module
+from opensora.toy.benchmark import MEANING, benchmark, page
+
+EXAMPLE = Path(__file__).parents[2]
+TINY = EXAMPLE / "configs" / "tiny"
+TRAIN = ["--config", str(TINY / "opensora_v1_2_train.yaml")]
+SMALL = {
+    "denoiser": "{hidden_size: 16, depth: 1, num_heads: 2, caption_channels: 64, model_max_length: 16}",
+    "image_size": 32,
+    "num_frames": 17,
+    "batch_size": 2,
+    "train_steps": 2,
+    "warmup_steps": 0,
+    "ckpt_save_steps": 2,
+    "log_interval": 1,
+    "num_clips": 3,
+    "num_real": 2,
+    "num_seen": 1,
+    "num_unseen": 1,
+    "device_target": "CPU",
+}
+
+
+def settings(folder, **changes):
+    values = {**SMALL, "output": folder / "out", **changes}
+    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    return parse(ToyBenchmarkConfig, [*TRAIN, *words])
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A world of two small shapes, whose captions are longer than the recipe has room for."""
+    path = tmp_path / "world.yaml"
+    path.write_text(
+        "{objects: 2, image_size: 32, radius: [0.12, 0.14], path: [0.25, 0.3], backgrounds: [dark, light],\n"
+        "background_caption: 'on a {background} background', new_colours: {}, held_out: 0.1}"
+    )
+    return path
+
+
+@pytest.fixture
+def sampling(tmp_path):
+    path = tmp_path / "sample.yaml"
+    path.write_text("sampler: {sampling_steps: 2, guidance_scale: 2, batch_size: 2}")
+    return path
+
+
+def test_one_command_goes_from_a_world_to_a_table_and_leaves_out_what_is_done(
+    tmp_path, world, sampling, capsys, caplog
+):
+    caplog.set_level("INFO")
+    result = benchmark(settings(tmp_path, world=world, sample_config=sampling))
+    out = tmp_path / "out"
+    assert json.loads((out / "benchmark.json").read_text()) == result
+    assert list(result["parts"]) == list(MEANING)
+    assert result["parts"]["real"]["all"] == 1 and result["parts"]["shuffled"]["all"] == 0
+    assert [result["parts"][name]["count"] for name in MEANING] == [2, 2, 2, 1, 1]
+    text = (out / "benchmark.md").read_text()
+    assert text == page(result) and text in capsys.readouterr().out
+    assert "| real | 2 | 1.000 | 1.000 | 1.000 | 1.000 | 1.000 |" in text
+    written = json.loads((out / "denoiser" / "model" / "config.json").read_text())
+    assert written["model_max_length"] > 16 and "it is set to that" in caplog.text
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    caplog.clear()
+    again = benchmark(settings(tmp_path, world=world, sample_config=sampling, num_unseen=2))
+    assert [line for line in caplog.messages if line == "score"] == ["score"]
+    assert sum(line.endswith(": done") for line in caplog.messages) == len(result["seconds"]) - 1
+    assert again["parts"]["unseen"]["count"] == 2 and made == {path: path.stat().st_mtime_ns for path in made}
+
+
+def test_an_autoencoder_is_trained_in_legs_and_used(tmp_path):
+    recipes = [str(TINY / f"vae_v1_2_train_{name}.yaml") for name in ("frames", "time")]
+    config = settings(tmp_path, vae_train_steps=3)
+    config.benchmark.vae_configs = recipes
+    first, second = module._autoencoder_runs(config)
+    out = tmp_path / "out"
+    assert first.model.pretrained_model_path == config.autoencoder.vae_checkpoint
+    assert second.model.pretrained_model_path == str(out / "vae_1" / "model")
+    assert (first.data.csv_path, first.train.train_steps) == (str(out / "clips" / "video_caption.csv"), 3)
+    assert config.training().autoencoder.vae_checkpoint == str(out / "vae_2" / "model")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output": ""}, "give one with --output DIR"),
+        ({"num_clips": 0}, "num_clips=0 has to be at least 1"),
+        ({"lora_rank": 4}, "lora_rank"),
+    ],
+)
+def test_what_cannot_be_a_benchmark_is_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        settings(tmp_path, **changes)
