@@ -184,6 +184,10 @@ class WorldConfig(Settings):
         _check_template(self.pair_caption, "pair_caption", {"first", "second"}, {"first", "second"})
         if self.background_caption is not None:
             _check_template(self.background_caption, "background_caption", {"background"}, {"background"})
+        said = [*self.all_colours, *self.shapes, *(self.backgrounds if self.says_background else ())]
+        twice = [name for name in said if said.count(name) > 1]
+        if twice:
+            raise SettingError(f"{twice[0]} means two things in captions; call one of them something else", "shapes")
 
     def _check_held_out(self) -> None:
         if not isinstance(self.held_out, list):

@@ -177,8 +177,11 @@ def expected(caption: str, world: WorldConfig = TOY) -> Verdict:
 
 def asked(caption: str, world: WorldConfig = TOY) -> Seen:
     """What a caption asks for: of two shapes, each is what is said from its colour to that of the next."""
-    background = _find(caption, {name: name for name in world.backgrounds}) if world.says_background else None
-    starts = [start for start, _, _ in _mentions(caption, {name: name for name in world.all_colours})]
+    colours = {name: name for name in world.all_colours}
+    kinds = {name: name for name in world.backgrounds} if world.says_background else {}
+    found = {name for _, _, name in _mentions(caption, colours | kinds) if name in kinds}
+    background = found.pop() if len(found) == 1 else None
+    starts = [start for start, _, _ in _mentions(caption, colours)]
     if world.objects == 1 or len(starts) < 2:
         return Seen((expected(caption, world),), background)
     bounds = [0, *starts[1:], len(caption)]

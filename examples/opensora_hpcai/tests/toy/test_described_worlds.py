@@ -153,6 +153,9 @@ def test_a_name_within_a_longer_one_does_not_count(tmp_path):
         Verdict("light blue", "star", "left-and-back"),
     )
     assert asked("a blue star moves left", world).objects == (Verdict("blue", "star", "left"),)
+    world = replace(world, backgrounds=["dark", "light"], background_caption="on {background}")
+    assert asked("a light blue star moves left on dark", world).background == "dark"
+    assert asked("a light blue star moves left", world).background is None
 
 
 def test_a_clip_of_two_shapes_is_wrong_where_their_labels_are_exchanged_or_one_is_missing_or_too_much(two):
@@ -200,6 +203,7 @@ def test_a_clip_that_shows_nothing_shows_no_shape(two):
         ({"colours": "{Red: 0}"}, "colours.Red has to be a name of small letters"),
         ({"colours": "{red: 0}", "new_colours": "{red: 0}"}, "red is one of colours and of new_colours"),
         ({"colours": "{red: 0}", "objects": 2, "held_out": 0}, "two objects have different colours"),
+        ({"shapes": "{red: star}", "held_out": 0}, "red means two things in captions"),
         ({"shapes": "{circle: round}"}, "shapes.circle=round is no outline; use circle, square"),
         ({"shapes": "{bar: [[0, 0], [20, 0], [20, 1], [0, 1]]}"}, "the shape bar is too thin"),
         ({"shapes": "{box: [[0, 0], [3, 0], [3, 2], [0, 2]]}"}, "more than 1.4 times as long as wide"),
