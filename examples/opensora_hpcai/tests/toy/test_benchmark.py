@@ -1,15 +1,24 @@
 """The benchmark from a world to its table, with a training of a few updates."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from mindone.config import parse
+from mindone.data.write import write_video
 from mindone.errors import UserError
 from opensora.config import ToyBenchmarkConfig
+from opensora.config.world import read_world
+from opensora.generate import run
 from opensora.toy import benchmark as module
 from opensora.toy.benchmark import MEANING, benchmark, page
+from opensora.toy.combinations import Scene
+from opensora.toy.judge import asked
+from opensora.toy.world import Shown, draw
 
 EXAMPLE = Path(__file__).parents[2]
 TINY = EXAMPLE / "configs" / "tiny"
@@ -75,6 +84,52 @@ def test_one_command_makes_a_table_of_a_world_once(tmp_path, world, sampling, ca
     assert benchmark(config) == result
     assert sum(line.endswith(": done") for line in caplog.messages) == len(result["seconds"])
     assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+@pytest.fixture
+def perfect(monkeypatch):
+    """Stands in for all networks: the autoencoder loses nothing, and videos show what prompts ask for."""
+    done = []
+
+    def draw_what_is_asked(config):
+        done.append("generate")
+        world, results = read_world(config.score.world), []
+        for row, text in enumerate(config.prompts.captions):
+            shown = Shown(tuple(Scene(*each) for each in asked(text, world).objects), asked(text, world).background)
+            frames = draw(shown, np.random.default_rng(row), world=world)
+            video = write_video(Path(config.output.output_path) / f"{row}.mp4", frames, 8, 8)
+            video.with_suffix(".json").write_text(json.dumps({"prompt": text}))
+            results.append(SimpleNamespace(video=video))
+        return results
+
+    def keep(config):
+        done.append("decode")
+        shutil.copytree(Path(config.latents.latent_folder).parent / "real", config.latents.output_path)
+
+    monkeypatch.setattr(run, "generate", draw_what_is_asked)
+    monkeypatch.setattr(module, "decode_files", keep)
+    for name in ("embed_texts", "embed_videos"):
+        monkeypatch.setattr(module, name, lambda config, name=name: done.append(name))
+    monkeypatch.setattr(module.denoiser, "train", lambda config: done.append("train"))
+    monkeypatch.setattr(module.autoencoder, "train", lambda config: done.append("train autoencoder"))
+    return done
+
+
+def test_a_model_that_obeys_scores_one_and_only_what_is_changed_is_done_again(tmp_path, perfect, sampling):
+    changes = {"world": TINY / "world_two.yaml", "num_seen": 3, "num_unseen": 3, "sample_config": sampling}
+    result = benchmark(settings(tmp_path, **changes))
+    shares = {name: row["all"] for name, row in result["parts"].items()}
+    assert shares == {"real": 1, "shuffled": 0, "autoencoder": 1, "seen": 1, "unseen": 1}
+    assert perfect == ["embed_texts", "embed_videos", "embed_videos", "decode", "train", "generate"]
+    perfect.clear()
+    assert benchmark(settings(tmp_path, **changes)) == result and perfect == []
+    benchmark(settings(tmp_path, **changes, train_steps=4))
+    assert perfect == ["train", "generate"]
+    perfect.clear()
+    changes["num_seen"] = 2
+    again = benchmark(settings(tmp_path, **changes, train_steps=4))
+    assert perfect == ["generate"] and again["parts"]["seen"]["count"] == 2
+    assert len(list((tmp_path / "out" / "videos").glob("*.mp4"))) == 5
 
 
 def test_an_autoencoder_is_trained_in_legs_and_used(tmp_path):
