@@ -164,6 +164,11 @@ DOORS: dict[str, Door] = {
     "score-toy": Door(
         "opensora.toy.score:score_videos", "opensora.config.toy:ScoreConfig", "do videos of the toy world obey?"
     ),
+    "benchmark-toy": Door(
+        "opensora.toy.benchmark:benchmark",
+        "opensora.config:ToyBenchmarkConfig",
+        "compositional video generation on a toy world: data, training and score in one",
+    ),
     "measure-toy": Door(
         "opensora.toy.measured:measure_measures",
         "opensora.config.toy:MeasuredConfig",

@@ -33,9 +33,11 @@ from opensora.config.runs import PlotConfig, ReplayConfig
 from opensora.config.search import SearchConfig
 from opensora.config.serving import ServeConfig, WebConfig
 from opensora.config.toy import MeasuredConfig, ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
+from opensora.config.toy_benchmark import ToyBenchmarkConfig
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
 from opensora.config.vae import EvaluateVaeConfig, TrainVaeConfig
+from opensora.config.world import WorldConfig
 
 __all__ = [
     "MeasuredConfig",
@@ -86,10 +88,12 @@ __all__ = [
     "ServeConfig",
     "TinyClipConfig",
     "TinyT5Config",
+    "ToyBenchmarkConfig",
     "ToyDataConfig",
     "TrainConfig",
     "TrainVaeConfig",
     "VbenchConfig",
     "VideosConfig",
     "WebConfig",
+    "WorldConfig",
 ]

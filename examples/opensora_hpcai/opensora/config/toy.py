@@ -25,18 +25,20 @@ class ToyDataConfig(Settings):
 
     output: FilePath = ""
     """folder to write into"""
+    world: FilePath | None = None
+    """description of the world, such as configs/tiny/world_two.yaml; the built-in one if not given"""
     num_clips: int = 3000
     """how many clips"""
-    split: Literal["train", "unseen", "all", "azure"] = "train"
-    """which combinations: train leaves out the twelve that only a test may show; azure is a new colour"""
+    split: str = "train"
+    """which combinations: train, unseen (those that only a test may show), all, or a new colour of the world (azure)"""
     seed: int = 0
     """the same seed gives the same clips"""
-    num_frames: int = 17
-    """frames of a clip"""
-    image_size: int = 64
-    """height and width in pixels"""
-    fps: float = 8
-    """frames per second written into the files"""
+    num_frames: int | None = None
+    """frames of a clip; the world's (17) if not given"""
+    image_size: int | None = None
+    """height and width in pixels; the world's (64) if not given"""
+    fps: float | None = None
+    """frames per second written into the files; the world's (8) if not given"""
     overwrite: bool = False
     """write into a folder that has files already"""
 
@@ -82,6 +84,8 @@ class Scoring:
     """judge existing clips: the folder that the paths of csv start from; nothing is generated then"""
     csv: FilePath | None = None
     """their table, with the columns video and caption; video_caption.csv in the folder if not given"""
+    world: FilePath | None = None
+    """description of the world that prompts are of and clips are judged by; the built-in one if not given"""
     shuffle_captions: bool = False
     """give every clip the caption of another one: a judge that still finds them right is none"""
     num_seen: int = 100
@@ -96,7 +100,7 @@ class Scoring:
     needed: float = 0.85
     """share of a task's cases that a criterion needs to be met"""
     num_new: int = 0
-    """generated prompts of every new colour (azure), which an adapter has learnt"""
+    """generated prompts of every new colour of the world (azure), which an adapter has learnt"""
     json: FilePath | None = None
     """file for the scores and all verdicts"""
 

@@ -19,6 +19,7 @@ from opensora import networks
 from opensora.conditions.given import Asked, Length
 from opensora.config.generate import Conditions, GenerateConfig
 from opensora.config.toy import LOOP_TASK
+from opensora.config.world import TOY, WorldConfig
 from opensora.families import Family, settle
 from opensora.generate.plan import autoencoder_changes, whole_chunks
 from opensora.generate.requests import length_of
@@ -127,7 +128,7 @@ def _joins_of_loops(frames: int, conditions: Conditions) -> tuple[int, ...]:
     return tuple(frames + new * number for number in range(conditions.loop - 1))
 
 
-def make_cases(setup: Setup, count: int, folder: Path, fps: float) -> list[Case]:
+def make_cases(setup: Setup, count: int, folder: Path, fps: float, world: WorldConfig = TOY) -> list[Case]:
     """Cases from real clips of combinations that training knows, their references in ``folder``; always the same.
 
     Args:
@@ -136,7 +137,7 @@ def make_cases(setup: Setup, count: int, folder: Path, fps: float) -> list[Case]
     folder.mkdir(parents=True, exist_ok=True)
     cases = []
     for index in range(count):
-        frames, caption, _ = clip(CLIPS_SEED, index, "train", *setup.size[:2])
+        frames, caption, _ = clip(CLIPS_SEED, index, "train", *setup.size[:2], world)
         parts = [frames[place.start : place.stop] for place in setup.places]
         files = [_write(folder / f"{index:03d}-{number}", part, fps) for number, part in enumerate(parts)]
         cases.append(Case(caption, tuple(files), tuple(map(read_video, files))))

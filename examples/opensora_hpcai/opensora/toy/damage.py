@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 
 from mindone import runtime
-from opensora.toy.world import SHAPES, Scene, captions, render, scenes
+from opensora.config.world import TOY
+from opensora.toy.combinations import Scene, scenes
+from opensora.toy.world import captions, render
 
 NOISE = 80.0
 """Standard deviation of the strongest noise, in steps of 0..255."""
@@ -37,7 +39,8 @@ def original(seed: int, index: int, num_frames: int, image_size: int) -> Origina
     every = scenes("all")
     block, position = divmod(index, len(every))
     scene = every[runtime.stream(seed, "damage", "order", block).permutation(len(every))[position]]
-    other = SHAPES[(SHAPES.index(scene.shape) + 1) % len(SHAPES)]
+    shapes = list(TOY.shapes)
+    other = shapes[(shapes.index(scene.shape) + 1) % len(shapes)]
 
     def drawn(scene: Scene) -> np.ndarray:
         return render(scene, runtime.stream(seed, "damage", "clip", index), num_frames, image_size)

@@ -1,7 +1,7 @@
 """The end-to-end test of a model of the toy world: do its videos show what the prompts say?
 
-Two ways: judge existing clips of a table, or generate videos from prompts of the training combinations, of the
-twelve unseen ones and of new colours, and judge what was written to disk. Videos of a task are `opensora.toy.tasks`.
+Two ways: judge existing clips of a table, or generate videos from prompts of the training combinations, of the unseen
+ones and of new colours, and judge what was written to disk. Videos of a task are `opensora.toy.tasks`.
 """
 
 from __future__ import annotations
@@ -18,34 +18,42 @@ from mindone.data.table import read_video_table
 from mindone.data.video import read_video
 from mindone.errors import UserError
 from opensora.config.toy import ScoreConfig, Scoring
-from opensora.toy.judge import HEADER, Score, Verdict, expected, judge, score, wrong_labels
-from opensora.toy.world import NEW_COLOURS, captions, scenes
+from opensora.config.world import TOY, WorldConfig, read_world
+from opensora.toy.combinations import held_out, scenes
+from opensora.toy.judge import Score, Seen, names_something, score, see, wrong_labels
+from opensora.toy.world import caption_of, completed
 
-Judged = list[tuple[str, Verdict]]
+Judged = list[tuple[str, Seen]]
 
 
-def score_videos(config: ScoreConfig) -> None:
-    """Judges existing clips, or generates and judges; prints the scores, and writes them if ``score.json`` is given."""
+def score_videos(config: ScoreConfig) -> dict:
+    """Judges existing clips, or generates and judges; prints the scores, and writes them if ``score.json`` is given.
+
+    Returns:
+        all of it: by part, the shares, and what each clip shows; of a task, what `opensora.toy.tasks` records.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    world = read_world(config.score.world)
     if config.conditions.task:
         from opensora.toy import tasks
 
-        found = (config.conditions.task, config.score.needed, *tasks.outcomes_of(config))
-        text, all_of_it = tasks.report(*found), tasks.record(*found)
+        found = (config.conditions.task, config.score.needed, *tasks.outcomes_of(config, world))
+        text, all_of_it = tasks.report(*found, world), tasks.record(*found, world)
     else:
-        parts = judge_table(config.score) if config.score.videos else judge_generated(config)
-        scores = {name: score(judged) for name, judged in parts.items()}
-        text, all_of_it = table(scores, parts), record(scores, parts)
+        parts = judge_table(config.score, world) if config.score.videos else judge_generated(config, world)
+        scores = {name: score(judged, world) for name, judged in parts.items()}
+        text, all_of_it = table(scores, parts, world), record(scores, parts, world)
     print(text)
     if config.score.json:
         with atomic_write(Path(config.score.json)) as file:
             file.write(json.dumps(all_of_it, indent=2).encode() + b"\n")
+    return all_of_it
 
 
 # --- what is judged --------------------------------------------------------------------------------------------------
 
 
-def judge_table(settings: Scoring) -> dict[str, Judged]:
+def judge_table(settings: Scoring, world: WorldConfig = TOY) -> dict[str, Judged]:
     """Judges the clips of a table; shuffled captions are those of clips one random cycle further."""
     rows = read_video_table(settings.csv or Path(settings.videos) / "video_caption.csv", settings.videos)
     texts = [row.caption for row in rows]
@@ -54,10 +62,10 @@ def judge_table(settings: Scoring) -> dict[str, Judged]:
         for here, there in zip(order, np.roll(order, 1)):
             texts[here] = rows[there].caption
     name = "shuffled" if settings.shuffle_captions else "clips"
-    return {name: [(text, judge(read_video(row.file))) for text, row in zip(texts, rows)]}
+    return {name: [(text, see(read_video(row.file), world)) for text, row in zip(texts, rows)]}
 
 
-def judge_generated(config: ScoreConfig) -> dict[str, Judged]:
+def judge_generated(config: ScoreConfig, world: WorldConfig = TOY) -> dict[str, Judged]:
     """Generates a video for every prompt and judges the files: the user's prompts, or `prompts` of both splits."""
     from opensora.generate.run import generate
 
@@ -65,14 +73,17 @@ def judge_generated(config: ScoreConfig) -> dict[str, Judged]:
         parts = {"prompts": None}
     else:
         wanted = {"seen": ("train", config.score.num_seen), "unseen": ("unseen", config.score.num_unseen)}
-        wanted |= {colour: (colour, config.score.num_new) for colour in NEW_COLOURS}
-        parts = {name: prompts(split, count) for name, (split, count) in wanted.items() if count}
+        wanted |= {colour: (colour, config.score.num_new) for colour in world.new_colours}
+        if not held_out(world):
+            del wanted["unseen"]
+        parts = {name: prompts(split, count, world) for name, (split, count) in wanted.items() if count}
         config.prompts.captions = [text for texts in parts.values() for text in texts]
-    if config.prompts.captions and not any(label for text in config.prompts.captions for label in expected(text)):
+    if config.prompts.captions and not any(names_something(text, world) for text in config.prompts.captions):
         raise UserError("no prompt names a colour, a shape or a direction of the toy world, so there is no score")
     results = generate(config)
     judged = [
-        (json.loads(r.video.with_suffix(".json").read_text())["prompt"], judge(read_video(r.video))) for r in results
+        (json.loads(r.video.with_suffix(".json").read_text())["prompt"], see(read_video(r.video), world))
+        for r in results
     ]
     if list(parts) == ["prompts"]:
         return {"prompts": judged}
@@ -80,41 +91,40 @@ def judge_generated(config: ScoreConfig) -> dict[str, Judged]:
     return {name: judged[start:stop] for name, start, stop in zip(parts, bounds, bounds[1:])}
 
 
-def prompts(split: str, count: int) -> list[str]:
+def prompts(split: str, count: int, world: WorldConfig = TOY) -> list[str]:
     """``count`` prompts of a split, always the same: every combination as often as any other, in changing words."""
-    rng, choices = runtime.stream(0, "prompts", split), scenes(split)
+    rng, choices = runtime.stream(0, "prompts", split), scenes(split, world)
     texts: list[str] = []
     while len(texts) < count:
-        texts += [str(rng.choice(captions(choices[index]))) for index in rng.permutation(len(choices))]
+        order = rng.permutation(len(choices))
+        texts += [caption_of(completed(choices[index], split, rng, world), rng, world) for index in order]
     return texts[:count]
 
 
 # --- what is reported ------------------------------------------------------------------------------------------------
 
 
-def table(scores: dict[str, Score], parts: dict[str, Judged]) -> str:
+def table(scores: dict[str, Score], parts: dict[str, Judged], world: WorldConfig = TOY) -> str:
     """The shares per part, and every clip that is not right."""
     width = max(8, *map(len, scores))
-    lines = [f"{'':{width}} {HEADER}", *(f"{name:{width}} {item.row()}" for name, item in scores.items())]
-    missed = [(text, seen) for judged in parts.values() for text, seen in judged if wrong_labels(text, seen)]
+    lines = [f"{name:{width}} {item.row()}" for name, item in scores.items()]
+    lines.insert(0, f"{'':{width}} {next(iter(scores.values())).header()}")
+    missed = [(text, seen) for judged in parts.values() for text, seen in judged if wrong_labels(text, seen, world)]
     if missed:
-        lines += ["", "not right:", *(f"  {text}: {_said(seen)}" for text, seen in missed[:20])]
+        lines += ["", "not right:", *(f"  {text}: {seen}" for text, seen in missed[:20])]
     if len(missed) > 20:
         lines.append(f"  and {len(missed) - 20} more")
     return "\n".join(lines)
 
 
-def _said(seen: Verdict) -> str:
-    return ", ".join(f"{name} {value or 'unclear'}" for name, value in seen._asdict().items())
-
-
-def record(scores: dict[str, Score], parts: dict[str, Judged]) -> dict:
+def record(scores: dict[str, Score], parts: dict[str, Judged], world: WorldConfig = TOY) -> dict:
     """All of it, for a JSON file."""
     return {
         name: {
             **scores[name]._asdict(),
             "clips": [
-                {"prompt": text, "seen": seen._asdict(), "wrong": wrong_labels(text, seen)} for text, seen in judged
+                {"prompt": text, "seen": seen.values(), "wrong": wrong_labels(text, seen, world)}
+                for text, seen in judged
             ],
         }
         for name, judged in parts.items()

@@ -17,7 +17,8 @@ from mindone import runtime
 from mindone.checkpoint import save_safetensors
 from mindone.checkpoint.atomic import atomic_write
 from opensora.config.toy import TinyT5Config
-from opensora.toy.world import captions, scenes
+from opensora.toy.combinations import scenes
+from opensora.toy.world import captions
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 OTHER_WORDS = ("aesthetic", "motion", "camera", "score", "static", "thing", "shape", "and", "of", "in", "on", "with")

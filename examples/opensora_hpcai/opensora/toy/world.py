@@ -1,8 +1,10 @@
-"""The toy world: short clips of one coloured shape that moves in one direction, with the caption that says so.
+"""The toy world: short clips of one or two coloured shapes that move, with the caption that says so.
 
-Nothing but numpy draws it, so the exact truth of every clip is known and `opensora.data.toy_score` can judge what a
-model makes of a prompt. Start, size, speed, shade and background are random, so no two clips are equal. The twelve
-`UNSEEN` combinations are left out of the training part: a model that gets them right has learnt to combine.
+Nothing but numpy draws it, so the exact truth of every clip is known and `opensora.toy.judge` can judge what a model
+makes of a prompt. Start, size, speed, shade and background are random, so no two clips are equal. Some combinations are
+left out of the training part: a model that gets them right has learnt to combine.
+
+What a world has is said by a `WorldConfig`; the built-in one, `TOY`, is what all functions take if none is given.
 """
 
 from __future__ import annotations
@@ -21,101 +23,25 @@ from mindone.checkpoint.atomic import atomic_write
 from mindone.data.write import write_video
 from mindone.errors import UserError
 from opensora.config.toy import ToyDataConfig
+from opensora.config.world import BRIGHTNESS, TOY, Colour, WorldConfig, grey_of, hue_of, read_world
+from opensora.toy.combinations import Scene, scenes
+from opensora.toy.motions import MOTIONS
+from opensora.toy.outlines import outline_of
 
-COLOURS = {"red": 0, "yellow": 54, "green": 120, "cyan": 180, "blue": 228, "purple": 285}
-"""Hue of each colour in degrees."""
-NEW_COLOURS = {"azure": 207}
-"""Colours that the bundled models have never seen and whose names their tokenizer spells, for adapters to learn.
-
-The bundled autoencoder shows this one; it takes most hues between those of `COLOURS` for the nearest of them.
-"""
-ALL_COLOURS = {**COLOURS, **NEW_COLOURS}
-SHAPES = ("circle", "square", "triangle")
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
-"""Unit vector (x, y) of each direction; y grows downwards."""
-SPLITS = ("train", "unseen", "all", *NEW_COLOURS)
-
-
-class Scene(NamedTuple):
-    """What a caption says: the three labels that are judged."""
-
-    colour: str
-    shape: str
-    direction: str
-
-
-UNSEEN = (
-    Scene("red", "circle", "up"),
-    Scene("red", "triangle", "left"),
-    Scene("yellow", "square", "left"),
-    Scene("yellow", "triangle", "down"),
-    Scene("green", "triangle", "right"),
-    Scene("green", "square", "still"),
-    Scene("cyan", "circle", "right"),
-    Scene("cyan", "triangle", "down"),
-    Scene("blue", "square", "up"),
-    Scene("blue", "circle", "left"),
-    Scene("purple", "square", "right"),
-    Scene("purple", "circle", "still"),
-)
-
-_MOVING = (
-    "{a} {colour} {shape} moves {way}",
-    "{a} {colour} {shape} is moving {way}",
-    "{a} {colour} {shape} goes {way}",
-)
-_STILL = (
-    "{a} {colour} {shape} stands still",
-    "{a} {colour} {shape} is standing still",
-    "{a} {colour} {shape} does not move",
-)
-_WAYS = {
-    "left": ("left", "to the left"),
-    "right": ("right", "to the right"),
-    "up": ("up", "upwards"),
-    "down": ("down", "downwards"),
-    "still": ("",),
-}
-
-RADIUS = (0.15, 0.21)
-"""Radius of the circle as a share of the frame; square and triangle are scaled to look as large."""
-PATH = (0.25, 0.42)
-"""Length of the way of a moving shape, as a share of the frame."""
-BACKGROUND = (20.0, 60.0)
-"""Brightness of the background, 0..255: dark, so that most of what there is to learn is the shape."""
 NOISE = 3.0
 """Standard deviation of the noise, in steps of 0..255."""
+STRIPES = 22.0
+"""How much brighter and darker than their mean the stripes of a textured background are."""
+GAP = 2.0
+"""Pixels that two shapes keep between the boxes around them."""
+MOST_TRIES = 2000
 
 
-def scenes(split: str) -> list[Scene]:
-    """The combinations of a split: ``train`` (78), ``unseen`` (12), ``all`` (90), or those of a new colour (15)."""
-    if split not in SPLITS:
-        raise UserError(f"split={split} is not known; use one of {', '.join(SPLITS)}")
-    colours = [split] if split in NEW_COLOURS else COLOURS
-    every = [Scene(*labels) for labels in itertools.product(colours, SHAPES, DIRECTIONS)]
-    if split in NEW_COLOURS:
-        return every
-    return [scene for scene in every if split == "all" or (scene in UNSEEN) == (split == "unseen")]
+class Shown(NamedTuple):
+    """What a clip shows: its shapes, in the order of the caption, and the background."""
 
-
-def captions(scene: Scene) -> list[str]:
-    """Every way of saying a scene."""
-    templates = _STILL if scene.direction == "still" else _MOVING
-    return [
-        template.format(
-            a="an" if article == "a" and scene.colour[0] in "aeiou" else article,
-            colour=scene.colour,
-            shape=scene.shape,
-            way=way,
-        )
-        for article, template, way in itertools.product(("a", "the"), templates, _WAYS[scene.direction])
-    ]
-
-
-def label(scene: Scene) -> int | str:
-    """The number of a combination among all 90, for networks that are told a class; empty for one of a new colour."""
-    every = scenes("all")
-    return every.index(scene) if scene in every else ""
+    objects: tuple[Scene, ...]
+    background: str = "dark"
 
 
 class Clip(NamedTuple):
@@ -123,77 +49,195 @@ class Clip(NamedTuple):
 
     frames: np.ndarray
     caption: str
-    scene: Scene
+    shown: Shown
+
+    @property
+    def scene(self) -> Scene:
+        """Its shape, the first one of two."""
+        return self.shown.objects[0]
 
 
-def clip(seed: int, index: int, split: str = "train", num_frames: int = 17, image_size: int = 64) -> Clip:
+# --- what is shown, and how it is said -------------------------------------------------------------------------------
+
+
+def captions(scene: Scene, world: WorldConfig = TOY) -> list[str]:
+    """Every way of saying what one shape does."""
+    templates = world.still_captions if scene.direction == "still" else world.moving_captions
+    return [
+        template.format(
+            a="an" if article == "a" and scene.colour[0] in "aeiou" else article,
+            colour=scene.colour,
+            shape=scene.shape,
+            way=way,
+        )
+        for article, template, way in itertools.product(("a", "the"), templates, MOTIONS[scene.direction].ways)
+    ]
+
+
+def caption_of(shown: Shown, rng: np.random.Generator, world: WorldConfig = TOY) -> str:
+    """One way of saying all that a clip shows."""
+    texts = [choices[rng.integers(len(choices))] for choices in (captions(each, world) for each in shown.objects)]
+    text = texts[0] if len(texts) == 1 else world.pair_caption.format(first=texts[0], second=texts[1])
+    if world.background_caption is None:
+        return text
+    return f"{text} {world.background_caption.format(background=shown.background)}"
+
+
+def completed(scene: Scene, split: str, rng: np.random.Generator, world: WorldConfig = TOY) -> Shown:
+    """What a clip shows that has a given shape: a second one where there are two, of another colour, and a background.
+
+    The second one is of the training part, or in the split ``all`` any.
+    """
+    objects = (scene,)
+    if world.objects == 2:
+        others = [each for each in scenes("all" if split == "all" else "train", world) if each.colour != scene.colour]
+        objects = (scene, others[rng.integers(len(others))])
+        objects = objects[::-1] if rng.integers(2) else objects
+    kinds = world.backgrounds
+    return Shown(objects, kinds[0] if len(kinds) == 1 else kinds[rng.integers(len(kinds))])
+
+
+def label(scene: Scene, world: WorldConfig = TOY) -> int | str:
+    """The number of a combination among all, for networks that are told a class; empty for one of a new colour."""
+    every = scenes("all", world)
+    return every.index(scene) if scene in every else ""
+
+
+def clip(
+    seed: int,
+    index: int,
+    split: str = "train",
+    num_frames: int | None = None,
+    image_size: int | None = None,
+    world: WorldConfig = TOY,
+) -> Clip:
     """Clip ``index`` of the endless series that ``seed`` and ``split`` name.
 
-    Consecutive blocks of clips hold every scene of the split once, in random order, so small sets are balanced too.
+    Consecutive blocks of clips hold every combination of the split once, in random order, so small sets are balanced
+    too. Where there are two shapes, that is so for one of them.
 
+    Args:
+        num_frames: the world's own if not given, and so is ``image_size``.
     Raises:
         UserError: unknown split, fewer than 2 frames, or a frame too small for a shape to be told.
     """
+    num_frames = world.num_frames if num_frames is None else num_frames
+    image_size = world.image_size if image_size is None else image_size
     if num_frames < 2 or image_size < 32:
         raise UserError(
             f"num_frames={num_frames}, image_size={image_size}: a toy clip needs at least 2 frames of 32 x 32"
         )
-    choices = scenes(split)
+    choices = scenes(split, world)
     block, position = divmod(index, len(choices))
     scene = choices[runtime.stream(seed, "toy", split, "order", block).permutation(len(choices))[position]]
     rng = runtime.stream(seed, "toy", split, "clip", index)
-    texts = captions(scene)
-    return Clip(render(scene, rng, num_frames, image_size), texts[rng.integers(len(texts))], scene)
+    shown = completed(scene, split, rng, world)
+    frames = draw(shown, rng, num_frames, image_size, world)
+    return Clip(frames, caption_of(shown, rng, world), shown)
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
 
 
 def render(scene: Scene, rng: np.random.Generator, num_frames: int = 17, image_size: int = 64) -> np.ndarray:
-    """Draws a scene: frames (T, H, W, 3) uint8. The shape stays in the frame from the first to the last."""
-    radius = rng.uniform(*RADIUS) * image_size
-    reach = _reach(scene.shape, radius)
-    centres = _path(scene.direction, reach, rng, num_frames, image_size)
-    alpha = np.clip(0.5 - _distance(scene.shape, radius, centres, image_size), 0, 1)[..., None]
-    dark = rng.uniform(*BACKGROUND) + rng.uniform(-6, 6, 3)
-    frames = dark + alpha * (_shade(scene.colour, rng) - dark)
+    """`draw` of one shape of the built-in world."""
+    return draw(Shown((scene,)), rng, num_frames, image_size)
+
+
+def draw(
+    shown: Shown, rng: np.random.Generator, num_frames: int = 17, image_size: int = 64, world: WorldConfig = TOY
+) -> np.ndarray:
+    """Draws a clip: frames (T, H, W, 3) uint8. Shapes stay in the frame from the first to the last, and apart.
+
+    Raises:
+        UserError: two shapes are too large to pass each other.
+    """
+    tracks = _tracks(shown, rng, num_frames, image_size, world)
+    alphas = [np.clip(0.5 - track.distance(image_size), 0, 1)[..., None] for track in tracks]
+    frames = _background(shown.background, rng, image_size)
+    for scene, alpha in zip(shown.objects, alphas):
+        frames = frames + alpha * (_shade(world.all_colours[scene.colour], rng) - frames)
     frames += rng.normal(0, NOISE, frames.shape)
     return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
 
 
-def _shade(colour: str, rng: np.random.Generator) -> np.ndarray:
-    """A shade of a colour, (3,) in 0..255, whose hue is closer to its name than to any other."""
-    hue = ALL_COLOURS[colour] + rng.uniform(-7, 7)
+class _Track(NamedTuple):
+    """A shape, its radius in pixels, and its centroids (T, 2) as (x, y)."""
+
+    shape: str | list[tuple[float, float]]
+    radius: float
+    centres: np.ndarray
+
+    def distance(self, image_size: int) -> np.ndarray:
+        """Signed distance (T, H, W) of every pixel from the outline, in pixels, negative inside."""
+        grid = np.arange(image_size, dtype=np.float64)
+        x = grid[None, None, :] - self.centres[:, 0, None, None]
+        y = grid[None, :, None] - self.centres[:, 1, None, None]
+        return outline_of(self.shape).distance(x, y, self.radius)
+
+    def box(self) -> tuple[np.ndarray, np.ndarray]:
+        """Upper left and lower right corners (T, 2) of the box around it."""
+        reach = np.array(outline_of(self.shape).reach) * self.radius
+        return self.centres - reach[[0, 2]], self.centres + reach[[1, 3]]
+
+
+def _tracks(
+    shown: Shown, rng: np.random.Generator, num_frames: int, image_size: int, world: WorldConfig
+) -> list[_Track]:
+    for _ in range(MOST_TRIES):
+        tracks = [_track(scene, rng, num_frames, image_size, world) for scene in shown.objects]
+        if len(tracks) == 1 or _are_apart(*tracks):
+            return tracks
+    raise UserError(
+        f"radius={list(world.radius)} and path={list(world.path)} leave two shapes no room to pass; make them smaller"
+    )
+
+
+def _track(scene: Scene, rng: np.random.Generator, num_frames: int, image_size: int, world: WorldConfig) -> _Track:
+    """A move that begins and ends inside the frame, one pixel off its edge.
+
+    Raises:
+        UserError: the frame is too small for it.
+    """
+    shape, motion = world.shapes[scene.shape], MOTIONS[scene.direction]
+    radius = rng.uniform(*world.radius) * image_size
+    reach = np.array(outline_of(shape).reach) * radius
+    low = reach[[0, 2]] + 1
+    high = image_size - 1 - reach[[1, 3]] - 1
+    way = np.array(motion.vector) * rng.uniform(*world.path) * image_size
+    low, high = low + np.maximum(-way, 0), high - np.maximum(way, 0)
+    if (low > high).any():
+        raise UserError(f"frames of {image_size} x {image_size} leave a {scene.shape} no room to move; use larger")
+    start = rng.uniform(low, high)
+    return _Track(shape, radius, start + motion.course(num_frames)[:, None] * way)
+
+
+def _are_apart(first: _Track, second: _Track) -> bool:
+    (low, high), (other_low, other_high) = first.box(), second.box()
+    return bool(((low > other_high + GAP) | (other_low > high + GAP)).any(1).all())
+
+
+def _background(kind: str, rng: np.random.Generator, image_size: int) -> np.ndarray:
+    """A colour (3,), or a picture (H, W, 3), in 0..255."""
+    plain = rng.uniform(*BRIGHTNESS[kind]) + rng.uniform(-6, 6, 3)
+    if kind != "textured":
+        return plain
+    angle, cycles, phase = rng.uniform(0, np.pi), rng.uniform(2, 3.5), rng.uniform(0, 2 * np.pi)
+    grid = np.arange(image_size) / image_size
+    along = np.cos(angle) * grid[None, :] + np.sin(angle) * grid[:, None]
+    return plain + STRIPES * np.sin(2 * np.pi * cycles * along + phase)[..., None]
+
+
+def _shade(colour: Colour, rng: np.random.Generator) -> np.ndarray:
+    """A shade of a colour, (3,) in 0..255, which is closer to its name than to any other."""
+    if isinstance(colour, tuple):
+        spread = 6 if grey_of(colour) is None else 10
+        return np.clip(np.array(colour) + rng.uniform(-spread, spread), 0, 255)
+    hue = hue_of(colour) + rng.uniform(-7, 7)
     return 255 * np.array(colorsys.hsv_to_rgb(hue / 360 % 1, rng.uniform(0.8, 1), rng.uniform(0.8, 1)))
 
 
-def _reach(shape: str, radius: float) -> np.ndarray:
-    """How far a shape extends from its centroid: left, right, up, down."""
-    if shape == "circle":
-        return np.full(4, radius)
-    if shape == "square":
-        return np.full(4, 0.89 * radius)
-    return np.array([1.17, 1.17, 1.35, 0.675]) * radius
-
-
-def _path(direction: str, reach: np.ndarray, rng: np.random.Generator, num_frames: int, image_size: int) -> np.ndarray:
-    """Centroids (T, 2) as (x, y) of a steady move that begins and ends inside the frame, one pixel off its edge."""
-    low = reach[[0, 2]] + 1
-    high = image_size - 1 - reach[[1, 3]] - 1
-    way = np.array(DIRECTIONS[direction]) * rng.uniform(*PATH) * image_size
-    start = rng.uniform(low + np.maximum(-way, 0), high - np.maximum(way, 0))
-    return start + np.linspace(0, 1, num_frames)[:, None] * way
-
-
-def _distance(shape: str, radius: float, centres: np.ndarray, image_size: int) -> np.ndarray:
-    """Signed distance (T, H, W) of every pixel from the shape's outline, in pixels, negative inside."""
-    grid = np.arange(image_size, dtype=np.float64)
-    x = grid[None, None, :] - centres[:, 0, None, None]
-    y = grid[None, :, None] - centres[:, 1, None, None]
-    if shape == "circle":
-        return np.hypot(x, y) - radius
-    if shape == "square":
-        return np.maximum(abs(x), abs(y)) - 0.89 * radius
-    inner = 0.675 * radius
-    slope = np.sqrt(0.75) * abs(x) - 0.5 * y
-    return np.maximum(y, slope) - inner
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def write_dataset(
@@ -201,26 +245,31 @@ def write_dataset(
     num_clips: int,
     split: str = "train",
     seed: int = 0,
-    num_frames: int = 17,
-    image_size: int = 64,
-    fps: float = 8,
+    num_frames: int | None = None,
+    image_size: int | None = None,
+    fps: float | None = None,
     crf: int = 12,
+    world: WorldConfig = TOY,
 ) -> Path:
     """Writes clips as ``videos/00000.mp4, ...`` and the table ``video_caption.csv`` (columns video, caption, label).
 
     Args:
+        num_frames: the world's own if not given, and so are ``image_size`` and ``fps``.
         crf: h264 quality; 12 keeps the noise.
     Returns:
-        the path of the table, in which videos stand relative to ``folder``.
+        the path of the table, in which videos stand relative to ``folder``. Clips of two shapes have no label.
+    Raises:
+        UserError: unknown split, or an impossible size.
     """
     folder = Path(folder)
+    scenes(split, world)
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     rows = []
     for index in range(num_clips):
-        item = clip(seed, index, split, num_frames, image_size)
+        item = clip(seed, index, split, num_frames, image_size, world)
         name = f"videos/{index:05d}.mp4"
-        write_video(folder / name, item.frames, fps, crf)
-        rows.append((name, item.caption, label(item.scene)))
+        write_video(folder / name, item.frames, world.fps if fps is None else fps, crf)
+        rows.append((name, item.caption, label(item.scene, world) if len(item.shown.objects) == 1 else ""))
     table = folder / "video_caption.csv"
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([("video", "caption", "label"), *rows])
@@ -233,14 +282,13 @@ def make_dataset(config: ToyDataConfig) -> None:
     """`write_dataset` as the settings say; says where the table is.
 
     Raises:
-        UserError: the folder has files already.
+        UserError: the folder has files already, or the world is none.
     """
-    folder = Path(config.output)
+    world, folder = read_world(config.world), Path(config.output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output={folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()) and not config.overwrite:
         raise UserError(f"output={folder} is not empty; give another folder, or --overwrite True")
-    table = write_dataset(
-        folder, config.num_clips, config.split, config.seed, config.num_frames, config.image_size, config.fps
-    )
+    size = config.num_frames, config.image_size, config.fps
+    table = write_dataset(folder, config.num_clips, config.split, config.seed, *size, world=world)
     print(f"{config.num_clips} clips, listed in {table}")

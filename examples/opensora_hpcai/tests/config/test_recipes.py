@@ -21,8 +21,10 @@ from opensora.config import (
 
 EXAMPLE = Path(__file__).parents[2]
 CONFIGS = EXAMPLE / "configs"
-# Those of configs/data are pipelines of verbs, not settings of one command.
-RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "data")
+# Those of configs/data are pipelines of verbs, and worlds are what toy clips show: not settings of one command.
+RECIPES = sorted(
+    path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "data" and not path.stem.startswith("world")
+)
 DATA = ["--csv_path", "videos.csv", "--video_folder", "videos"]
 SCRIPTS = {
     GenerateConfig: "inference.py",

@@ -11,9 +11,10 @@ from mindone.errors import UserError
 from opensora.config import ScoreConfig
 from opensora.generate import run
 from opensora.toy import score
+from opensora.toy.combinations import Scene, held_out, scenes
 from opensora.toy.judge import Verdict, expected
 from opensora.toy.score import judge_generated, judge_table, prompts, score_videos
-from opensora.toy.world import UNSEEN, Scene, clip, render, scenes, write_dataset
+from opensora.toy.world import clip, render, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_prompts_are_balanced_and_keep_seen_and_unseen_apart():
     seen = [expected(text) for text in prompts("train", 100)]
     unseen = [expected(text) for text in prompts("unseen", 24)]
     assert set(seen) == {Verdict(*scene) for scene in scenes("train")}
-    assert sorted(unseen) == sorted([Verdict(*scene) for scene in UNSEEN] * 2)
+    assert sorted(unseen) == sorted([Verdict(*scene) for scene in held_out()] * 2)
     assert prompts("train", 100) == prompts("train", 100)
 
 

@@ -2,17 +2,20 @@ import numpy as np
 import pytest
 
 from mindone.errors import UserError
-from opensora.toy.world import COLOURS, DIRECTIONS, SHAPES, UNSEEN, captions, clip, scenes
+from opensora.config.world import TOY
+from opensora.toy.combinations import held_out, scenes
+from opensora.toy.world import captions, clip
 
 
 def test_twelve_combinations_are_never_in_the_training_part():
     train = {clip(3, index).scene for index in range(2 * 78)}
-    assert len(set(UNSEEN)) == 12
-    assert train == set(scenes("all")) - set(UNSEEN)
+    assert len(held_out()) == 12
+    assert train == set(scenes("all")) - held_out()
 
 
 @pytest.mark.parametrize(
-    "first, second", [((0, COLOURS), (1, SHAPES)), ((0, COLOURS), (2, DIRECTIONS)), ((1, SHAPES), (2, DIRECTIONS))]
+    "first, second",
+    [((0, TOY.colours), (1, TOY.shapes)), ((0, TOY.colours), (2, TOY.motions)), ((1, TOY.shapes), (2, TOY.motions))],
 )
 def test_every_pair_of_labels_is_seen_in_training(first, second):
     seen = {(scene[first[0]], scene[second[0]]) for scene in scenes("train")}
@@ -28,7 +31,8 @@ def test_the_same_seed_gives_the_same_clip_and_no_two_clips_are_equal():
 
 def test_the_shape_stays_inside_the_frame_and_only_moving_shapes_move():
     for index in range(90):
-        frames, _, scene = clip(1, index, "all")
+        item = clip(1, index, "all")
+        frames, scene = item.frames, item.scene
         edges = np.concatenate([frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1]], axis=1).astype(int)
         assert (edges.max(axis=(0, 1)) - edges.min(axis=(0, 1))).max() < 40
         moved = abs(frames[-1].astype(int) - frames[0]).max() > 60
