@@ -34,7 +34,7 @@ class ToyDataConfig(Settings):
     seed: int = 0
     """the same seed gives the same clips"""
     num_frames: int | None = None
-    """frames of a clip; the world's (17) if not given"""
+    """frames of a clip; the world's (17) if not given. 1 makes pictures, with captions that say nothing of a motion"""
     image_size: int | None = None
     """height and width in pixels; the world's (64) if not given"""
     fps: float | None = None
@@ -46,7 +46,7 @@ class ToyDataConfig(Settings):
     accepted_but_unused: ClassVar[dict[str, str]] = {}
 
     def check(self) -> None:
-        require_at_least(self, num_clips=1, num_frames=2, image_size=32)
+        require_at_least(self, num_clips=1, num_frames=1, image_size=32)
         _require_output(self.output)
 
 

@@ -79,6 +79,8 @@ class WorldConfig(Settings):
         ]
     )
     """ways of saying what stands still"""
+    picture_captions: list[str] = field(default_factory=lambda: ["{a} {colour} {shape}"])
+    """ways of saying what a picture, a clip of one frame, shows"""
     pair_caption: str = "{first} and {second}"
     """how the captions of two shapes become one"""
     background_caption: str | None = None
@@ -110,7 +112,8 @@ class WorldConfig(Settings):
     def check(self) -> None:
         require_at_least(self, num_frames=2, image_size=32, held_out_seed=0)
         require(self, "fps", self.fps > 0, "more than 0")
-        for name in ("colours", "shapes", "motions", "backgrounds", "moving_captions", "still_captions"):
+        templates = ("moving_captions", "still_captions", "picture_captions")
+        for name in ("colours", "shapes", "motions", "backgrounds", *templates):
             require(self, name, bool(getattr(self, name)), "one or more")
         for name in ("motions", "backgrounds"):
             require(self, name, len(set(getattr(self, name))) == len(getattr(self, name)), "each of them once")
@@ -178,7 +181,8 @@ class WorldConfig(Settings):
                     )
 
     def _check_captions(self) -> None:
-        for name, wanted in (("moving_captions", FIELDS), ("still_captions", FIELDS - {"way"})):
+        at_rest = FIELDS - {"way"}
+        for name, wanted in (("moving_captions", FIELDS), ("still_captions", at_rest), ("picture_captions", at_rest)):
             for text in getattr(self, name):
                 _check_template(text, name, wanted, wanted - {"a"})
         _check_template(self.pair_caption, "pair_caption", {"first", "second"}, {"first", "second"})

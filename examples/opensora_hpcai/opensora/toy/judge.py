@@ -70,8 +70,10 @@ class Seen(NamedTuple):
 def judge(frames: np.ndarray, world: WorldConfig = TOY) -> Verdict:
     """Judges the one shape of a clip of frames (T, H, W, 3) uint8 RGB, whatever the world's number of shapes.
 
+    A single frame, a picture, has no direction.
+
     Raises:
-        UserError: not an array of at least 2 RGB frames.
+        UserError: not an array of RGB frames.
     """
     _require_clip(frames)
     sights = [sight for sight in map(sight_of, frames) if sight is not None]
@@ -84,7 +86,7 @@ def see(frames: np.ndarray, world: WorldConfig = TOY) -> Seen:
     """Judges a clip of frames (T, H, W, 3) uint8 RGB: its shapes, by colour where there are two, and the background.
 
     Raises:
-        UserError: not an array of at least 2 RGB frames.
+        UserError: not an array of RGB frames.
     """
     _require_clip(frames)
     background = _background(frames, world) if world.says_background else None
@@ -99,8 +101,8 @@ def see(frames: np.ndarray, world: WorldConfig = TOY) -> Seen:
 
 
 def _require_clip(frames: np.ndarray) -> None:
-    if frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < 2:
-        raise UserError(f"a clip of shape {frames.shape} cannot be judged; it takes (T, H, W, 3) with T of 2 or more")
+    if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        raise UserError(f"a clip of shape {frames.shape} cannot be judged; it takes (T, H, W, 3)")
 
 
 def _verdict(colour: str | None, sights: Sequence[Sight], frames: np.ndarray, world: WorldConfig) -> Verdict:
@@ -137,6 +139,8 @@ def _overlap(outline: np.ndarray, shape: Outline) -> float:
 
 def _direction(path: np.ndarray, world: WorldConfig) -> str | None:
     """The motion of centroids (T, 2) given as shares of the frame; None if it is none of the world's, or in between."""
+    if len(path) < 2:
+        return None
     for returns in sorted({MOTIONS[name].returns for name in world.motions}):
         course = MOTIONS["left-and-back" if returns else "left"].course(len(path))
         steps = course - course.mean()

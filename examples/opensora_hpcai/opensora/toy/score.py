@@ -74,9 +74,10 @@ def judge_generated(config: ScoreConfig, world: WorldConfig = TOY) -> dict[str, 
     else:
         wanted = {"seen": ("train", config.score.num_seen), "unseen": ("unseen", config.score.num_unseen)}
         wanted |= {colour: (colour, config.score.num_new) for colour in world.new_colours}
-        if not held_out(world):
+        pictures = config.shape.num_frames in (1, "1")
+        if not held_out(world) or pictures:  # what is held out differs from the rest in its motion alone
             del wanted["unseen"]
-        parts = {name: prompts(split, count, world) for name, (split, count) in wanted.items() if count}
+        parts = {name: prompts(split, count, world, pictures) for name, (split, count) in wanted.items() if count}
         config.prompts.captions = [text for texts in parts.values() for text in texts]
     if config.prompts.captions and not any(names_something(text, world) for text in config.prompts.captions):
         raise UserError("no prompt names a colour, a shape or a direction of the toy world, so there is no score")
@@ -91,13 +92,16 @@ def judge_generated(config: ScoreConfig, world: WorldConfig = TOY) -> dict[str, 
     return {name: judged[start:stop] for name, start, stop in zip(parts, bounds, bounds[1:])}
 
 
-def prompts(split: str, count: int, world: WorldConfig = TOY) -> list[str]:
-    """``count`` prompts of a split, always the same: every combination as often as any other, in changing words."""
+def prompts(split: str, count: int, world: WorldConfig = TOY, pictures: bool = False) -> list[str]:
+    """``count`` prompts of a split, always the same: every combination as often as any other, in changing words.
+
+    Those of pictures say nothing of a motion.
+    """
     rng, choices = runtime.stream(0, "prompts", split), scenes(split, world)
     texts: list[str] = []
     while len(texts) < count:
         order = rng.permutation(len(choices))
-        texts += [caption_of(completed(choices[index], split, rng, world), rng, world) for index in order]
+        texts += [caption_of(completed(choices[index], split, rng, world), rng, world, pictures) for index in order]
     return texts[:count]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from mindone import runtime
 from mindone.checkpoint.atomic import atomic_write
-from mindone.data.write import write_video
+from mindone.data.write import write_png, write_video
 from mindone.errors import UserError
 from opensora.config.toy import ToyDataConfig
 from opensora.config.world import BRIGHTNESS, TOY, Colour, WorldConfig, grey_of, hue_of, read_world
@@ -60,9 +60,12 @@ class Clip(NamedTuple):
 # --- what is shown, and how it is said -------------------------------------------------------------------------------
 
 
-def captions(scene: Scene, world: WorldConfig = TOY) -> list[str]:
-    """Every way of saying what one shape does."""
+def captions(scene: Scene, world: WorldConfig = TOY, picture: bool = False) -> list[str]:
+    """Every way of saying what one shape does, or what it is where a picture shows it."""
     templates = world.still_captions if scene.direction == "still" else world.moving_captions
+    ways = MOTIONS[scene.direction].ways
+    if picture:
+        templates, ways = world.picture_captions, ("",)
     return [
         template.format(
             a="an" if article == "a" and scene.colour[0] in "aeiou" else article,
@@ -70,13 +73,14 @@ def captions(scene: Scene, world: WorldConfig = TOY) -> list[str]:
             shape=scene.shape,
             way=way,
         )
-        for article, template, way in itertools.product(("a", "the"), templates, MOTIONS[scene.direction].ways)
+        for article, template, way in itertools.product(("a", "the"), templates, ways)
     ]
 
 
-def caption_of(shown: Shown, rng: np.random.Generator, world: WorldConfig = TOY) -> str:
-    """One way of saying all that a clip shows."""
-    texts = [choices[rng.integers(len(choices))] for choices in (captions(each, world) for each in shown.objects)]
+def caption_of(shown: Shown, rng: np.random.Generator, world: WorldConfig = TOY, picture: bool = False) -> str:
+    """One way of saying all that a clip shows, or that a picture does."""
+    every = (captions(each, world, picture) for each in shown.objects)
+    texts = [choices[rng.integers(len(choices))] for choices in every]
     text = texts[0] if len(texts) == 1 else world.pair_caption.format(first=texts[0], second=texts[1])
     if world.background_caption is None:
         return text
@@ -117,23 +121,22 @@ def clip(
     too. Where there are two shapes, that is so for one of them.
 
     Args:
-        num_frames: the world's own if not given, and so is ``image_size``.
+        num_frames: the world's own if not given, and so is ``image_size``. One frame is a picture, whose caption says
+            nothing of a motion.
     Raises:
-        UserError: unknown split, fewer than 2 frames, or a frame too small for a shape to be told.
+        UserError: unknown split, no frames, or a frame too small for a shape to be told.
     """
     num_frames = world.num_frames if num_frames is None else num_frames
     image_size = world.image_size if image_size is None else image_size
-    if num_frames < 2 or image_size < 32:
-        raise UserError(
-            f"num_frames={num_frames}, image_size={image_size}: a toy clip needs at least 2 frames of 32 x 32"
-        )
+    if num_frames < 1 or image_size < 32:
+        raise UserError(f"num_frames={num_frames}, image_size={image_size}: a toy clip needs frames of 32 x 32 or more")
     choices = scenes(split, world)
     block, position = divmod(index, len(choices))
     scene = choices[runtime.stream(seed, "toy", split, "order", block).permutation(len(choices))[position]]
     rng = runtime.stream(seed, "toy", split, "clip", index)
     shown = completed(scene, split, rng, world)
     frames = draw(shown, rng, num_frames, image_size, world)
-    return Clip(frames, caption_of(shown, rng, world), shown)
+    return Clip(frames, caption_of(shown, rng, world, picture=num_frames == 1), shown)
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
@@ -253,6 +256,8 @@ def write_dataset(
 ) -> Path:
     """Writes clips as ``videos/00000.mp4, ...`` and the table ``video_caption.csv`` (columns video, caption, label).
 
+    Clips of one frame are pictures, ``videos/00000.png``; they have no label.
+
     Args:
         num_frames: the world's own if not given, and so are ``image_size`` and ``fps``.
         crf: h264 quality; 12 keeps the noise.
@@ -267,9 +272,14 @@ def write_dataset(
     rows = []
     for index in range(num_clips):
         item = clip(seed, index, split, num_frames, image_size, world)
-        name = f"videos/{index:05d}.mp4"
-        write_video(folder / name, item.frames, world.fps if fps is None else fps, crf)
-        rows.append((name, item.caption, label(item.scene, world) if len(item.shown.objects) == 1 else ""))
+        is_picture = len(item.frames) == 1
+        name = f"videos/{index:05d}.{'png' if is_picture else 'mp4'}"
+        if is_picture:
+            write_png(folder / name, item.frames)
+        else:
+            write_video(folder / name, item.frames, world.fps if fps is None else fps, crf)
+        has_label = len(item.shown.objects) == 1 and not is_picture
+        rows.append((name, item.caption, label(item.scene, world) if has_label else ""))
     table = folder / "video_caption.csv"
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([("video", "caption", "label"), *rows])

@@ -61,6 +61,11 @@ def draw_what_is_asked(config):
     return results
 
 
+def test_prompts_of_pictures_name_no_motion():
+    wanted = [expected(text) for text in prompts("train", 20, pictures=True)]
+    assert all(each.colour and each.shape and each.direction is None for each in wanted)
+
+
 def test_generated_videos_are_judged_by_split(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "generate", draw_what_is_asked)
     counts = ["--num_seen", "5", "--num_unseen", "4"]

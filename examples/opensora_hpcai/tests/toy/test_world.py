@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
+from mindone.data.video import read_video
 from mindone.errors import UserError
 from opensora.config.world import TOY
 from opensora.toy.combinations import held_out, scenes
-from opensora.toy.world import captions, clip
+from opensora.toy.judge import Verdict, judge
+from opensora.toy.world import captions, clip, write_dataset
 
 
 def test_twelve_combinations_are_never_in_the_training_part():
@@ -46,9 +48,24 @@ def test_captions_say_the_scene_in_several_ways():
         assert all(scene.colour in text and scene.shape in text and scene.direction != "" for text in texts)
 
 
+def test_a_picture_is_a_clip_of_one_frame_whose_caption_has_no_motion():
+    item = clip(0, 5, num_frames=1)
+    assert item.frames.shape == (1, 64, 64, 3)
+    assert item.caption in (f"a {item.scene.colour} {item.scene.shape}", f"the {item.scene.colour} {item.scene.shape}")
+    assert judge(item.frames) == Verdict(item.scene.colour, item.scene.shape, None)
+
+
+def test_pictures_are_written_as_png_without_a_label(tmp_path):
+    table = write_dataset(tmp_path, 2, num_frames=1)
+    rows = table.read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["videos/00000.png", "videos/00001.png"]
+    assert all(row.endswith(",") for row in rows[1:])
+    assert read_video(tmp_path / "videos" / "00001.png").shape == (1, 64, 64, 3)
+
+
 def test_impossible_clips_are_refused():
-    with pytest.raises(UserError, match="num_frames=1"):
-        clip(0, 0, num_frames=1)
+    with pytest.raises(UserError, match="num_frames=0"):
+        clip(0, 0, num_frames=0)
     with pytest.raises(UserError, match="split=test"):
         clip(0, 0, split="test")
 
