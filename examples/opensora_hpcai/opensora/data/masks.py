@@ -1,4 +1,8 @@
-"""Which latent frames a training sample has to generate (True) and which it is given (False): the masks of 1.2."""
+"""Which latent frames a training sample has to generate (True) and which it is given (False).
+
+The kinds are those of 1.2, and two of ours for models that go on from whole clips: ``half_head`` and ``half_tail`` give
+half a video, where 1.2 gives at most a quarter at one end.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,8 @@ MASK_NAMES = (
     "image_head_tail",
     "random",
     "interpolate",
+    "half_head",
+    "half_tail",
 )
 # The original's spelling, and the names of 1.1.
 ALIASES = {"intepolate": "interpolate", "mask_no": "identity", "no": "identity"}
@@ -77,9 +83,9 @@ def make_mask(kind: str, num_frames: int, rng: np.random.Generator) -> np.ndarra
     """A mask (num_frames,) bool of this kind; True = to be generated.
 
     At least one frame is True. One frame alone is always generated, and fewer than 4 have no quarter: all True (the
-    original fails there). The draws, in order: for ``quarter_*`` the length in 1..num_frames//4; for ``*_random`` its
-    position; for ``interpolate`` the first given frame, 0 or 1; for ``random`` the share of given frames in 0.1..0.9
-    and one number per frame.
+    original fails there). The draws, in order: for ``quarter_*`` the length in 1..num_frames//4 (``half_*`` is always
+    num_frames//2); for ``*_random`` its position; for ``interpolate`` the first given frame, 0 or 1; for ``random`` the
+    share of given frames in 0.1..0.9 and one number per frame.
     """
     mask = np.ones(num_frames, bool)
     kind = _kind(kind)
@@ -94,7 +100,9 @@ def make_mask(kind: str, num_frames: int, rng: np.random.Generator) -> np.ndarra
     unit, where = kind.split("_", 1)
     if unit == "quarter" and num_frames < NEEDED_FOR_QUARTER:
         return mask
-    length = int(rng.integers(1, num_frames // 4 + 1)) if unit == "quarter" else 1
+    length = num_frames // 2 if unit == "half" else 1
+    if unit == "quarter":
+        length = int(rng.integers(1, num_frames // 4 + 1))
     if where == "random":
         start = int(rng.integers(0, num_frames - length + 1))
         mask[start : start + length] = False

@@ -103,6 +103,8 @@ def test_videos_without_a_quarter_are_generated_whole(num_frames):
         ("quarter_head", (4,), [0, 1, 2, 3]),
         ("quarter_tail", (2,), [15, 16]),
         ("quarter_head_tail", (2,), [0, 1, 15, 16]),
+        ("half_head", (), list(range(8))),
+        ("half_tail", (), list(range(9, 17))),
         ("image_random", (6,), [6]),
         ("image_head", (), [0]),
         ("image_tail", (), [16]),
