@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,11 +21,6 @@ if TYPE_CHECKING:
 
 MEGABYTE = 1e6
 CONVERSION_ALLOWANCE = 200 * MEGABYTE
-
-
-def peak() -> float:
-    """The largest resident memory of this process so far, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
 def write_checkpoint(path: Path, network: nn.Cell) -> None:
@@ -53,21 +47,23 @@ def load(path: Path, dtype: str) -> tuple[float, float]:
 
     runtime.setup("CPU")
     build_denoiser(denoiser_config("STDiT3-XL/2", None, {"depth": 1, "hidden_size": 72, "num_heads": 1}))
-    before = peak()
+    before = runtime.peak_memory()
     network = load_denoiser(path, denoiser_config("STDiT3-XL/2"), dtype)
     parameters = sum(parameter.nbytes for parameter in network.get_parameters())
-    return peak() - before, parameters + max(entry.nbytes for entry in read_tensors(path).entries.values())
+    grown = runtime.peak_memory() - before
+    return grown, parameters + max(entry.nbytes for entry in read_tensors(path).entries.values())
 
 
 def converted(path: Path, target: Path) -> tuple[float, float]:
     """Peak growth and limit, bytes, of a conversion to MindSpore's format."""
+    from mindone import runtime
     from mindone.checkpoint import read_tensors
     from mindone.checkpoint.convert import convert
 
     largest = max(entry.nbytes for entry in read_tensors(path).entries.values())
-    before = peak()
+    before = runtime.peak_memory()
     convert(path, target)
-    return peak() - before, largest + CONVERSION_ALLOWANCE
+    return runtime.peak_memory() - before, largest + CONVERSION_ALLOWANCE
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from memory import MEGABYTE, peak, write_checkpoint
+from memory import MEGABYTE, write_checkpoint
 
 LIMIT = 1.1
 PROMPT = "a red circle moves left"
@@ -88,9 +88,11 @@ def commands(folder: Path) -> dict[str, tuple[str, list[str]]]:
 
 def grown(work: Callable[[], object]) -> float:
     """Bytes by which the peak of this process grows."""
-    before = peak()
+    from mindone import runtime
+
+    before = runtime.peak_memory()
     work()
-    return peak() - before
+    return runtime.peak_memory() - before
 
 
 def run_part(name: str, folder: Path) -> None:

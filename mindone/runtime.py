@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import resource
 import tempfile
 import warnings
 import zlib
@@ -215,6 +216,19 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 def random_seed() -> int:
     """A fresh seed below 2**31 for a run that was given none; it is printed and saved, so the run can be repeated."""
     return int(np.random.SeedSequence().generate_state(1)[0] & 0x7FFFFFFF)
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def peak_memory() -> int:
+    """The largest resident memory that this process has had so far, in bytes; that of a device is not in it."""
+    # What getrusage says begins with the memory of the process that started this one.
+    with contextlib.suppress(OSError), open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 # --- graphs for a device that is not here ----------------------------------------------------------------------------

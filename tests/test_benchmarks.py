@@ -9,6 +9,7 @@ import pytest
 
 from mindone.config import check, load
 from mindone.errors import UserError
+from mindone.testing.golden import use_mode
 from opensora.cli import DOORS
 from opensora.cli import load as load_object
 from opensora.data_tools.files import open_table
@@ -21,7 +22,7 @@ def benchmark(monkeypatch):
     """A module of the benchmarks, by its name."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module
-    for name in ("bench", "curation", "loops", "memory", "staged"):
+    for name in ("activations", "bench", "curation", "loops", "memory", "staged"):
         sys.modules.pop(name, None)
 
 
@@ -84,3 +85,22 @@ def test_the_stages_are_measured_by_commands_that_are_understood(benchmark, tmp_
     assert set(commands) == {*benchmark("staged").STAGES, "whole"}
     for door, flags in commands.values():
         check(load(load_object(DOORS[door].schema), flags))
+
+
+@pytest.mark.parametrize("version", ["v1.2", "v2.0"])
+def test_the_video_whose_memory_is_measured_is_one_that_the_denoiser_takes(version, benchmark, monkeypatch):
+    activations = benchmark("activations")
+    for name, value in {"WIDTH": 144, "DEPTH": 1}.items():
+        monkeypatch.setattr(activations, name, value)
+    monkeypatch.setattr(activations, "MMDIT_AXES", (4, 16, 16))
+    build, inputs = activations.NETWORKS[version]
+    arrays = activations.tensors(inputs((2, 2, 2), np.random.default_rng(0)))
+    use_mode("pynative")
+    assert build(None)(*arrays).size == 8 * {"v1.2": 4 * 8, "v2.0": 64}[version]
+
+
+@pytest.mark.parametrize(("largest", "code"), [(52.0, 0), (56.0, 1)])
+def test_a_rank_with_more_than_its_share_and_a_tenth_is_told_by_the_exit_code(largest, code, benchmark, monkeypatch):
+    activations = benchmark("activations")
+    monkeypatch.setattr(activations, "measured", lambda way, ranks: 100.0 if ranks == 1 else largest)
+    assert activations.main(["--ranks", "2", "--ways", "dsp"]) == code

@@ -32,3 +32,20 @@ def test_an_error_of_mindspore_leaves_nothing_in_the_current_folder(tmp_path):
     assert subprocess.run(command, cwd=tmp_path / "here", env=environment, capture_output=True).returncode == 7
     assert list((tmp_path / "here").iterdir()) == []
     assert list((tmp_path / "there").rglob("analyze_fail.ir"))
+
+
+MEMORY = """
+import numpy as np
+from mindone import runtime
+
+before = runtime.peak_memory()
+held = np.ones(25_000_000)
+del held
+print(before, runtime.peak_memory() - before)
+"""
+
+
+def test_the_peak_of_memory_is_in_bytes_and_stays_when_memory_is_freed():
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    before, grown = map(int, done.stdout.split())
+    assert before > 10_000_000 and 190_000_000 < grown < 260_000_000

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import resource
 import subprocess
 import sys
 import time
@@ -456,7 +455,7 @@ def check(name: str) -> bool:
     print(f"  operators   {sum(operators.values()):,}: " + ", ".join(f"{kind} {count}" for kind, count in common))
     for kind, sizes in graph.sent.items():
         print(f"  {kind:11} {len(sizes)}, with results of {sum(sizes):,} bytes")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = runtime.peak_memory() / 1e9
     print(f"  time        {time.perf_counter() - start:.0f} s, peak memory {peak:.1f} GB")
     missing = [kind for kind in case.needs if not any(found.startswith(kind) for found in operators)]
     if missing:

@@ -117,9 +117,10 @@ class RunCheckpoints:
         return None
 
     def clean(self) -> None:
-        """Removes what killed runs left unfinished. Only for a folder that no other process is writing to."""
-        for path in self.folder.glob(f"{UNFINISHED}*"):
+        """Removes what killed runs left unfinished, and says so. Only for a folder that no other process writes to."""
+        for path in sorted(self.folder.glob(f"{UNFINISHED}*")):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            logger.warning("removed %s: a save that was interrupted left it unfinished", path)
 
     def _step_folders(self) -> list[Path]:
         if not self.folder.is_dir():

@@ -47,15 +47,24 @@ class Linear(nn.Cell):
 
 
 class Embedding(nn.Cell):
-    """Rows of ``weight`` (count, width) by integer ids: (...) → (..., width) in `compute_dtype`."""
+    """Rows of ``weight`` (count, width) by integer ids: (...) → (..., width) in `compute_dtype`.
+
+    Attributes:
+        table: the name of the parameter that `mindone.parallel.zero` may spread over ranks.
+        spread: a cell that finds rows of such a ``weight``; None if it is whole.
+    """
+
+    table = "weight"
 
     def __init__(self, count: int, width: int):
         super().__init__()
         self.compute_dtype = ms.float32
         self.weight = Parameter(initializer(Normal(1.0), (count, width), ms.float32))
+        self.spread: nn.Cell | None = None
 
     def construct(self, ids: Tensor) -> Tensor:
-        return F.cast(ops.gather(self.weight, ids, 0), self.compute_dtype)
+        rows = ops.gather(self.weight, ids, 0) if self.spread is None else self.spread(ids, self.weight)
+        return F.cast(rows, self.compute_dtype)
 
 
 class LayerNorm(nn.Cell):

@@ -21,7 +21,8 @@ from mindspore.communication import create_group
 from mindone import runtime
 from mindone.parallel.mesh import Mesh
 
-_slice, _reshape = ops.Slice(), ops.Reshape()
+# The gradient of ops.Slice would keep all that a part is cut from.
+_slice, _reshape = ops.StridedSlice(), ops.Reshape()
 
 
 def part_of(total: int, ranks: int, rank: int) -> tuple[int, int]:
@@ -140,7 +141,7 @@ class Exchange(nn.Cell):
             count = 1
             for side in size:
                 count *= side
-            pieces += ((_reshape(_slice(flat, (begin,), (count,)), size) if count else None),)
+            pieces += ((_reshape(_cut(flat, 0, begin, count), size) if count else None),)
             begin += count
         parts, places = (), (0,) * self.ranks
         for total in runs:
@@ -182,8 +183,9 @@ def _without_others(x: Tensor, dim: int, items: tuple[tuple[int, int], ...]) -> 
 def _cut(x: Tensor, dim: int, first: int, count: int) -> Tensor:
     if count == x.shape[dim]:
         return x
-    shape = x.shape
-    return _slice(x, (0,) * dim + (first,) + (0,) * (len(shape) - dim - 1), shape[:dim] + (count,) + shape[dim + 1 :])
+    shape, after = x.shape, x.ndim - dim - 1
+    begin, end = (0,) * dim + (first,) + (0,) * after, shape[:dim] + (first + count,) + shape[dim + 1 :]
+    return _slice(x, begin, end, (1,) * (dim + 1 + after))
 
 
 def _padded(x: Tensor, dim: int, before: int, after: int) -> Tensor:

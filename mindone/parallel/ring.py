@@ -95,16 +95,21 @@ class RingAttention(nn.Cell):
         return (self.rank - step) % self.ranks
 
     def _passed(self, pair: Pair, step: int) -> Pair:
-        """What has come after ``step`` rounds goes to the next rank, in one message; returns what comes."""
-        shape, unit, held = pair[0].shape, 1, ()
-        for side in (shape[0], 2, shape[2], shape[3]):
-            unit *= side
+        """What has come after ``step`` rounds goes to the next rank; returns what comes.
+
+        In two messages: joined into one, keys and values would be in memory once more at either end. The first waits
+        for both of the pair, and what has come is used when both have.
+        """
+        first = self._sent(self.after(pair[0], pair[1]), step)
+        second = self._sent(self.after(pair[1], first), step)
+        return self.after(first, second), second
+
+    def _sent(self, part: Tensor, step: int) -> Tensor:
+        shape, held = part.shape, ()
         for rank in range(self.ranks):
-            held += (unit * self.held[(rank - step) % self.ranks],)
-        flat = self.exchange.passed_on(ops.concat((pair[0].reshape(-1), pair[1].reshape(-1))), held)
-        size = (shape[0], self.held[self._owner(step + 1)], shape[2], shape[3])
-        both = flat.reshape(2, *size)
-        return both[0], both[1]
+            held += (shape[0] * shape[2] * shape[3] * self.held[(rank - step) % self.ranks],)
+        flat = self.exchange.passed_on(part.reshape(-1), held)
+        return flat.reshape(shape[0], self.held[self._owner(step + 1)], shape[2], shape[3])
 
 
 @functools.cache

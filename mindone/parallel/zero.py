@@ -6,6 +6,7 @@ none, sums the whole and takes the slice), and all slices one after the other (A
 
 `Slices` is for parameters that every rank has whole: each updates its slice, and all give theirs to each other.
 `spread` replaces weights of layers by slices for good: they are whole while their layer computes, in both passes.
+`spread_tables` does the same with tables of embeddings, in networks that are not trained.
 """
 
 from __future__ import annotations
@@ -224,6 +225,41 @@ class SpreadLinear(nn.Cell):
         return _reshape(_slice(self.gather(own), (0,), (self.size,)), self.shape)
 
 
+class SpreadTable(nn.Cell):
+    """Rows of a table (count, width) that is in slices of whole rows.
+
+    Args:
+        together: all ranks ask for the same rows at a time. Then each gives those that it has, and no rank ever has
+            the table; otherwise it is whole while it is used, and also where more rows are asked for than it has.
+    """
+
+    def __init__(self, shape: tuple[int, int], mesh: Mesh, together: bool):
+        super().__init__(auto_prefix=False)
+        self.shape, self.size, self.together = shape, shape[0] * shape[1], together
+        self.cut = rows_for(shape, mesh.world_size, mesh.rank)
+        self.rows, self.first = self.cut.size // shape[1], self.cut.begin // shape[1]
+        self.gather, self.total = AllGather(), ops.AllReduce()
+
+    def construct(self, ids: Tensor, weight: Tensor) -> Tensor:
+        """Integer ids (...) → (..., width) in the dtype of the weight, a slice (rows * width,)."""
+        if not self.together or ids.size > self.shape[0]:
+            return ops.gather(self.whole(weight, ids), ids, 0)
+        places = F.cast(ids, ms.int32) - self.first
+        mine = ops.logical_and(places >= 0, places < self.rows)
+        rows = ops.gather(_reshape(weight, (self.rows, -1)), ops.where(mine, places, ops.zeros_like(places)), 0)
+        return self.total(ops.where(mine.expand_dims(-1), rows, ops.zeros_like(rows)))
+
+    def whole(self, weight: Tensor, when: Tensor) -> Tensor:
+        """The table, gathered when another tensor is there and not before."""
+        return _reshape(_slice(self.gather(ops.depend(weight, when)), (0,), (self.size,)), self.shape)
+
+
+def rows_for(shape: tuple[int, int], ranks: int, rank: int) -> Cut:
+    """A rank's slice of a table (count, width), of whole rows; the last ranks may have none."""
+    size = -(-shape[0] // ranks) * shape[1]
+    return Cut(tuple(shape), rank * size, size)
+
+
 def spread(network: nn.Cell, mesh: Mesh, smallest: int = SMALLEST) -> list[Parameter]:
     """Replaces the weights of a network's linear layers by slices, this rank's of each, and returns those.
 
@@ -241,6 +277,29 @@ def spread(network: nn.Cell, mesh: Mesh, smallest: int = SMALLEST) -> list[Param
         own = _slice_of(whole, cut, whole.name)
         layer.spread = SpreadLinear(tuple(whole.shape), mesh)
         layer.weight = own
+        found.append(own)
+    return found
+
+
+def spread_tables(network: nn.Cell, mesh: Mesh, together: bool, smallest: int = SMALLEST) -> list[Parameter]:
+    """Replaces the tables of embeddings by slices, this rank's of each, and returns those; see `spread`.
+
+    For a network that is not trained: there is no gradient.
+
+    Args:
+        network: layers with a ``spread`` that is None and a ``table``, the name of a parameter (count, width).
+        together: whether all ranks always ask for the same rows, as encoders of the same texts do.
+        smallest: tables with fewer elements stay whole.
+    """
+    found = []
+    for _, layer in network.cells_and_names():
+        name = getattr(layer, "table", None)
+        if name is None or layer.spread is not None or getattr(layer, name).size < smallest:
+            continue
+        whole = getattr(layer, name)
+        layer.spread = SpreadTable(tuple(whole.shape), mesh, together)
+        own = _slice_of(whole, layer.spread.cut, whole.name)
+        setattr(layer, name, own)
         found.append(own)
     return found
 

@@ -125,6 +125,7 @@ class TrainingCheckpoints:
                         self._save_group, group=group, arrays=arrays.get(group, {}), step=state.step
                     )
             self._store.save(state.step, writers)
+            self._remove_slices()
         barrier(self.mesh)
 
     def export(self, config: Mapping[str, Any] | None = None, step: int | None = None) -> Path:
@@ -143,6 +144,7 @@ class TrainingCheckpoints:
                     index_slices(self._staging / MODEL)
                     whole = read_slices(self._staging / MODEL)
                     save_tensors(folder, whole, config or self.config, self.layout, whole.metadata)
+                    self._remove_slices()
                 else:
                     self._save_model(folder, step, config or self.config, self._by_place(averages))
             self._store.clean()
@@ -228,7 +230,7 @@ class TrainingCheckpoints:
         if not spread:
             return []
         if self.mesh.is_main:
-            shutil.rmtree(self._staging, ignore_errors=True)
+            self._remove_slices()
         barrier(self.mesh)
         failure = None
         try:
@@ -242,6 +244,9 @@ class TrainingCheckpoints:
         if any_rank(failure is not None, self.mesh):
             raise failure or UserError("another rank cannot write its slices of the checkpoint; its log says why")
         return spread
+
+    def _remove_slices(self) -> None:
+        shutil.rmtree(self._staging, ignore_errors=True)
 
     def _place_slices(self, path: Path, group: str) -> None:
         """Brings the slices of a group to their place in a checkpoint, and makes a folder of a model complete."""

@@ -295,6 +295,7 @@ def write(folder: Path, seed: int = 0, by_chance: int = 150) -> None:
 
 def read(path: Path) -> dict:
     """What became of one file: number of tensors or the reader's sentence, seconds, and the peak of memory so far."""
+    from mindone import runtime
     from mindone.checkpoint import read_tensors
     from mindone.errors import UserError
 
@@ -307,7 +308,7 @@ def read(path: Path) -> dict:
     except BaseException as error:  # noqa: BLE001 - anything else is what is looked for
         found["raised"] = repr(error)[:500]
     found["seconds"] = time.perf_counter() - start
-    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found["peak"] = runtime.peak_memory()
     return found
 
 

@@ -15,11 +15,12 @@ RANKS = 3
 class Letters:
     """The exchange of one of three ranks, in one process: what others have sent until now; zeros for the rest."""
 
-    def __init__(self, rank, sent):
-        self.ranks, self.rank, self.sent, self.rounds = RANKS, rank, sent, 0
+    def __init__(self, rank, sent, counts):
+        self.ranks, self.rank, self.sent, self.rounds, self.counts = RANKS, rank, sent, 0, counts
 
     def passed_on(self, x, held):
-        assert x.shape == (held[self.rank],)
+        # Keys or values of one rank, (2, M, 2, 4), but not both in one.
+        assert x.shape == (held[self.rank],) and sum(held) == 2 * 2 * 4 * sum(max(1, each) for each in self.counts)
         before, number = (self.rank - 1) % RANKS, self.rounds
         self.sent[self.rank, number], self.rounds = x.asnumpy(), number + 1
         return Tensor(self.sent.get((before, number), np.zeros(held[before], np.float32)))
@@ -29,7 +30,7 @@ def around(counts, run):
     """``run`` for every rank, until all letters have come: as often as one waits for another."""
     sent = {}
     for _ in range(2 * RANKS):
-        found = [run(RingAttention(Letters(rank, sent), counts), rank) for rank in range(RANKS)]
+        found = [run(RingAttention(Letters(rank, sent, counts), counts), rank) for rank in range(RANKS)]
     return found
 
 

@@ -18,10 +18,12 @@ from mindone.checkpoint.run import verify_manifest
 from mindone.checkpoint.slices import SLICES, cut_for, cut_of, part, read_slices
 from mindone.checkpoint.tensors import entry_of
 from mindone.errors import UserError
-from mindone.nn.layers import Linear
+from mindone.models.clip import CLIPTextConfig, CLIPTextEncoder
+from mindone.models.t5 import T5Config, T5Encoder
+from mindone.nn.layers import Embedding, Linear
 from mindone.parallel.collectives import Mean
 from mindone.parallel.mesh import Mesh
-from mindone.parallel.zero import Slices, held_bytes, spread
+from mindone.parallel.zero import Slices, held_bytes, rows_for, spread, spread_tables
 from mindone.train.optim import AdamW
 from mindone.train.step import TrainStep
 
@@ -47,6 +49,40 @@ def test_training_in_slices_that_is_resumed_has_the_numbers_of_one_process(folde
         assert list(many) == list(one)
         for name in one:
             np.testing.assert_allclose(many[name], one[name], atol=2e-6, err_msg=name)
+
+
+@pytest.mark.msrun
+def test_rows_of_a_table_in_slices_are_those_of_a_whole_one(folder):
+    for rank in range(3):
+        found = json.loads((folder / f"tables-{rank}.json").read_text())
+        assert len(found) == 8 and set(found.values()) == {0}, found
+
+
+@pytest.mark.parametrize("network", [T5Config(), CLIPTextConfig()], ids=["t5", "clip"])
+def test_each_of_eight_ranks_holds_an_eighth_of_a_text_encoder(network):
+    with runtime.lazy_parameters():
+        encoder = (T5Encoder if isinstance(network, T5Config) else CLIPTextEncoder)(network)
+    mesh = Mesh(7, 8)
+    spread(encoder, mesh)
+    spread_tables(encoder, mesh, together=True)
+    own, whole = held_bytes(encoder.get_parameters())
+    assert whole / 8 <= own <= whole / 8 * 1.01
+
+
+@pytest.mark.parametrize(
+    ("together", "sent"), [(True, {"AllReduce": (2 * 5 * 8 * 4,)}), (False, {"AllGather": (640,)})]
+)
+def test_a_table_for_ascend_sends_the_rows_that_are_asked_for_or_itself(together, sent, monkeypatch):
+    monkeypatch.setattr(comm_ops, "get_group_size", lambda group: 4)
+    table = Embedding(20, 8)
+    with runtime.use_kernels("Ascend"):
+        spread_tables(table, Mesh(1, 4), together, smallest=64)
+        assert runtime.compile_front_end(table, Tensor(np.zeros((2, 5), np.int32))).sent == sent
+
+
+def test_slices_of_a_table_are_whole_rows_and_the_last_ranks_may_have_none():
+    cuts = [rows_for((4, 2), 3, rank) for rank in range(3)]
+    assert [(cut.begin, cut.size, cut.count) for cut in cuts] == [(0, 4, 4), (4, 4, 4), (8, 4, 0)]
 
 
 def checkpoint(folder, stage):

@@ -1,5 +1,7 @@
 """On three ranks: what training in slices differs by from one process, as JSON; and a checkpoint of each stage.
 
+Also how rows of tables in slices differ from those of whole ones.
+
 ``zero_script.py FOLDER``
 """
 
@@ -12,10 +14,10 @@ from mindspore import Tensor, nn, ops
 
 from mindone import runtime
 from mindone.checkpoint.run import RunCheckpoints
-from mindone.nn.layers import LayerNorm, Linear
+from mindone.nn.layers import Embedding, LayerNorm, Linear
 from mindone.parallel.collectives import Mean
 from mindone.parallel.mesh import Mesh, make_mesh
-from mindone.parallel.zero import Slices, spread
+from mindone.parallel.zero import Slices, spread, spread_tables
 from mindone.train.checkpoints import TrainingCheckpoints, TrainState
 from mindone.train.ema import Ema
 from mindone.train.optim import AdamW
@@ -112,10 +114,28 @@ def check_whole(slices, expected):
         assert np.array_equal(flat, values[: own.cut.count]), parameter.name
 
 
+def rows_of_tables(mesh):
+    """The largest difference of each mode, whether ranks ask for the same rows, and for fewer than there are."""
+    found, values = {}, np.random.default_rng(2).normal(size=(7, 5)).astype(np.float32)
+    for graph in (False, True):
+        runtime.setup("CPU", graph=graph, use_parallel=True)
+        for together in (True, False):
+            for shape in ((2, 3), (3, 5)):
+                ids = np.random.default_rng(3 if together else mesh.rank).integers(0, 7, shape)
+                table = Embedding(7, 5)
+                table.weight.set_data(Tensor(values))
+                assert [own.shape for own in spread_tables(table, mesh, together, smallest=8)] == [(15,)]
+                rows = table(Tensor(ids.astype(np.int32))).asnumpy()
+                name = f"{'graph' if graph else 'pynative'} {together} {shape}"
+                found[name] = float(np.abs(rows - values[ids]).max())
+    return found
+
+
 def main():
     folder = Path(sys.argv[1])
     runtime.setup("CPU", use_parallel=True)
     mesh = make_mesh()
+    (folder / f"tables-{mesh.rank}.json").write_text(json.dumps(rows_of_tables(mesh)))
     found = {}
     for accumulation, stages in STAGES.items():
         many = {stage: resumed(folder / f"stage-{stage}", mesh, stage, accumulation) for stage in stages}
@@ -128,4 +148,5 @@ def main():
         (folder / "found.json").write_text(json.dumps(found))
 
 
-main()
+if __name__ == "__main__":
+    main()

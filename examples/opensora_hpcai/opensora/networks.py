@@ -128,7 +128,6 @@ def load_denoiser(
     """
     from mindone.checkpoint import load_into, read_tensors
     from mindone.nn import set_compute_dtype
-    from mindone.parallel.zero import spread
     from opensora.models.flux_weights import for_network
 
     if not path and allow_random:
@@ -137,7 +136,7 @@ def load_denoiser(
         logger.warning("the denoiser has random weights")
         denoiser = build_denoiser(config, dtype, recompute, parallel)
         if mesh:
-            spread(denoiser, mesh)
+            spread_denoiser(denoiser, mesh)
         return denoiser
     source = require_path(path, "the denoiser's weights", option)
     with runtime.lazy_parameters():
@@ -146,9 +145,18 @@ def load_denoiser(
             set_compute_dtype(denoiser, runtime.compute_dtype(dtype), store=True)
     tensors = adapted(for_network(read_tensors(source), config), denoiser, loras)
     if mesh:
-        spread(denoiser, mesh)
+        spread_denoiser(denoiser, mesh)
     load_into(denoiser, tensors)
     return denoiser.set_train(False)
+
+
+def spread_denoiser(denoiser: Denoiser, mesh: Mesh) -> None:
+    """Replaces matrices and tables of a denoiser that is not trained by this rank's slices of them."""
+    from mindone.parallel.zero import spread, spread_tables
+
+    spread(denoiser, mesh)
+    # Where ranks share the branches of guidance, each asks for other classes.
+    spread_tables(denoiser, mesh, together=False)
 
 
 def check_denoiser_weights(

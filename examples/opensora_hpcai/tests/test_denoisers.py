@@ -8,7 +8,9 @@ import pytest
 from mindone import runtime
 from mindone.adapters import LoraConfig, add_lora
 from mindone.errors import UserError
-from opensora.networks import build_denoiser, denoiser_config, denoiser_presets
+from mindone.parallel.mesh import Mesh
+from mindone.parallel.zero import held_bytes
+from opensora.networks import build_denoiser, denoiser_config, denoiser_presets, spread_denoiser
 
 STDITS = [name for name in denoiser_presets() if name.startswith("STDiT")]
 
@@ -29,6 +31,15 @@ def test_published_sizes_have_the_published_number_of_parameters(preset):
     total, tokens = PARAMETERS[preset]
     assert (sum(sizes.values()), null_caption) == (total, tokens * 4096)
     assert all(parameter.has_init for name, parameter in denoiser.parameters_and_names() if name != "rope.freqs")
+
+
+@pytest.mark.parametrize("preset", [*STDITS, "DiT-XL/2", "PixArt-XL/2", "MMDiT-11B"])
+def test_each_of_eight_ranks_that_sample_holds_an_eighth_of_a_denoiser(preset):
+    with runtime.lazy_parameters():
+        denoiser = build_denoiser(denoiser_config(preset))
+    spread_denoiser(denoiser, Mesh(7, 8))
+    own, whole = held_bytes(denoiser.get_parameters())
+    assert whole / 8 <= own <= whole / 8 * 1.01
 
 
 @pytest.mark.parametrize("preset", denoiser_presets())

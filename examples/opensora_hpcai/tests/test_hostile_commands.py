@@ -7,7 +7,6 @@ runs as many as are asked for and prints what became of them.
 import importlib.util
 import os
 import random
-import resource
 from collections import Counter
 from pathlib import Path
 
@@ -178,7 +177,7 @@ def test_every_file_ends_in_a_result_or_in_one_line(kind, stand_ins, tmp_path, c
         folder = tmp_path / str(number)
         folder.mkdir()
         name, flags = command(kind, content, folder)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = runtime.peak_memory()
         code = 0
         try:
             enter(name, flags)
@@ -188,7 +187,7 @@ def test_every_file_ends_in_a_result_or_in_one_line(kind, stand_ins, tmp_path, c
             raise AssertionError(f"{kind} {number} in {folder} ends in {error!r}") from error
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert (code, len(lines)) in ((0, 0), (2, 1)), (kind, number, code, lines)
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        grown = runtime.peak_memory() - before
         assert grown < MEMORY, (kind, number, grown)
         ends["refused" if code else "taken"] += 1
     with capsys.disabled():

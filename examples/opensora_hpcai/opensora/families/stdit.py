@@ -75,6 +75,8 @@ class GuidedPrediction(nn.Cell):
         self.denoise = Denoise(denoiser)
         self.network = denoiser
         self.null_caption = denoiser.y_embedder.y_embedding
+        # Where ranks have slices of it.
+        self.null_slices = getattr(denoiser.y_embedder, "spread", None)
         self.guided, self.channels, self.keep_variance = guided, channels, keep_variance
 
     def construct(
@@ -101,7 +103,8 @@ class GuidedPrediction(nn.Cell):
         if not self.guided:
             return self.denoise.arguments(z, t, text, text_mask, frames_mask, conditions, None)
         if negative is None:
-            negative = ops.broadcast_to(self.null_caption.astype(text.dtype), text.shape)
+            null = self.null_caption if self.null_slices is None else self.null_slices.whole(self.null_caption, text)
+            negative = ops.broadcast_to(null.astype(text.dtype), text.shape)
             negative_mask = text_mask
         doubled = ()
         for value in conditions:

@@ -21,19 +21,26 @@ class CaptionEmbedder(nn.Cell):
 
     ``y_embedding`` (tokens, C) is the null caption, fixed noise that belongs to the weights: it stands for "no text" in
     classifier-free guidance, and for captions dropped in training. It is not trained.
+
+    Attributes:
+        table, spread: as of `mindone.nn.layers.Embedding`.
     """
+
+    table = "y_embedding"
 
     def __init__(self, in_channels: int, hidden_size: int, token_num: int):
         super().__init__()
         self.y_proj = Mlp(in_channels, hidden_size, hidden_size)
         null = initializer(Normal(1 / math.sqrt(in_channels)), (token_num, in_channels), ms.float32)
         self.y_embedding = Parameter(null, requires_grad=False)
+        self.spread: nn.Cell | None = None
 
     def construct(self, caption: Tensor, force_drop_ids: Tensor | None = None) -> Tensor:
         """``force_drop_ids`` (B,): the captions where it is 1 become the null caption before the projection."""
         if force_drop_ids is not None:
             dropped = (force_drop_ids == 1).reshape(-1, 1, 1, 1)
-            null = F.cast(self.y_embedding[: caption.shape[2]], caption.dtype)
+            null = self.y_embedding if self.spread is None else self.spread.whole(self.y_embedding, caption)
+            null = F.cast(null[: caption.shape[2]], caption.dtype)
             caption = ops.where(dropped, null, caption)
         return self.y_proj(caption)
 

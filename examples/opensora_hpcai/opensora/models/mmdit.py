@@ -210,18 +210,20 @@ class MMDiT(nn.Cell):
         return img, (txt, vec, rope, size)
 
     def run_blocks(self, img: Tensor, state: tuple) -> Tensor:
-        """The image tokens (B, N, D) of all ranks after the blocks."""
+        """This rank's image tokens (B, N, D) after the blocks."""
         txt, vec, rope, size = state
         for block in self.double_blocks:
             img, txt = block(img, txt, vec, rope, size)
         x = ops.concat((txt, img), 1)
         for block in self.single_blocks:
             x = block(x, vec, rope, size)
-        return self.parallel.gather(x[:, None, txt.shape[1] :], (1, size[2]))[:, 0]
+        return x[:, txt.shape[1] :]
 
     def head(self, img: Tensor, state: tuple) -> Tensor:
         """Everything after the blocks; ``state`` is that of `embed`."""
-        return F.cast(self.final_layer(img, state[1]), ms.float32)
+        # What is gathered is narrower behind the last layer, and no rank has all tokens at full width.
+        out = self.parallel.gather(self.final_layer(img, state[1])[:, None], (1, state[3][2]))[:, 0]
+        return F.cast(out, ms.float32)
 
     def first_input(self, img: Tensor, state: tuple) -> Tensor:
         """What the attention of the first block sees of the image tokens: (B, N, D) float32."""
@@ -245,12 +247,11 @@ class MMDiT(nn.Cell):
         self, img: Tensor, img_ids: Tensor, txt: Tensor, txt_ids: Tensor, cond: Tensor | None
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """This rank's image tokens (B, N, D) and text tokens (B, L, D), and the rotary tables of all ranks' tokens."""
-        img, txt = self.img_in(img), self.txt_in(txt)
+        img, txt = self.img_in(self._split(img)), self.txt_in(self._split(txt))
         if self.config.cond_embed:
             if cond is None:
                 raise ValueError("this network needs cond, because its config has cond_embed")
-            img = img + self.cond_in(cond)
-        img, txt = self._split(img), self._split(txt)
+            img = img + self.cond_in(self._split(cond))
         ids = ops.concat((F.cast(txt_ids, ms.float32), F.cast(img_ids, ms.float32)), 1)
         return img, txt, self.rope(ids)
 

@@ -134,12 +134,12 @@ class STDiT(STDiTBase):
         return x, (into_blocks, (t, None, None, grid, (frames, rows, columns)))
 
     def run_blocks(self, x: Tensor, state: tuple) -> Tensor:
-        """The tokens (B, T, S, D) of all ranks after the blocks."""
+        """The tokens (B, T, S, D) of this rank after the blocks."""
         text, text_mask, modulation, in_time, size = state[0]
         x = self.parallel.split(x)
         for i in range(self.config.depth):
             x = self.blocks[i](x, text, text_mask, modulation, modulation, in_time if i == 0 else None, size)
-        return self.parallel.gather(x, size)
+        return x
 
     def broadcast_blocks(self, x: Tensor, state: tuple, branches: tuple) -> tuple[Tensor, tuple]:
         """`run_blocks` with branches of an earlier step, see `opensora.families.cached.Broadcasting`."""

@@ -165,12 +165,12 @@ class STDiT2(STDiTBase):
         return x, (into_blocks, (t, x_mask, shape_t0, grid, (frames, rows, columns)))
 
     def run_blocks(self, x: Tensor, state: tuple) -> Tensor:
-        """The tokens (B, T, S, D) of all ranks after the blocks."""
+        """The tokens (B, T, S, D) of this rank after the blocks."""
         text, text_mask, modulation, over_time, rope, size, places = state[0]
         x = self.parallel.split(x)
         for i in range(self.config.depth):
             x = self.blocks[i](x, text, text_mask, modulation, over_time, rope, size, places)
-        return self.parallel.gather(x, size)
+        return x
 
     def broadcast_blocks(self, x: Tensor, state: tuple, branches: tuple) -> tuple[Tensor, tuple]:
         """`run_blocks` with branches of an earlier step, see `opensora.families.cached.Broadcasting`."""

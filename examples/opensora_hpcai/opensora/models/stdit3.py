@@ -151,7 +151,7 @@ class STDiT3(STDiTBase):
         return x, (into_blocks, (t, x_mask, t0, grid, (frames, rows, columns)))
 
     def run_blocks(self, x: Tensor, state: tuple) -> Tensor:
-        """The tokens (B, T, S, D) of all ranks after the blocks."""
+        """The tokens (B, T, S, D) of this rank after the blocks."""
         text, text_mask, modulation, rope, size = state[0]
         x = self.parallel.split(x)
         for i in range(self.config.depth):
@@ -159,7 +159,7 @@ class STDiT3(STDiTBase):
             x = self.parallel.to_temporal(x, size)
             x = self.temporal_blocks[i](x, text, text_mask, modulation, rope, size)
             x = self.parallel.to_spatial(x, size)
-        return self.parallel.gather(x, size)
+        return x
 
     @property
     def branch_counts(self) -> tuple[int, int, int]:

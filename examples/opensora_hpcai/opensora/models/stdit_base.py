@@ -163,8 +163,12 @@ class STDiTBase(nn.Cell):
         grid: tuple[int, int, int],
         size: tuple[int, int, int],
     ) -> Tensor:
-        """Tokens of all ranks (B, T', S', D) → (B, out_channels, T, H, W) float32, without what filled up patches."""
-        x = unpatchify(self.final_layer(x, t, x_mask, t0), grid, self.config.patch_size)
+        """Tokens of this rank (B, T', S', D) → (B, out_channels, T, H, W) float32, without what filled up patches."""
+        if x_mask is not None:
+            x_mask = self.parallel.frames(x_mask, "space")
+        # What is gathered is narrower behind the last layer, and no rank has all tokens at full width.
+        x = self.parallel.gather(self.final_layer(x, t, x_mask, t0), (grid[0], grid[1] * grid[2]))
+        x = unpatchify(x, grid, self.config.patch_size)
         frames, rows, columns = size
         return F.cast(x[:, :, :frames, :rows, :columns], ms.float32)
 

@@ -3,7 +3,6 @@
 ``worker.py REPORT COMMAND ...``: ``REPORT.RANK`` gets the peak of the process' memory in bytes.
 """
 
-import resource
 import sys
 from pathlib import Path
 
@@ -13,5 +12,4 @@ from opensora.cli import enter
 if __name__ == "__main__":
     report, command = sys.argv[1:3]
     enter(command, sys.argv[3:])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    Path(f"{report}.{runtime.current().rank}").write_text(str(peak))
+    Path(f"{report}.{runtime.current().rank}").write_text(str(runtime.peak_memory()))

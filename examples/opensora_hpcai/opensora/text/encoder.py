@@ -76,11 +76,14 @@ class TextEncoder:
             UserError: folder or one of its parts is missing, or its embeddings are not ``expected_dim`` wide.
         """
         from mindone.checkpoint import load_into, read_tensors
-        from mindone.parallel.zero import spread
+        from mindone.parallel.zero import held_bytes, spread, spread_tables
 
         network, tokenizer, dim, unused = _prepared(folder, max_length, dtype, expected_dim, option)
         if mesh:
             spread(network, mesh)
+            spread_tables(network, mesh, together=True)
+            own, whole = held_bytes(network.get_parameters())
+            logger.info("weights of %s on this rank: %s of %s bytes", folder, f"{own:,}", f"{whole:,}")
         load_into(network, read_tensors(folder), allow_unexpected=unused)
         network.set_train(False)
         return cls(network, tokenizer, dim, batch_size, attend_to_padding)
