@@ -147,8 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     worst = 0.0
     for way in args.ways:
         version = WAYS[way]
-        alone.setdefault(version, 0)
-        if not alone[version]:
+        if version not in alone:
             alone[version] = measured(way, 1)
             print(f"| {version} | 1 | {alone[version] / MEGABYTE:,.0f} | 1 | |", flush=True)
         for ranks in args.ranks:

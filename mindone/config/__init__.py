@@ -22,6 +22,7 @@ Types of leaves: ``bool, int, float, str, Any, Literal, list, tuple, dict``, uni
 
 from mindone.config.build import load, parse, resolve, save_config, to_yaml
 from mindone.config.checks import SettingError, about, check, naming_sources, require, require_at_least
+from mindone.config.command_line import arguments
 from mindone.config.help import descriptions
 from mindone.config.names import Names
 from mindone.config.schema import AnyFloat, Entries, FilePath, FilePaths, Leaf, Settings, leaves
@@ -37,6 +38,7 @@ __all__ = [
     "SettingError",
     "Settings",
     "about",
+    "arguments",
     "check",
     "descriptions",
     "leaves",

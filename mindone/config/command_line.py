@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mindone.config.checks import Given, Source
@@ -17,6 +18,15 @@ from mindone.errors import UserError
 _OPTION = re.compile(r"--?[A-Za-z]")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*=")
 _CONFIG = ("-c", "--config")
+
+
+def arguments(values: Mapping[str, object]) -> list[str]:
+    """Values by the names of their flags as a command line: a list as several words, a mapping as JSON."""
+    argv = []
+    for name, value in values.items():
+        items = value if isinstance(value, list | tuple) else [value]
+        argv += [f"--{name}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in items)]
+    return argv
 
 
 def read_argv(names: Names, argv: Sequence[str]) -> tuple[list[str], list[Given]]:

@@ -2,8 +2,13 @@
 
 import pytest
 
-from mindone.config import parse
+from mindone.config import arguments, parse
 from mindone.errors import UserError, guarded
+
+
+def test_values_become_the_words_of_their_flags():
+    values = {"mode": 1, "size": [64, 96], "sizes": {"depth": 2}, "on": False}
+    assert arguments(values) == ["--mode", "1", "--size", "64", "96", "--sizes", '{"depth": 2}', "--on", "False"]
 
 
 @pytest.mark.parametrize("argv, value", [(["--use_parallel"], True), (["--use_parallel", "True"], True)])

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -196,6 +196,14 @@ class Fitted:
         return {reason: out[which] for reason, which in cases.items() if which.any()}
 
 
+class Sizes(NamedTuple):
+    """Of a resolution: its pixels, (height, width) per aspect ratio, and these ratios as numbers (float64)."""
+
+    pixels: int
+    sizes: Mapping[str, tuple[int, int]]
+    ratios: np.ndarray
+
+
 # --- versions --------------------------------------------------------------------------------------------------------
 
 
@@ -205,10 +213,12 @@ def rules_1(config: BucketConfig) -> BucketRules:
     Raises:
         SettingError: the config has unknown names, or values that cannot be.
     """
-    named = {name: ASPECT_TABLES[named_resolution(name)] for name in config if not exact_size(name)}
-    pixels = {name: PIXELS[name] for name in named}
-    ratios = {name: np.array([float(key) for key in table]) for name, table in named.items()}
-    return BucketRules(_resolutions(config, pixels, named, ratios, lambda second: (0.0, second)), strict=True)
+
+    def named(name: str) -> Sizes:
+        table = ASPECT_TABLES[named_resolution(name)]
+        return Sizes(PIXELS[name], table, np.array([float(key) for key in table]))
+
+    return BucketRules(_resolutions(config, named, lambda second: (0.0, second)), strict=True)
 
 
 def rules_2_0(config: BucketConfig, grid: int = 16) -> BucketRules:
@@ -217,10 +227,12 @@ def rules_2_0(config: BucketConfig, grid: int = 16) -> BucketRules:
     Raises:
         SettingError: the config has unknown names, or values that cannot be.
     """
-    named = {name: aspect_table_2_0(name, training=True, grid=grid) for name in config if not exact_size(name)}
-    pixels = {name: pixels_2_0(name) for name in named}
-    ratios = {name: np.array([ratio_2_0(key) for key in table]) for name, table in named.items()}
-    return BucketRules(_resolutions(config, pixels, named, ratios, lambda second: (second, 1.0)), strict=False)
+
+    def named(name: str) -> Sizes:
+        table = aspect_table_2_0(name, training=True, grid=grid)
+        return Sizes(pixels_2_0(name), table, np.array([ratio_2_0(key) for key in table]))
+
+    return BucketRules(_resolutions(config, named, lambda second: (second, 1.0)), strict=False)
 
 
 def sampling_intervals(fps: np.ndarray, fps_max: float | None) -> np.ndarray:
@@ -239,31 +251,35 @@ def sampling_intervals(fps: np.ndarray, fps_max: float | None) -> np.ndarray:
 
 
 def _resolutions(
-    config: BucketConfig,
-    pixels: Mapping[str, int],
-    sizes: Mapping[str, Mapping[str, tuple[int, int]]],
-    ratios: Mapping[str, np.ndarray],
-    take: Callable[[float], tuple[float, float]],
+    config: BucketConfig, named: Callable[[str], Sizes], take: Callable[[float], tuple[float, float]]
 ) -> list[Resolution]:
-    """The config's resolutions from the largest on; ``take`` gives the draws for which a pair takes a length.
+    """The config's resolutions from the largest on.
 
-    A name ``64x96`` is a resolution of one size.
+    Args:
+        named: the sizes of a version's published names.
+        take: the draws for which a pair takes a length.
     """
-    exact = {name: size for name in config if (size := exact_size(name))}
-    pixels = {**pixels, **{name: height * width for name, (height, width) in exact.items()}}
-    sizes = {**sizes, **{name: {f"{size[0] / size[1]:.2f}": size} for name, size in exact.items()}}
-    ratios = {**ratios, **{name: np.array([height / width]) for name, (height, width) in exact.items()}}
+    sizes = {name: _one_size(name) or named(name) for name in config}
     found, number = [], 0
-    for name in sorted(config, key=lambda name: pixels[name], reverse=True):
+    for name in sorted(config, key=lambda name: sizes[name].pixels, reverse=True):
         lengths = []
         for frames in sorted(config[name], reverse=True):
             keep, second, batch_size = _entry(name, frames, config[name][frames])
             lengths.append(Length(number, frames, keep, None if second is None else take(second), batch_size))
             number += 1
-        found.append(Resolution(name, pixels[name], sizes[name], ratios[name], lengths))
+        found.append(Resolution(name, *sizes[name], lengths))
     if not any(length.keep for resolution in found for length in resolution.lengths):
         raise SettingError("bucket_config has no bucket with a probability above 0", "bucket_config")
     return found
+
+
+def _one_size(name: str) -> Sizes | None:
+    """Of a name ``64x96``, a resolution of that size alone; None of any other name."""
+    size = exact_size(name)
+    if size is None:
+        return None
+    height, width = size
+    return Sizes(height * width, {f"{height / width:.2f}": size}, np.array([height / width]))
 
 
 def _entry(name: str, frames: int, entry: Any) -> tuple[float, float | None, int]:

@@ -13,7 +13,7 @@ import yaml
 
 from mindone.checkpoint.atomic import atomic_write, sha256
 from mindone.checkpoint.files import read_json
-from mindone.config import leaves, parse, to_yaml
+from mindone.config import arguments, leaves, parse, to_yaml
 from mindone.data.textfile import lines_of
 from mindone.errors import UserError
 from opensora import cli
@@ -50,7 +50,7 @@ def run(config: RunDataConfig) -> Path:
             given = {"output_folder": str(folder / f"{number:02d}_{verb}")} | given
         if "rejected" in names:
             given = {"rejected": str(folder / f"{number:02d}_rejected.csv")} | given
-        settings = parse(cli.load(door.schema), _arguments(given), f"{config.pipeline}, step {number}")
+        settings = parse(cli.load(door.schema), arguments(given), f"{config.pipeline}, step {number}")
         label = hashlib.sha256(f"{to_yaml(settings)}{_input(table, videos)}".encode()).hexdigest()
         name = f"{number} {verb}"
         if output.is_file() and state.get(name) == [label, sha256(output)]:
@@ -110,15 +110,6 @@ def read_steps(config: RunDataConfig) -> list[tuple[str, Values]]:
         for values in places:
             values[setting] = value
     return found
-
-
-def _arguments(values: Values) -> list[str]:
-    """Settings as a command line."""
-    arguments = []
-    for name, value in values.items():
-        texts = value if isinstance(value, list) else [value]
-        arguments += [f"--{name}", *(json.dumps(text) if isinstance(text, dict) else str(text) for text in texts)]
-    return arguments
 
 
 def _input(table: str | None, videos: str) -> str:

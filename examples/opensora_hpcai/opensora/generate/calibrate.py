@@ -33,6 +33,7 @@ from opensora.generate.pixels import load_autoencoder
 from opensora.generate.plan import Plan
 from opensora.generate.progress import Steps
 from opensora.generate.references import encode_references
+from opensora.generate.results import OF_THE_RUN, without
 from opensora.generate.texts import encode_texts
 
 logger = logging.getLogger(__name__)
@@ -87,15 +88,13 @@ def calibrated(plan: Plan) -> Plan:
 def recipe_key(plan: Plan) -> str:
     """A digest of what the measurement depends on: weights, sampler, size and LPIPS, not which videos are made."""
     config = plan.config
-    beside = ("num_samples", "batch_size", "initial_noise")
-    sampler = {k: v for k, v in vars(config.sampler).items() if k not in beside}
     said = {
         "weights": plan.weights,
         "version": plan.family.name,
         "size": plan.size(plan.jobs[0]),
         "dtype": config.denoiser.dtype,
         "loras": config.denoiser.loras,
-        "sampler": sampler,
+        "sampler": without(vars(config.sampler), *OF_THE_RUN),
         "coefficients": config.cache.teacache_coefficients,
         "lpips": None if config.cache.lpips_random else config.cache.lpips_checkpoint,
     }

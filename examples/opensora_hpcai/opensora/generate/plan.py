@@ -96,7 +96,7 @@ class Plan:
     @property
     def still_frames(self) -> int:
         """Frames of the clip that stands still, of which a given picture is encoded as the first."""
-        return self.autoencoder.config.micro_frame_size if self.config.conditions.picture_as_clip else 1
+        return _chunk_of(self.autoencoder) if self.config.conditions.picture_as_clip else 1
 
     @property
     def saved_fps(self) -> float:
@@ -253,9 +253,14 @@ def _digests(config: GenerateConfig, encoders: Sequence[str]) -> dict[str, str]:
     return {option: weights_digest(find_model(path)) for option, path in paths.items() if path and Path(path).exists()}
 
 
+def _chunk_of(autoencoder: Autoencoder) -> int | None:
+    """The frames of one chunk, for autoencoders that work in chunks."""
+    return getattr(autoencoder.config, "micro_frame_size", None)
+
+
 def whole_chunks(config: GenerateConfig, autoencoder: Autoencoder) -> tuple[GenerateConfig, int | None]:
     """The config with a condition_frame_length of whole chunks of the autoencoder, and the frames of one chunk."""
-    chunk = getattr(autoencoder.config, "micro_frame_size", None)
+    chunk = _chunk_of(autoencoder)
     if chunk is None:
         return config, None
     asked = config.conditions.condition_frame_length

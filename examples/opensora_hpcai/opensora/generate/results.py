@@ -42,6 +42,9 @@ SHARING = (
     "shard_weights",
 )
 
+# Settings of the sampler that say which videos are made, and how many at once, not how.
+OF_THE_RUN = ("num_samples", "batch_size", "initial_noise")
+
 # Settings that find a threshold; what they found is in the settings as well.
 CALIBRATION = ("max_lpips", "lpips_checkpoint", "lpips_random")
 
@@ -73,17 +76,18 @@ def made_from(plan: Plan, job: Job) -> dict[str, Any]:
             },
             "model_version": plan.family.name,
             "weights": plan.weights,
-            "denoiser": _without(vars(config.denoiser), *SHARING),
+            "denoiser": without(vars(config.denoiser), *SHARING),
             "autoencoder": config.autoencoder,
             "text": config.text,
-            "sampler": _without(vars(config.sampler), "num_samples", "batch_size", "initial_noise"),
-            **({} if config.cache.step_cache == "none" else {"cache": _without(vars(config.cache), *CALIBRATION)}),
+            "sampler": without(vars(config.sampler), *OF_THE_RUN),
+            **({} if config.cache.step_cache == "none" else {"cache": without(vars(config.cache), *CALIBRATION)}),
             "save_format": config.output.save_format if config.output.use_vae_decode else "npy",
         }
     )
 
 
-def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The others of some settings."""
     return {name: value for name, value in values.items() if name not in names}
 
 

@@ -24,6 +24,8 @@ from mindone.checkpoint.tensors import Entry, one_line
 from mindone.errors import UserError
 from opensora.model_folder import read_config
 from opensora.models.mmdit_layouts import (
+    LAYOUTS,
+    QUERY_NORMS,
     Layout,
     depths_of,
     known_layout,
@@ -47,8 +49,6 @@ AUTO = "auto"
 PREFIX = "model.diffusion_model."
 """What names begin with in ComfyUI's files that hold other networks too."""
 DIFFUSERS_FILES = Files(weights="diffusion_pytorch_model.safetensors")
-# Ends of names that every MMDiT has.
-_MARKS = (".query_norm.scale", ".attn.norm_q.weight")
 _LISTED = 3
 
 
@@ -85,7 +85,7 @@ def convert_flux(
         here = known_layout(source_layout, has_condition)[1]
     name, there = known_layout(target_layout, has_condition)
     converted = in_layout(tensors, here, there)
-    sizes = sizes_of(in_layout(tensors, here, Layout(False, True)), given)
+    sizes = sizes_of(in_layout(tensors, here, LAYOUTS["open-sora"]), given)
     _say_what_readers_lack(sizes, name)
     about = {**tensors.metadata, "layout": name, **(metadata or {})}
     converted = TensorFile(tensors.path, converted.entries, about)
@@ -120,7 +120,7 @@ def for_network(tensors: TensorFile, config: DenoiserConfig) -> TensorFile:
         UserError: an MMDiT in another layout is not whole.
     """
     own = own_layout(config)
-    if own is None or not any(name.endswith(_MARKS) for name in tensors):
+    if own is None or not any(name.endswith(QUERY_NORMS) for name in tensors):
         return tensors
     tensors = unwrapped(tensors)
     here = layout_of(tensors)
@@ -208,7 +208,7 @@ def _pieces(tensors: TensorFile, layout: Layout) -> _Pieces:
 
 def _check_names(tensors: TensorFile, layout: Layout, known: Mapping[str, tuple[str, tuple[str, ...], str]]) -> None:
     found = layout_of(tensors)
-    if not any(name.endswith(_MARKS) for name in tensors):
+    if not any(name.endswith(QUERY_NORMS) for name in tensors):
         raise UserError(f"{tensors.path} holds no MMDiT: none of its tensors is a query_norm.scale or an attn.norm_q")
     if found.diffusers != layout.diffusers or found.fused_qkv != layout.fused_qkv:
         kind = "one matrix" if found.fused_qkv else "matrices of their own"

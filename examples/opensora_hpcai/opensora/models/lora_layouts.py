@@ -21,6 +21,7 @@ from mindone.checkpoint.tensors import Entry
 from opensora.models.flux_weights import in_layout
 from opensora.models.mmdit_layouts import (
     LAYOUTS,
+    QUERY_NORMS,
     Layout,
     depths_of,
     module_table,
@@ -74,7 +75,7 @@ def lora_in_layout(lora: LoraTensors, shapes: Shapes, source: Layout, target: La
         return lora
     depths = depths_of(shapes)
     names, sizes = module_table(source, *depths), shapes_in_layout(shapes, source, target)
-    head_size = next(math.prod(shape) for name, shape in shapes.items() if _is_norm(name))
+    head_size = next(math.prod(shape) for name, shape in shapes.items() if name.endswith(QUERY_NORMS))
     wholes, pieces = {}, {}
     for path, module in lora.modules.items():
         wholes[names[path]] = module
@@ -92,10 +93,6 @@ def lora_in_layout(lora: LoraTensors, shapes: Shapes, source: Layout, target: La
             rows = piece_sizes(parts, *sizes[f"{path}.weight"])
             modules[path] = found[parts[0]] if len(parts) == 1 else _joined([found.get(part) for part in parts], rows)
     return LoraTensors(lora.path, modules, lora.metadata)
-
-
-def _is_norm(name: str) -> bool:
-    return name.endswith((".query_norm.scale", ".attn.norm_q.weight"))
 
 
 def _no_values() -> np.ndarray:

@@ -60,6 +60,9 @@ ORIGINAL = "original"
 OPTIONAL = ("guidance_in.", "cond_in", "time_text_embed.guidance_embedder.")
 """What the names of modules begin with that not every MMDiT has."""
 
+QUERY_NORMS = (".query_norm.scale", ".attn.norm_q.weight")
+"""Ends of the names of scales, one for each channel of a head, that every MMDiT has in one layout or another."""
+
 # Our module → its pieces.
 _OUTSIDE = {
     "img_in": ("x_embedder",),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mindone.checkpoint.atomic import atomic_write, remove_folder
 from mindone.checkpoint.files import read_json
-from mindone.config import parse, to_yaml
+from mindone.config import arguments, parse, to_yaml
 from mindone.data.table import read_video_table
 from opensora import families
 from opensora.config import DecodeConfig, ScoreConfig, ToyBenchmarkConfig, ToyDataConfig, TrainConfig, TrainVaeConfig
@@ -94,7 +94,7 @@ def _autoencoder_runs(config: ToyBenchmarkConfig) -> list[TrainVaeConfig]:
         start = settings.folder / f"vae_{number - 1}" / "model" if number > 1 else config.autoencoder.vae_checkpoint
         if start:
             values["pretrained_model_path"] = start
-        runs.append(parse(TrainVaeConfig, ["--config", str(recipe), *_flags(values)]))
+        runs.append(parse(TrainVaeConfig, ["--config", str(recipe), *arguments(values)]))
     return runs
 
 
@@ -105,14 +105,6 @@ def _trains(run: TrainVaeConfig) -> Callable[[bool], object]:
 def _settings(run: TrainConfig | TrainVaeConfig) -> str:
     """What tells a training from another: not whether it goes on or begins anew."""
     return to_yaml(replace(run, train=replace(run.train, resume=False, overwrite=False, allow_changes=False)))
-
-
-def _flags(values: dict[str, object]) -> list[str]:
-    """Settings as a command line."""
-    words = []
-    for name, value in values.items():
-        words += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
-    return words
 
 
 # --- clips and texts -------------------------------------------------------------------------------------------------
@@ -220,7 +212,7 @@ def _judge_generated(steps: Steps, training: TrainConfig, settings: Benchmark) -
         "json": folder / "generated.json",
     }
     recipe = ["--config", str(settings.sample_config)] if settings.sample_config else []
-    flags = _flags({name: value for name, value in values.items() if value is not None})
+    flags = arguments({name: value for name, value in values.items() if value is not None})
     config = parse(ScoreConfig, [*recipe, *flags])
 
     def run(anew: bool) -> None:

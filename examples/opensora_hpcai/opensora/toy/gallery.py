@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mindone.checkpoint import read_tensors
-from mindone.config import parse
+from mindone.config import arguments, parse
 from mindone.data.video import read_video
 from mindone.data.write import contact_sheet, write_palette_png
 from mindone.errors import UserError
@@ -71,8 +71,7 @@ def _model(config: GalleryConfig, recipe: str) -> ScoreConfig | None:
 
 def _settings(config: GalleryConfig, recipe: str) -> ScoreConfig:
     values = {"config": recipe, "output_path": config.output_path, "seed": config.seed}
-    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    return parse(ScoreConfig, [*words, "--device_target", config.device_target])
+    return parse(ScoreConfig, arguments(values | {"device_target": config.device_target}))
 
 
 def name_of(model: ScoreConfig) -> str:

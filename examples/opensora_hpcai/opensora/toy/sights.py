@@ -31,17 +31,13 @@ class Sight(NamedTuple):
 
 def sight_of(frame: np.ndarray) -> Sight | None:
     """The one thing in a frame (H, W, 3) uint8 that differs from the background; None if nothing does."""
-    pixels = cv2.GaussianBlur(frame, (3, 3), 0).astype(np.float32)
-    difference = pixels - _background(pixels)
-    distance = np.sqrt((difference**2).sum(-1))
+    pixels, difference, distance = _from_background(frame)
     return _sight(pixels, difference, distance >= np.quantile(distance, 1 - MIN_AREA))
 
 
 def sights_by_colour(frame: np.ndarray, colours: Mapping[str, Colour]) -> dict[str, Sight]:
     """By the name of their colour, all things in a frame (H, W, 3) uint8 that have one of some colours."""
-    pixels = cv2.GaussianBlur(frame, (3, 3), 0).astype(np.float32)
-    difference = pixels - _background(pixels)
-    distance = np.sqrt((difference**2).sum(-1))
+    pixels, difference, distance = _from_background(frame)
     limit = max(MIN_CONTRAST, PART_OF_CONTRAST * float(np.quantile(distance, 1 - MIN_AREA)))
     names = nearest_names(pixels, colours)
     found = {}
@@ -55,6 +51,13 @@ def sights_by_colour(frame: np.ndarray, colours: Mapping[str, Colour]) -> dict[s
         if sight is not None:
             found[name] = sight
     return found
+
+
+def _from_background(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Smoothed pixels (H, W, 3) float32, their difference from the background, and its length (H, W)."""
+    pixels = cv2.GaussianBlur(frame, (3, 3), 0).astype(np.float32)
+    difference = pixels - _background(pixels)
+    return pixels, difference, np.sqrt((difference**2).sum(-1))
 
 
 def _largest(mask: np.ndarray, share: float) -> np.ndarray | None:
