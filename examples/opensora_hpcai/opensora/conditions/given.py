@@ -26,7 +26,7 @@ from opensora.conditions.strategies import (
     parse_strategy,
     strategy_of_task,
 )
-from opensora.conditions.visual import KINDS, given_frames, given_latents, sampling_condition
+from opensora.conditions.visual import KINDS, given_ends, given_frames, given_latents, sampling_condition
 
 References = Sequence[Sequence[np.ndarray]]
 """Per sample, latents (C, T', H, W)."""
@@ -49,6 +49,7 @@ class Asked:
     strategy: str | None = None
     task: str | None = None
     edit_ratio: float = 0.3
+    paste_tail: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Conditions:
     kind: str = "t2v"
     align: int | None = None
     causal: bool = True
+    paste_tail: bool = True
 
     def __bool__(self) -> bool:
         return bool(self.references or self.groups)
@@ -213,7 +215,7 @@ class GivenToNetwork(Conditioning):
         else:
             taken = (clip,) if ("head" in kind) != (asked.task in self.kinds) else (-clip,)
         references = tuple(Reference(path, frames) for path, frames in zip(asked.paths, taken))
-        return Conditions(references, kind=kind, causal=causal)
+        return Conditions(references, kind=kind, causal=causal, paste_tail=asked.paste_tail)
 
     def places(self, conditions: Conditions, length: Length) -> list[range]:
         counts = [abs(reference.frames) for reference in conditions.references]
@@ -227,8 +229,12 @@ class GivenToNetwork(Conditioning):
         kinds = [wanted.kind for wanted in conditions]
         if set(kinds) == {"t2v"}:
             return {"noise": noise}
-        parts = sampling_condition(kinds, references, noise.shape[1:], conditions[0].causal)
-        return {"noise": noise, "condition": np.concatenate(parts, 1)}
+        masks, latents = sampling_condition(kinds, references, noise.shape[1:], conditions[0].causal)
+        pasted = masks[:, :, :, :1, :1] == 1
+        for row, wanted in enumerate(conditions):
+            for end in given_ends([wanted.kind], wanted.causal):
+                pasted[row, :, end.place] &= end.is_head or wanted.paste_tail
+        return {"noise": noise, "condition": np.concatenate([masks, latents], 1), "pasted": pasted}
 
 
 def _require_room(task: str, length: Length, latents: int) -> None:

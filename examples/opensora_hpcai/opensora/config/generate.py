@@ -268,6 +268,9 @@ class Conditions:
     picture_as_clip: bool = False
     """encode a given picture as the first frame of a clip that stands still, as given frames were encoded in training;
     by itself, as published, if not (for autoencoders that work in chunks: 1.2)"""
+    paste_tail: bool = True
+    """put the latents of what is given at the end into the result, as published (2.0); if not, the network's own stay,
+    which follow what comes before them, as those of an autoencoder do that is causal in time"""
 
     def check(self) -> None:
         require_at_least(self, loop=1, condition_frame_length=1)

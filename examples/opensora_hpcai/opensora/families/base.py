@@ -69,6 +69,7 @@ NO_GIVEN_FRAMES: Refusals = {
 ONLY_2_0: Refusals = {
     "prompt_suffix": (lambda value: not value, "leave it out; only version 2.0 adds one"),
     "condition_kinds": (is_on, "leave it out; version 2.0 has it"),
+    "paste_tail": (lambda value: not value, "leave it out; version 2.0 has it"),
     "sequence_parallel_method": (lambda value: value == "ring", "use ulysses; version 2.0 has it"),
 }
 
@@ -157,6 +158,8 @@ class SampleRequest:
     """noise for frames that join at step i"""
     condition: np.ndarray | None = None
     """(B, 1 + C, T, H, W), masks and masked latents, for networks that are told what is given; None: nothing is"""
+    pasted: np.ndarray | None = None
+    """(B, 1, T, 1, 1) bool: which of the given latents stand in the result as they are; None: all"""
 
 
 class Sampler(Protocol):

@@ -158,7 +158,8 @@ class GuidedSampler:
         """The result, in which given latents stand as they were given."""
         if request.condition is None:
             return z
-        return np.where(request.condition[:, :1] > 0, request.condition[:, 1:], z)
+        pasted = request.condition[:, :1] > 0 if request.pasted is None else request.pasted
+        return np.where(pasted, request.condition[:, 1:], z)
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -134,7 +134,8 @@ def _request(
     latent_shape = (autoencoder.latent_channels, *autoencoder.latent_size(size))
     check_loops(line.text, config.conditions.loop)
     paths = tuple(path.strip() for path in (line.reference_path or "").split(";") if path.strip())
-    asked = Asked(paths, line.mask_strategy or None, line.task, config.conditions.edit_ratio)
+    wanted = config.conditions
+    asked = Asked(paths, line.mask_strategy or None, line.task, wanted.edit_ratio, wanted.paste_tail)
     length = length_of(config, size, autoencoder, chunk)
     conditions = Conditions()
     if paths or asked.strategy or asked.task:

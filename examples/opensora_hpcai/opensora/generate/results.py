@@ -73,6 +73,7 @@ def made_from(plan: Plan, job: Job) -> dict[str, Any]:
                 "condition_frame_length": plan.clip_frames if plan.loops > 1 else None,
                 "condition_frame_edit": config.conditions.condition_frame_edit if plan.loops > 1 else None,
                 **({"picture_as_clip": True} if config.conditions.picture_as_clip else {}),
+                **({} if config.conditions.paste_tail else {"paste_tail": False}),
             },
             "model_version": plan.family.name,
             "weights": plan.weights,

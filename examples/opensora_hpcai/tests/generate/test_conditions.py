@@ -16,6 +16,7 @@ from opensora.generate import run
 from opensora.generate.pixels import load_autoencoder
 from opensora.generate.plan import make_plan
 from opensora.generate.references import encode_references, read_reference
+from opensora.generate.results import made_from
 from opensora.generate.run import generate
 
 # version → task → files that are given, and latent frames that are kept; all frames are made anew without any
@@ -94,6 +95,16 @@ def test_a_task_keeps_what_is_given_exactly_and_makes_the_rest(version, task, se
     record = json.loads(result.latents_file.with_suffix(".json").read_text())
     assert record["task"] == task
     assert len(record["references"]) == len(latents_given)
+
+
+def test_the_end_of_a_video_of_2_0_may_stay_as_the_network_made_it(settings, material):
+    shared = {"version": "v2.0", **changes_of("v2.0", "interpolate", material), **LATENTS}
+    first, second = settings(**shared), settings(**shared, paste_tail=False, overwrite=True)
+    (pasted,), (own,) = generate(first), generate(second)
+    np.testing.assert_array_equal(own.latents[:, :-1], pasted.latents[:, :-1])
+    assert np.abs(own.latents[:, -1] - pasted.latents[:, -1]).max() > 1e-3
+    plans = [plan_of(config) for config in (first, second)]
+    assert made_from(plans[0], plans[0].jobs[0]) != made_from(plans[1], plans[1].jobs[0])
 
 
 @pytest.mark.parametrize("version", ["v1", "v1.1", "v1.2", "v2.0"])
@@ -245,6 +256,11 @@ REFUSED = {
         "v1.1",
         {"task": "i2v", "reference_path": "a.png", "picture_as_clip": True},
         "does not work in chunks; leave out picture_as_clip",
+    ),
+    "an end that is not pasted": (
+        "v1.2",
+        {"task": "interpolate", "reference_path": "a.png;a.png", "paste_tail": False},
+        "leave it out; version 2.0 has it",
     ),
     "a missing file": ("v1.2", {"task": "i2v", "reference_path": "none.png"}, "none.png"),
     "a picture as a clip": ("v1.2", {"task": "extend", "reference_path": "a.png"}, "has 1 frames, but 17 are needed"),
