@@ -88,7 +88,9 @@ def given_ends(kinds: Iterable[str], causal: bool) -> list[End]:
 
 
 def possible(weights: Mapping[str, float], latent_frames: int) -> dict[str, float]:
-    """The kinds that a video of this length can have; the mapping itself is not changed."""
+    """The kinds that a video of this length can have, an image none; the mapping itself is not changed."""
+    if latent_frames == 1:
+        return {}
     limits = {"v2v_head": CLIP_LATENTS, "v2v_tail": CLIP_LATENTS}
     limits |= {f"{kind}_easy": EASY_CLIP_LATENTS for kind in limits}
     return {kind: weight for kind, weight in weights.items() if latent_frames > limits.get(kind, 0)}
@@ -98,12 +100,17 @@ def draw_kinds(
     weights: Mapping[str, float], latent_frames: int, generators: Sequence[np.random.Generator]
 ) -> list[str]:
     """A kind per sample, by its weight, each from the sample's own random stream. An image has none."""
-    if latent_frames == 1 or not weights:
-        return ["t2v"] * len(generators)
     choices = possible(weights, latent_frames)
+    if not choices:
+        return ["t2v"] * len(generators)
     ends = np.cumsum(list(choices.values()))
     kinds = list(choices)
     return [kinds[int(np.searchsorted(ends, g.random() * ends[-1], side="right"))] for g in generators]
+
+
+def drawn_ends(weights: Mapping[str, float], latent_frames: int) -> list[str]:
+    """Names of what `draw_kinds` may give of a video of this length, encoded by itself by a causal autoencoder."""
+    return [end.name for end in given_ends(possible(weights, latent_frames), causal=True)]
 
 
 def sampling_condition(

@@ -262,7 +262,8 @@ class LatentTextDataset:
         latent_align: pieces start at multiples of this: 5 for 1.2, whose chunks of 17 frames become 5 latent ones.
         spatial_compression: pixels per latent, for files that do not tell the size that was encoded.
         cache_bytes: keep what was read in memory, up to this size per process.
-        ends: names of what conditions give, which the files hold encoded by itself; whole videos are needed then.
+        ends: latent frames of a sample -> names of what conditions may give of it, which its file has to hold, encoded
+            by itself; whole videos are needed then.
     """
 
     def __init__(
@@ -274,11 +275,11 @@ class LatentTextDataset:
         latent_align: int = 1,
         spatial_compression: int = 8,
         cache_bytes: int = 0,
-        ends: Sequence[str] = (),
+        ends: Callable[[int], Sequence[str]] | None = None,
     ):
         self.rows, self.folders = list(rows), cache.latent_folders(latent_folder)
         self.latent_frames, self.latent_align = latent_frames, latent_align
-        self.spatial_compression, self.ends = spatial_compression, tuple(ends)
+        self.spatial_compression, self.ends = spatial_compression, ends
         self.memory = Memory(cache_bytes)
         self.text = TextCache(text_folder, self.memory) if text_folder else None
 
@@ -292,15 +293,17 @@ class LatentTextDataset:
         """Latents of any size, or of videos of one height and width where several are cached."""
         row = self.rows[index]
         path = self._path(row, rng, size)
-        entry = self.memory.get(path, lambda: cache.read_latent(path, self.ends))
-        total = len(entry.mean)
         by_size = isinstance(self.latent_frames, Mapping)
-        piece = self._piece(path, total, self.latent_frames[size[0]] if by_size else self.latent_frames, rng)
+        wanted = self.latent_frames[size[0]] if by_size else self.latent_frames
+        ends = self.ends(wanted) if self.ends else ()
+        entry = self.memory.get(path, lambda: cache.read_latent(path, ends))
+        total = len(entry.mean)
+        piece = self._piece(path, total, wanted, rng)
         height, width = entry.size or tuple(side * self.spatial_compression for side in entry.mean.shape[2:])
         # without a word on it, one latent frame is one frame: older files come from frame-wise autoencoders
         num_frames = entry.num_frames or total
         if piece.stop - piece.start < total:
-            if self.ends:
+            if ends:
                 raise BadSample(
                     f"{path} has {total} latent frames, {piece.stop - piece.start} are needed; what conditions give is "
                     "cached of whole videos, so cache them at the length that is trained"

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from mindone.parallel.sequence import NoParallel
 from mindone.parallel.zero import spread
 from mindone.train.band import BandWatch
 from mindone.train.loop import Every, Training
-from opensora.conditions.visual import given_ends
+from opensora.conditions.visual import drawn_ends
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.config.train import Data, TrainConfig
 from opensora.data.cache import cache_path, latent_folders, require_distinct
@@ -346,7 +347,7 @@ def make_dataset(setting: Setting, usual_size: VideoSize | None = None) -> Laten
             latent_align=autoencoder.chunk_latents,
             spatial_compression=autoencoder.spatial_compression,
             cache_bytes=cache_bytes(data),
-            ends=[end.name for end in given_ends(setting.config.flow.condition_config or (), causal=True)],
+            ends=partial(drawn_ends, setting.config.flow.condition_config or {}),
         )
     return VideoTextDataset(
         rows,

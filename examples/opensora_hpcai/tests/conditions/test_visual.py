@@ -8,6 +8,7 @@ from mindone.testing.stand_ins import toy_encode
 from opensora.conditions.visual import (
     KINDS,
     draw_kinds,
+    drawn_ends,
     encoded,
     given_frames,
     pad_for_condition,
@@ -117,6 +118,14 @@ def test_kinds_are_drawn_by_weight_and_short_videos_have_no_clips():
         assert abs(drawn.count(kind) / 4000 - share) < 0.03
     assert possible(weights, 8) == {"t2v": 1.0, "i2v_head": 3.0}
     assert weights == {"t2v": 1.0, "i2v_head": 3.0, "v2v_head": 4.0}
+    assert possible(weights, 1) == {} and draw_kinds(weights, 1, streams[:2]) == ["t2v", "t2v"]
+
+
+def test_a_cache_has_to_hold_only_what_a_video_of_its_length_may_be_given():
+    weights = {"t2v": 1.0, "i2v_loop": 3.0, "v2v_head": 4.0}
+    assert drawn_ends(weights, 1) == []
+    assert drawn_ends(weights, 5) == ["head_1", "tail_1"]
+    assert drawn_ends(weights, 13) == ["head_1", "tail_1", "head_9"]
 
 
 def test_samples_of_a_batch_have_their_own_conditions():

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from fractions import Fraction
+from functools import partial
 
 import av
 import numpy as np
@@ -14,6 +15,7 @@ from mindone.data.transforms import ResizeCrop
 from mindone.data.video import probe
 from mindone.data.write import write_png, write_video
 from mindone.errors import UserError
+from opensora.conditions.visual import drawn_ends
 from opensora.data.cache import LatentEntry, cache_path, write_latent, write_text
 from opensora.data.dataset import LatentTextDataset, Memory, VideoTextDataset, WholeVideoDataset
 
@@ -193,6 +195,18 @@ def test_pieces_of_long_latents_start_at_whole_chunks(rows, tmp_path):
     assert dataset.get(0, rng())["num_frames"] == 17
     with pytest.raises(BadSample, match="too short: 15 latent frames, 20 are needed"):
         LatentTextDataset(rows, tmp_path, latent_frames=20).get(0, rng())
+
+
+def test_what_conditions_give_is_needed_of_the_lengths_that_can_have_it(rows, tmp_path):
+    end = np.ones((1, 4, 2, 3), np.float32)
+    write_latents(tmp_path / "latent_16x24/clip0.npz", 3, ends={"head_1": (end, end)})
+    dataset = LatentTextDataset(rows, tmp_path, latent_frames={9: 3, 1: 1}, ends=partial(drawn_ends, {"i2v_head": 1}))
+    assert dataset.get(0, rng(), (9, 16, 24))["head_1_mean"].shape == (4, 1, 2, 3)
+    write_latents(tmp_path / "latent_16x24/clip1.npz", 1)
+    assert "head_1_mean" not in dataset.get(1, rng(), (1, 16, 24))
+    write_latents(tmp_path / "latent_16x24/clip2.npz", 3)
+    with pytest.raises(UserError, match="lacks head_1, which condition_config needs"):
+        dataset.get(2, rng(), (9, 16, 24))
 
 
 def test_one_of_several_resolutions_is_drawn(rows, tmp_path):
