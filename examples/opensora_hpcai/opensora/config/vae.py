@@ -83,6 +83,8 @@ class VaeModel:
     """train the temporal part only"""
     vae_2d_only: bool = False
     """train the 2D part only, frame by frame"""
+    freeze_encoder: bool = False
+    """train the decoder only: latents stay what they are, and so does what was trained on them"""
     latent_statistics: int = 0
     """after training, set shift and scale from the latents of this many clips; 0: leave them"""
     micro_batch_size: int | None = 4
@@ -98,6 +100,8 @@ class VaeModel:
         require_at_least(self, micro_batch_size=0, micro_frame_size=0, latent_statistics=0)
         if self.vae_2d_only and self.freeze_vae_2d:
             raise UserError("vae_2d_only trains what freeze_vae_2d freezes; set one of them to False")
+        if self.freeze_encoder and self.latent_statistics:
+            raise UserError("latent_statistics changes the latents that freeze_encoder keeps; set one of the two")
 
     @property
     def network(self) -> str:

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PARTS = ("l1", "mse", "kl", "lpips")
+# Parts of the names of what makes latents.
+ENCODING = {"encoder", "quant_conv"}
 # Clips that the result is judged on.
 JUDGED = 16
 
@@ -234,6 +236,9 @@ def make_loss(config: TrainVaeConfig, autoencoder: Autoencoder) -> nn.Cell:
     perceptual = loss.perceptual_loss_weight if loss.use_real_rec_loss else 0.0
     weights = LossWeights(loss.mse_loss_weight, loss.kl_loss_weight, perceptual, loss.use_image_identity_loss)
     lpips = load_lpips(loss.lpips_checkpoint) if perceptual else None
+    if config.model.freeze_encoder:
+        for name, parameter in autoencoder.parameters_and_names():
+            parameter.requires_grad &= not ENCODING.intersection(name.split("."))
     if not config.model.has_two_parts:
         return PixelLoss(autoencoder, weights, lpips)
     if config.model.vae_2d_only:

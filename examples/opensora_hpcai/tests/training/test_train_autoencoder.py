@@ -169,6 +169,17 @@ def test_the_2d_part_is_frozen_only_when_asked_for(settings):
         assert any(name.startswith("temporal_vae.") for name in names)
 
 
+def test_the_decoder_alone_is_trained_when_asked_for(settings):
+    shared = {"use_real_rec_loss": True, "perceptual_loss_weight": 0, "freeze_vae_2d": False, "freeze_encoder": True}
+    hunyuan = {"model_type": "Hunyuan-VAE", "use_z_rec_loss": False, "vae": json.dumps(HUNYUAN)}
+    for changes in ({}, hunyuan):
+        config, autoencoder, _ = batch(settings, **shared, **changes)
+        names = [parameter.name for parameter in training.make_loss(config, autoencoder).trainable_params()]
+        assert names and all({"decoder", "post_quant_conv"} & set(name.split(".")) for name in names)
+    with pytest.raises(UserError, match="latent_statistics changes the latents that freeze_encoder keeps"):
+        training.train(settings(**shared, latent_statistics=4))
+
+
 def test_perceptual_distances_are_part_of_the_loss_and_of_what_is_logged(settings, monkeypatch):
     changes = {"use_real_rec_loss": True, "perceptual_loss_weight": 0.5, "lpips_checkpoint": "vgg"}
     monkeypatch.setattr(training, "load_lpips", lambda path: LPIPS("vgg", (4, 4, 4, 4, 4)))
