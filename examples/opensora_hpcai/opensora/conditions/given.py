@@ -66,6 +66,11 @@ class Length:
     """frames of one chunk, for autoencoders that work in chunks"""
 
     @property
+    def causal(self) -> bool:
+        """Whether all latent frames but the first stand for as many frames."""
+        return self.frames_of(3) - self.frames_of(2) == self.frames_of(2) - self.frames_of(1)
+
+    @property
     def align(self) -> int | None:
         """Latents of one chunk."""
         return None if self.chunk is None else self.latents_of(self.chunk)
@@ -98,6 +103,10 @@ class Conditioning(ABC):
     @abstractmethod
     def references_of(self, task: str) -> int:
         """How many references a task takes."""
+
+    def frames_taken(self, task: str, length: Length) -> int:
+        """Frames of a clip that a task gives whatever the length of the video is; 0: it leaves that open."""
+        return 0
 
     @abstractmethod
     def understand(self, asked: Asked, length: Length) -> Conditions:
@@ -195,6 +204,10 @@ class GivenToNetwork(Conditioning):
     def references_of(self, task: str) -> int:
         return {"t2v": 0, "i2v_loop": 2}.get(self.kinds.get(task, task), 1)
 
+    def frames_taken(self, task: str, length: Length) -> int:
+        kind = self.kinds.get(task, task)
+        return length.frames_of(given_latents(kind, length.causal)) if kind.startswith("v2v") else 0
+
     def understand(self, asked: Asked, length: Length) -> Conditions:
         known = (*self.kinds, *KINDS)
         if asked.strategy:
@@ -207,15 +220,14 @@ class GivenToNetwork(Conditioning):
         _require_references(kind, asked.paths, self.references_of(kind))
         if kind == "t2v":
             return Conditions()
-        causal = length.frames_of(3) - length.frames_of(2) == length.frames_of(2) - length.frames_of(1)
-        given_frames(kind, causal, length.latents)
-        clip = length.frames_of(given_latents(kind, causal))
+        given_frames(kind, length.causal, length.latents)
+        clip = self.frames_taken(kind, length)
         if kind.startswith("i2v"):
             taken = (1,) if kind == "i2v_head" else (-1,) if kind == "i2v_tail" else (1, -1)
         else:
             taken = (clip,) if ("head" in kind) != (asked.task in self.kinds) else (-clip,)
         references = tuple(Reference(path, frames) for path, frames in zip(asked.paths, taken))
-        return Conditions(references, kind=kind, causal=causal, paste_tail=asked.paste_tail)
+        return Conditions(references, kind=kind, causal=length.causal, paste_tail=asked.paste_tail)
 
     def places(self, conditions: Conditions, length: Length) -> list[range]:
         counts = [abs(reference.frames) for reference in conditions.references]

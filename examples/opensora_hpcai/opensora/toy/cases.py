@@ -72,8 +72,8 @@ def for_task(config: Config, frames: int | None = None) -> tuple[Config, Setup]:
     `extend` and `extend_before` are given half a video, where the version leaves that open.
 
     Args:
-        frames: of a video, or of one clip of a long one; None: ``num_frames``, or two chunks of the autoencoder where
-            a single one leaves no room.
+        frames: of a video, or of one clip of a long one; None: ``num_frames``, or where that leaves no room two chunks
+            of the autoencoder, or half as many again as are given.
     Raises:
         UserError: the version does not know the task, the task keeps nothing, or the length leaves no room for it.
     """
@@ -91,8 +91,10 @@ def for_task(config: Config, frames: int | None = None) -> tuple[Config, Setup]:
     if frames is None:
         frames = size_of(family, config.shape, fps, autoencoder)[0]
         if chunk is not None and frames <= chunk and task in ROOMY:
-            logger.info("%s is scored on %d frames: %d leave no room for it", task, 2 * chunk, frames)
-            frames = 2 * chunk
+            frames = _roomy(task, frames, 2 * chunk)
+        taken = family.conditioning.frames_taken(task, length_of(settled, (frames, 1, 1), autoencoder, chunk))
+        if frames <= taken:
+            frames = _roomy(task, frames, taken + taken // 2)
     config = replace(config, shape=replace(config.shape, num_frames=frames))
     if task in HALVES and wanted.condition_frame_length is None and settled.conditions.condition_frame_length:
         config.conditions.condition_frame_length = max(1, frames // 2)
@@ -104,6 +106,11 @@ def for_task(config: Config, frames: int | None = None) -> tuple[Config, Setup]:
         return config, Setup(size, joins=_joins_of_loops(size[0], settled.conditions))
     places = _places(family, task, length_of(settled, size, autoencoder, chunk))
     return config, Setup(size, places, _joins_of(places, size[0]))
+
+
+def _roomy(task: str, frames: int, enough: int) -> int:
+    logger.info("%s is scored on %d frames: %d leave no room for it", task, enough, frames)
+    return enough
 
 
 def _settled(config: Config) -> tuple[Family, Config]:

@@ -47,6 +47,7 @@ def settings(version, task, *argv, **changes):
         ("v2.0", "i2v_loop", {}, 17, [range(1), range(16, 17)], ()),
         ("v2.0", "i2v_tail", {}, 17, [range(16, 17)], ()),
         ("v2.0", "extend", {"num_frames": 65}, 65, [range(33)], (33,)),
+        ("v2.0", "extend", {}, 49, [range(33)], (33,)),
         ("v2.0", "v2v_tail", {"task_frames": 65}, 65, [range(32, 65)], (32,)),
     ],
 )
