@@ -16,7 +16,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindone import runtime
 from mindone.errors import UserError
+from mindone.nn import init
 from mindone.nn.conv import Conv2d
 
 SHIFT = (-0.030, -0.088, -0.188)
@@ -217,6 +219,24 @@ def load_lpips(path: str | Path, net: str = "vgg") -> LPIPS:
     constants = [f"scaling_layer.{name}" for name in ("shift", "scale")]
     load_into(network, tensors, allow_missing=constants)
     return network.set_train(False)
+
+
+def random_lpips(net: str = "vgg", seed: int = 0) -> LPIPS:
+    """LPIPS on a network with random weights, all channels counting the same; no published number compares.
+
+    It tells pictures apart, but not as people do: for worlds without the published weights, and for tests.
+    """
+    lpips = LPIPS(net)
+    for name, cell in lpips.cells_and_names():
+        if not isinstance(cell, Conv2d):
+            continue
+        weight, rng = cell.weight, runtime.stream(seed, "lpips", name)
+        if name.startswith("lin"):
+            init.fill(weight, np.full(weight.shape, 1 / weight.shape[1]))
+            continue
+        init.normal(weight, rng, float(np.sqrt(2 / np.prod(weight.shape[1:]))))
+        init.zeros(cell.bias)
+    return lpips
 
 
 def _own_name(name: str, net: str) -> str:

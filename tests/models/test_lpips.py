@@ -6,7 +6,7 @@ from mindspore import Tensor, nn, ops
 
 from mindone.checkpoint import save_safetensors
 from mindone.errors import UserError
-from mindone.models.lpips import BACKBONES, LPIPS, load_lpips
+from mindone.models.lpips import BACKBONES, LPIPS, load_lpips, random_lpips
 from mindone.testing import golden
 
 
@@ -111,3 +111,17 @@ def test_half_of_the_pair_or_nothing_is_refused(tmp_path):
         load_lpips(tmp_path, "alex")
     with pytest.raises(UserError, match="LPIPS has no net squeeze"):
         LPIPS("squeeze")
+
+
+@pytest.mark.parametrize("net", ["vgg", "alex"])
+def test_random_lpips_is_none_between_equal_pictures_and_grows_with_noise(net):
+    lpips, rng = random_lpips(net), np.random.default_rng(0)
+    picture, noise = rng.uniform(-1, 1, (2, 1, 3, 64, 64)).astype(np.float32)
+    found = [
+        float(lpips(Tensor(picture), Tensor(picture + strength * noise))[0].asnumpy().mean())
+        for strength in (0.0, 0.1, 0.5)
+    ]
+    assert found[0] == 0
+    assert 0 < found[1] < found[2]
+    again = random_lpips(net).get_parameters()
+    assert all(np.array_equal(a.asnumpy(), b.asnumpy()) for a, b in zip(lpips.get_parameters(), again))

@@ -121,7 +121,11 @@ class VaeLoss:
     perceptual_loss_weight: float = 0.1
     """weight of LPIPS in the pixel loss; needs lpips_checkpoint, or 0"""
     lpips_checkpoint: FilePath | None = None
-    """folder or file of the weights of VGG-16 and LPIPS"""
+    """folder or file of the weights of LPIPS and its network"""
+    lpips_net: Literal["vgg", "alex"] = "vgg"
+    """network of LPIPS: VGG-16, as published, or AlexNet, which is smaller"""
+    lpips_random: bool = False
+    """without weights, the same network with random ones: another scale, for trying out"""
     mse_loss_weight: float = 0.0
     """weight of the mean squared error, beside the mean absolute error"""
     kl_loss_weight: float = 1e-6

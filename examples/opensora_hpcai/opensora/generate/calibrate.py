@@ -22,9 +22,7 @@ from mindspore import Tensor, nn
 from mindone import runtime
 from mindone.diffusion.step_cache import TeaCache
 from mindone.errors import UserError
-from mindone.models.lpips import LPIPS, load_lpips
-from mindone.nn import init
-from mindone.nn.conv import Conv2d
+from mindone.models.lpips import LPIPS, load_lpips, random_lpips
 from opensora import outputs
 from opensora.config.generate import Cache
 from opensora.families.cached import TeaCached, teacache_rule
@@ -219,22 +217,4 @@ class _Mean(nn.Cell):
 
 
 def _lpips(cache: Cache) -> LPIPS:
-    return random_lpips() if cache.lpips_random else load_lpips(cache.lpips_checkpoint, "alex")
-
-
-def random_lpips(seed: int = 0) -> LPIPS:
-    """LPIPS on AlexNet's layers with random weights, all channels counting the same; no published number compares.
-
-    It tells pictures apart, but not as people do: for worlds without the published weights, and for tests.
-    """
-    lpips = LPIPS("alex")
-    for name, cell in lpips.cells_and_names():
-        if not isinstance(cell, Conv2d):
-            continue
-        weight, rng = cell.weight, runtime.stream(seed, "lpips", name)
-        if name.startswith("lin"):
-            init.fill(weight, np.full(weight.shape, 1 / weight.shape[1]))
-            continue
-        init.normal(weight, rng, float(np.sqrt(2 / np.prod(weight.shape[1:]))))
-        init.zeros(cell.bias)
-    return lpips
+    return random_lpips("alex") if cache.lpips_random else load_lpips(cache.lpips_checkpoint, "alex")

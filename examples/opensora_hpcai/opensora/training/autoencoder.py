@@ -19,7 +19,7 @@ from mindone.data.plan import FixedPlan
 from mindone.data.table import VideoRow, read_table, read_video_table
 from mindone.data.transforms import normalise
 from mindone.errors import UserError
-from mindone.models.lpips import load_lpips
+from mindone.models.lpips import load_lpips, random_lpips
 from mindone.parallel.mesh import make_mesh
 from mindone.train.loop import Place, Training
 from opensora.config.common import Refusals, refuse
@@ -150,10 +150,11 @@ def check(config: TrainVaeConfig) -> None:
     """
     refuse(config, CANNOT, "train_vae.py")
     weight = config.loss.perceptual_loss_weight
-    if config.loss.use_real_rec_loss and weight and not config.loss.lpips_checkpoint:
+    if config.loss.use_real_rec_loss and weight and not (config.loss.lpips_checkpoint or config.loss.lpips_random):
         raise UserError(
             f"perceptual_loss_weight={weight} needs the weights of VGG-16 and LPIPS; give their file or folder as "
-            "--lpips_checkpoint, or leave them out by --perceptual_loss_weight 0"
+            "--lpips_checkpoint, leave them out by --perceptual_loss_weight 0, or try out random ones by "
+            "--lpips_random True"
         )
     if not config.model.has_two_parts:
         for group, name in (("model", "vae_2d_only"), ("loss", "use_z_rec_loss")):
@@ -235,7 +236,9 @@ def make_loss(config: TrainVaeConfig, autoencoder: Autoencoder) -> nn.Cell:
     loss = config.loss
     perceptual = loss.perceptual_loss_weight if loss.use_real_rec_loss else 0.0
     weights = LossWeights(loss.mse_loss_weight, loss.kl_loss_weight, perceptual, loss.use_image_identity_loss)
-    lpips = load_lpips(loss.lpips_checkpoint) if perceptual else None
+    lpips = None
+    if perceptual:
+        lpips = random_lpips(loss.lpips_net) if loss.lpips_random else load_lpips(loss.lpips_checkpoint, loss.lpips_net)
     if config.model.freeze_encoder:
         for name, parameter in autoencoder.parameters_and_names():
             parameter.requires_grad &= not ENCODING.intersection(name.split("."))

@@ -182,7 +182,7 @@ def test_the_decoder_alone_is_trained_when_asked_for(settings):
 
 def test_perceptual_distances_are_part_of_the_loss_and_of_what_is_logged(settings, monkeypatch):
     changes = {"use_real_rec_loss": True, "perceptual_loss_weight": 0.5, "lpips_checkpoint": "vgg"}
-    monkeypatch.setattr(training, "load_lpips", lambda path: LPIPS("vgg", (4, 4, 4, 4, 4)))
+    monkeypatch.setattr(training, "load_lpips", lambda path, net: LPIPS("vgg", (4, 4, 4, 4, 4)))
     config, autoencoder, clips = batch(settings, **changes)
     perceptual_loss = training.make_loss(config, autoencoder)
     lpips = perceptual_loss.lpips
