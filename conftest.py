@@ -17,6 +17,20 @@ from mindone.testing.pytest_plugin import NOT_YET_COVERED
 
 DEFAULT_GOLDEN = Path(__file__).parent / "tests" / "golden"
 MODES = ("graph", "pynative")
+# Files that take the longest, the longest first. They start first: two processes share the tests by files, and one of
+# them would work alone at the end if the other still had such a file.
+SLOW_FILES = (
+    "tests/parallel/test_killed_save.py",
+    "examples/opensora_hpcai/tests/training/test_sequence_parallel.py",
+    "examples/opensora_hpcai/tests/proof/test_prove.py",
+    "examples/opensora_hpcai/tests/training/test_denoiser_v2.py",
+    "tests/train/test_loop.py",
+    "examples/opensora_hpcai/tests/training/test_older_networks.py",
+    "examples/opensora_hpcai/tests/training/test_denoiser_rows.py",
+    "tests/parallel/test_zero.py",
+    "examples/opensora_hpcai/tests/training/test_denoiser_buckets.py",
+    "examples/opensora_hpcai/tests/toy/test_benchmark.py",
+)
 
 
 def golden_folder(config: pytest.Config) -> Path:
@@ -34,11 +48,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drops the placeholder that pytest makes for a parity test without any case in the chosen folder."""
+    """Drops the placeholder of a parity test without any case in the chosen folder, and puts slow files first."""
     empty = [item for item in items if "golden_case" in getattr(item, "fixturenames", ()) and _has_no_case(item)]
     if empty:
         config.hook.pytest_deselected(items=empty)
         items[:] = [item for item in items if item not in empty]
+    places = {Path(__file__).parent / name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -77,7 +77,7 @@ setup(
         "test": [
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",
-            "pytest-xdist>=3.6,<4",
+            "pytest-xdist>=3.8,<4",
             "ruff>=0.6,<1",
             "codespell>=2.3,<3",
             PLOT,

@@ -15,7 +15,8 @@ git ls-files -z 2>/dev/null | xargs -0 python scripts/check_file_sizes.py --max-
 NO_MKDOCS_2_WARNING=1 mkdocs build --strict # links, anchors and navigation of the documentation
 # One thread for each process: threads that wait for each other spin, and would take the core of the other process.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-python -m pytest -n "${PYTEST_WORKERS:-2}" --dist loadfile "$@"
+# The files run in the order of conftest.py, which begins with the slow ones.
+python -m pytest -n "${PYTEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder "$@"
 if [ $# -eq 0 ]; then
     # The same without compiled kernels, and with those for a narrower processor where there are any.
     MINDONE_NATIVE=0 python -m pytest -n "${PYTEST_WORKERS:-2}" tests/nn tests/train/test_optim.py
