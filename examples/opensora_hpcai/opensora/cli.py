@@ -153,6 +153,16 @@ DOORS: dict[str, Door] = {
     "inspect": Door("opensora.inspection:inspect", None, "what a checkpoint holds"),
     "verify": Door("opensora.inspection:verify", None, "is a checkpoint as it was saved, or equal to another?"),
     "toy-data": Door("opensora.toy.world:make_dataset", "opensora.config:ToyDataConfig", "clips of the toy world"),
+    "toy-film": Door(
+        "opensora.toy.film:make_toy_film",
+        "opensora.config:ToyFilmConfig",
+        "a film of twelve toy scenes to try data run with, and a check of what came of it",
+    ),
+    "toy-captions": Door(
+        "opensora.toy.endpoint:serve_captions",
+        "opensora.config:ToyCaptionsConfig",
+        "an endpoint on this machine that captions toy clips by looking at them",
+    ),
     "toy-clip": Door(
         "opensora.toy.tiny_clip:make_tiny_clip",
         "opensora.config:TinyClipConfig",
@@ -173,6 +183,11 @@ DOORS: dict[str, Door] = {
         "opensora.toy.measured:measure_measures",
         "opensora.config.toy:MeasuredConfig",
         "what measures of videos see of known damages, and how they go with the exact score",
+    ),
+    "measure-text": Door(
+        "opensora.toy.measured_text:measure_text",
+        "opensora.config.toy:MeasuredTextConfig",
+        "how much text the score ocr finds, and what it takes for text",
     ),
     "gallery": Door(
         "opensora.toy.gallery:make_gallery",

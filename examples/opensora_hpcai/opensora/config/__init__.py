@@ -32,7 +32,15 @@ from opensora.config.prove import ProveConfig
 from opensora.config.runs import PlotConfig, ReplayConfig
 from opensora.config.search import SearchConfig
 from opensora.config.serving import ServeConfig, WebConfig
-from opensora.config.toy import MeasuredConfig, ScoreConfig, TinyClipConfig, TinyT5Config, ToyDataConfig
+from opensora.config.toy import (
+    MeasuredConfig,
+    ScoreConfig,
+    TinyClipConfig,
+    TinyT5Config,
+    ToyCaptionsConfig,
+    ToyDataConfig,
+    ToyFilmConfig,
+)
 from opensora.config.toy_benchmark import ToyBenchmarkConfig
 from opensora.config.train import TrainConfig
 from opensora.config.v2 import EmbedTextV2Config, InferenceV2Config
@@ -89,7 +97,9 @@ __all__ = [
     "TinyClipConfig",
     "TinyT5Config",
     "ToyBenchmarkConfig",
+    "ToyCaptionsConfig",
     "ToyDataConfig",
+    "ToyFilmConfig",
     "TrainConfig",
     "TrainVaeConfig",
     "VbenchConfig",

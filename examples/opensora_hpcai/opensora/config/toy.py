@@ -51,6 +51,45 @@ class ToyDataConfig(Settings):
 
 
 @dataclass
+class ToyFilmConfig(Settings):
+    """A folder of films to try ``opensora data`` with: twelve toy scenes in one film, a broken file, and the truth."""
+
+    output: FilePath = ""
+    """folder of the film, the broken file and truth.csv"""
+    prepared: FilePath | None = None
+    """hold the folder that configs/data/films_to_table.yaml has made of the film against truth.csv; writes nothing"""
+    seconds: float = 60.0
+    """length of the film"""
+    fps: float = 8
+    """frames per second"""
+    image_size: int = 128
+    """height and width in pixels"""
+
+    aliases: ClassVar[dict[str, str]] = {}
+    accepted_but_unused: ClassVar[dict[str, str]] = {}
+
+    def check(self) -> None:
+        # a scene has room for the fades and dissolves at its ends
+        require(self, "seconds", self.fps > 0 and self.seconds * self.fps >= 180, "180 frames or more, at fps")
+        require_at_least(self, image_size=128)
+        _require_output(self.output)
+
+
+@dataclass
+class ToyCaptionsConfig(Settings):
+    """An OpenAI-style endpoint on this machine that captions clips of the toy world by looking at them."""
+
+    port: int = 8000
+    """port on the loopback; 0: a free one, which it prints"""
+
+    aliases: ClassVar[dict[str, str]] = {}
+    accepted_but_unused: ClassVar[dict[str, str]] = {}
+
+    def check(self) -> None:
+        require(self, "port", 0 <= self.port < 65536, "a port, 0 to 65535")
+
+
+@dataclass
 class TinyTextEncoderConfig(Settings):
     """A text encoder of the toy world: random weights, config and tokenizer in the hub's layout."""
 
@@ -151,6 +190,24 @@ class ScoreConfig(GenerateConfig):
                 "scoring needs mp4 videos of one process; use_parallel, use_vae_decode and save_format stay"
             )
         super().check()
+
+
+@dataclass
+class MeasuredTextConfig(Settings):
+    """The score ocr on text of many fonts, sizes and colours over moving backgrounds, and on backgrounds without any."""
+
+    rounds: int = 1
+    """how often every font is drawn in every size"""
+    seed: int = 0
+    """which texts and backgrounds"""
+    json: FilePath | None = None
+    """file for what was found in every clip"""
+
+    aliases: ClassVar[dict[str, str]] = {"output": "json"}
+    accepted_but_unused: ClassVar[dict[str, str]] = {}
+
+    def check(self) -> None:
+        require_at_least(self, rounds=1, seed=0)
 
 
 @dataclass

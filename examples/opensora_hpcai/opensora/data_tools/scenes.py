@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mindone.data.ahead import read_ahead
 from mindone.data.display import shrunk
 from mindone.data.table import relative_path
 from mindone.data.video import open_film
@@ -28,6 +29,8 @@ FIRST, AFTER = "start_frame", "end_frame"
 ADDED = ("scene", FIRST, AFTER, "start", "end")
 # The detector looks at small pictures; more pixels make it slower, not better.
 LONGEST_SIDE = 256
+# Frames that are decoded while earlier ones are looked at.
+FRAMES_AHEAD = 16
 
 
 def scenes(config: ScenesConfig) -> Tally:
@@ -57,7 +60,8 @@ def rows_of_scenes(row: Row, root: str, **settings: float) -> list[dict[str, Cel
     path = Path(root, relative_path(row[VIDEO], root, "the table"))
     with open_film(path) as film:
         fps = film.fps
-        bounds = find_scenes(film.frames(longest=LONGEST_SIDE), fps or 1.0, **settings)
+        with read_ahead(film.frames(longest=LONGEST_SIDE), FRAMES_AHEAD) as frames:
+            bounds = find_scenes(frames, fps or 1.0, **settings)
     return [
         dict(zip(ADDED, (number, first, after, *(round(at / fps, 6) if fps else None for at in (first, after)))))
         for number, (first, after) in enumerate(bounds)

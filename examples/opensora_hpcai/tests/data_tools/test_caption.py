@@ -6,7 +6,6 @@ import re
 import time
 
 import pytest
-from seeing_endpoint import look, right, serving
 
 from mindone.data.write import write_video
 from opensora.cli import enter
@@ -14,6 +13,7 @@ from opensora.data_tools import caption
 from opensora.data_tools.caption import cleaned
 from opensora.text.endpoint import KEY
 from opensora.toy import world
+from opensora.toy.endpoint import look, right, serving
 
 CLIPS = 4
 

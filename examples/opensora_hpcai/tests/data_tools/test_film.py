@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from toy_film import BARS, FIRST_SHOWN, SCENES, SHOWN_AGAIN, TEXTS, make_film
 
 from mindone.data.video import count_frames, read_video
 from mindone.errors import UserError
 from opensora.cli import open_door
 from opensora.data_tools.table import open_table, write_table
+from opensora.toy.film import BARS, FIRST_SHOWN, SCENES, SHOWN_AGAIN, TEXTS, make_film
 
 QUICK = ("blur", "bars", "motion", "flow", "phash", "aesthetic")
 # Its triangle looks like a sign.

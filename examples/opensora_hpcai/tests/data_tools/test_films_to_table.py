@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cached_world import arguments, write_cached_world
-from seeing_endpoint import right, serving
-from toy_film import BARS, SCENES, SHOWN_AGAIN, TEXTS, make_film
 
 from opensora.cli import enter
+from opensora.toy.endpoint import right, serving
+from opensora.toy.film import BARS, SCENES, SHOWN_AGAIN, TEXTS, make_film
 from opensora.toy.tiny_t5 import write_tiny_t5
 
 PIPELINE = Path(__file__).parents[2] / "configs/data/films_to_table.yaml"

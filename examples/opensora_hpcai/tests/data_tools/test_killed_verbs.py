@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from seeing_endpoint import serving
 
 from mindone.data.write import write_video
+from opensora.toy.endpoint import serving
 
 SCRIPT = Path(__file__).with_name("killed_verbs.py")
 FILMS = 4

@@ -1,4 +1,7 @@
-"""An OpenAI-style endpoint on the loopback that really looks at the pictures of toy clips it is sent."""
+"""An OpenAI-style endpoint on the loopback that really looks at the pictures of toy clips it is sent.
+
+It stands in for a model that sees, to try ``opensora data caption`` with.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import cv2
 import numpy as np
 
+from mindone.errors import UserError
+from opensora.config.toy import ToyCaptionsConfig
 from opensora.toy.judge import judge
 
 
@@ -30,9 +35,21 @@ def right(row: Mapping[str, str], scene: tuple[str, ...]) -> bool:
     return all(word in row["caption"].lower() for word in scene)
 
 
+def serve_captions(config: ToyCaptionsConfig) -> None:
+    """Answers until it is interrupted.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    with serving(config.port) as server:
+        print(f"captions of toy clips at {server.address}; Ctrl-C ends it", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
 @contextlib.contextmanager
-def serving() -> Iterator[ThreadingHTTPServer]:
-    """A server with ``address`` and ``asked``, the keys and bodies of questions.
+def serving(port: int = 0) -> Iterator[ThreadingHTTPServer]:
+    """A server, at a free port for 0, with ``address`` and ``asked``, the keys and bodies of questions.
 
     Its ``reply`` is called with the number of the question and its body, and gives a status and a text.
     """
@@ -57,7 +74,10 @@ def serving() -> Iterator[ThreadingHTTPServer]:
         def log_message(self, *arguments):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except OSError as error:
+        raise UserError(f"port {port} cannot be had ({error.strerror}); give another one with --port") from error
     server.daemon_threads, server.asked = True, []
     server.reply = lambda number, body: (200, f"The video shows {look(body)}")
     server.address = f"http://127.0.0.1:{server.server_port}/v1"
