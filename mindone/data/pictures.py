@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from mindone.data.display import check_size, over_white
 from mindone.data.errors import BadSample, reason
@@ -38,6 +38,8 @@ def _reading(path: str | Path) -> Iterator[None]:
         yield
     except (BadSample, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        raise BadSample(f"{path} is not a readable picture (damaged, or of no format that is known)") from error
     except Exception as error:
         raise BadSample(f"{path} is not a readable picture ({reason(error)})") from error
 

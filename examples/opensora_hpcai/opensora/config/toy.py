@@ -194,7 +194,7 @@ class ScoreConfig(GenerateConfig):
 
 @dataclass
 class MeasuredTextConfig(Settings):
-    """The score ocr on text of many fonts, sizes and colours over moving backgrounds, and on backgrounds without any."""
+    """The score ocr on text of many fonts, sizes and colours over moving backgrounds, and on these alone."""
 
     rounds: int = 1
     """how often every font is drawn in every size"""

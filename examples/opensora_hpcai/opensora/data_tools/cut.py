@@ -12,7 +12,7 @@ import numpy as np
 
 from mindone.checkpoint.atomic import atomic_write
 from mindone.data.table import relative_path
-from mindone.data.video import VideoInfo, iter_frames, probe
+from mindone.data.video import VideoInfo, count_frames, iter_frames, probe
 from mindone.data.write import write_frames
 from mindone.errors import UserError
 from opensora.config.curation import CutConfig
@@ -78,12 +78,12 @@ def cut_row(
     target = Path(folder, name)
     rate, size = min(fps or info.fps, info.fps), clip_size(info, shorter_side)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if (first, after) == (0, info.num_frames) and rate == info.fps and size == (info.height, info.width):
-        written = _copied(source, target)
+    is_right = (first, after) == (0, info.num_frames) and rate == info.fps and size == (info.height, info.width)
+    # a header may promise more frames than decode
+    if is_right and source.suffix.lower() in COPIED and count_frames(source) == after:
+        count = after
+        _copy(source, target)
     else:
-        written = None
-    count = info.num_frames
-    if written is None:
         count = _encode(source, target, taken(first, after, info.fps, rate), size, rate, crf)
     seconds = [round(at / info.fps, 6) for at in (first, after)]
     measured = (count, *size, round(rate, 6), round(count / rate, 6))
@@ -112,12 +112,9 @@ def taken(first: int, after: int, fps: float, rate: float) -> list[int]:
     return [min(after - 1, first + math.floor(index * fps / rate + 0.5)) for index in range(count)]
 
 
-def _copied(source: Path, target: Path) -> Path | None:
-    if source.suffix.lower() not in COPIED:
-        return None
+def _copy(source: Path, target: Path) -> None:
     with open(source, "rb") as film, atomic_write(target) as file:
         shutil.copyfileobj(film, file)
-    return target
 
 
 def _encode(source: Path, target: Path, indices: list[int], size: tuple[int, int], rate: float, crf: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from mindone.data.errors import reason
 from mindone.data.pictures import SUFFIXES as PICTURES
 from mindone.data.pictures import UNREAD_SUFFIXES
 from mindone.data.table import CONTROL
@@ -82,7 +83,8 @@ def listed(source: str | Path, layout: str, root: str | Path) -> Iterator[Found]
 
 def _in_folder(folder: Path, is_ucf101: bool, root: str | Path) -> Iterator[Found]:
     found = others = 0
-    for place, folders, names in os.walk(folder):
+    closed: list[OSError] = []
+    for place, folders, names in os.walk(folder, onerror=closed.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative, beside = os.path.relpath(place, root), frozenset(names)
         for name in sorted(names):
@@ -95,6 +97,12 @@ def _in_folder(folder: Path, is_ucf101: bool, root: str | Path) -> Iterator[Foun
             caption = words_of(os.path.basename(place)) if is_ucf101 else _text_beside(place, name, beside)
             path = name if relative == "." else os.path.join(relative, name)
             yield Found(path, [caption], problem=_problem_of_name(name))
+    for error in closed:
+        if error.filename == os.fspath(folder):
+            raise UserError(f"{folder} cannot be looked into ({reason(error)})")
+        found += 1
+        path = os.path.relpath(error.filename, root)
+        yield Found(path, problem=f"index: this folder cannot be looked into ({reason(error)})")
     if others:
         logger.info("%s: %d files are no videos or pictures by their names and are left out", folder, others)
     if not found:

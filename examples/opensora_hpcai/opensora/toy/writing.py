@@ -30,7 +30,7 @@ Glyphs = Callable[[str, int], np.ndarray]
 
 
 class Written(NamedTuple):
-    """Two frames (2, HEIGHT, WIDTH, 3) uint8 RGB; and of each, where its text is: left, top, right, bottom in pixels."""
+    """Two frames (2, HEIGHT, WIDTH, 3) uint8 RGB, and where the text of each is: left, top, right, bottom in pixels."""
 
     frames: np.ndarray
     boxes: list[tuple[int, int, int, int]]
@@ -66,7 +66,14 @@ def fonts() -> dict[str, Glyphs]:
     package = importlib.util.find_spec("matplotlib")
     if package and package.origin:
         folder = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf"
-        names = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono-Oblique", "STIXGeneralItalic", "cmtt10")
+        names = (
+            "DejaVuSans",
+            "DejaVuSans-Bold",
+            "DejaVuSerif",
+            "DejaVuSansMono-Oblique",
+            "STIXGeneralItalic",
+            "cmtt10",
+        )
         found |= {name: partial(_outlines, path) for name in names if (path := folder / f"{name}.ttf").is_file()}
     return found
 
