@@ -1,7 +1,7 @@
 """What `opensora data index`, `scenes` and `score` cost beside the libraries that do their work, called by hand.
 
-Both sides take turns as in `bench.py`, in one process each. A verb writes its table and its journal as ever; it may
-take 1 / 0.85 times as long as the library alone.
+Both sides take turns as in `bench.py`, in one process each; a verb has further ones with ``--workers``. It writes
+its table and its journal as ever, and may take 1 / 0.85 times as long as the library alone.
 
 python benchmarks/curation.py [--cases scenes ...] [--json out.json]
 """
@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from bench import Case, RatioConfig, compare
 
-from mindone.config import parse
+from mindone.config import parse, require_at_least
 from mindone.data.write import write_video
 from mindone.errors import UserError, guarded
 from opensora.cli import open_door
@@ -33,6 +33,7 @@ FILMS = {
     "index": (100, (48, 360, 640)),
     "index_tiny": (200, (9, 64, 64)),
     "scenes": (1, (240, 360, 640)),
+    "scenes_films": (4, (480, 360, 640)),
     "score": (2, (60, 360, 640)),
 }
 FPS = 24
@@ -44,9 +45,12 @@ class CurationConfig(RatioConfig):
 
     cases: list[str] = field(default_factory=lambda: list(FILMS))
     """cases to measure"""
+    workers: int = 0
+    """processes of the verbs, whose start is measured too; 0: none but this one"""
 
     def check(self) -> None:
         super().check()
+        require_at_least(self, workers=0)
         for name in self.cases:
             if name not in FILMS:
                 raise UserError(f"there is no case {name}; use {', '.join(FILMS)}")
@@ -67,7 +71,7 @@ def make_films(folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def verb_case(name: str, folder: Path) -> Case:
+def verb_case(name: str, folder: Path, workers: int = 0) -> Case:
     """A verb on films in ``folder`` against a loop over its library."""
     verb, paths = name.partition("_")[0], make_films(folder, name)
     numbers = itertools.count()
@@ -76,7 +80,7 @@ def verb_case(name: str, folder: Path) -> Case:
         output = folder / f"out{next(numbers)}.csv"
         table = ["--table", str(folder / "films.csv")]
         films = ["--inputs", str(folder), "--probe", "header"] if verb == "index" else table
-        more = ["--scores", "flow", "--workers", "0"] if verb == "score" else ["--workers", "0"]
+        more = [*(["--scores", "flow"] if verb == "score" else []), "--workers", str(workers)]
         with contextlib.redirect_stdout(io.StringIO()):
             where = ["--video_folder", str(folder), "--output", str(output)]
             open_door(f"data {verb}", [*films, *where, *more], "opensora")
@@ -124,17 +128,17 @@ LIBRARIES: dict[str, tuple[Callable[[Path], object], str]] = {
 """Of each verb, what is called by hand, and its name."""
 
 
-def cases(names: Sequence[str]) -> Iterator[tuple[str, Case]]:
+def cases(names: Sequence[str], workers: int) -> Iterator[tuple[str, Case]]:
     """Each case with films in a folder that is there until the next one is asked for."""
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            yield name, verb_case(name, Path(folder))
+            yield name, verb_case(name, Path(folder), workers)
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     config = parse(CurationConfig, argv, prog="curation.py", description=__doc__.splitlines()[0])
-    return compare(cases(config.cases), config, "verb | films | verb, ms | library, ms", LIMIT)
+    return compare(cases(config.cases, config.workers), config, "verb | films | verb, ms | library, ms", LIMIT)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,10 +12,13 @@ import numpy as np
 from mindone.data.table import relative_path
 from mindone.data.video import iter_frames, probe
 from mindone.errors import UserError
-from opensora.config.curation import CameraConfig
 from opensora.data_tools.index import workers_of
 from opensora.data_tools.listing import VIDEO
 from opensora.data_tools.table import Cell, Row, Tally, open_table, process_rows
+
+if TYPE_CHECKING:
+    # worker processes need no schemas, which are a fifth of what they would import
+    from opensora.config.curation import CameraConfig
 
 ADDED = ("camera",)
 # The picture's shorter side while points are tracked, and how many frames of a video are looked at.

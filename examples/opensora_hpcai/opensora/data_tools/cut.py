@@ -6,6 +6,7 @@ import math
 import shutil
 from functools import partial
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -15,11 +16,14 @@ from mindone.data.table import relative_path
 from mindone.data.video import VideoInfo, count_frames, iter_frames, probe
 from mindone.data.write import write_frames
 from mindone.errors import UserError
-from opensora.config.curation import CutConfig
 from opensora.data_tools.index import MEASURED, workers_of
 from opensora.data_tools.listing import VIDEO
 from opensora.data_tools.scenes import bounds_of
 from opensora.data_tools.table import Cell, Row, Tally, open_table, process_rows
+
+if TYPE_CHECKING:
+    # worker processes need no schemas, which are a fifth of what they would import
+    from opensora.config.curation import CutConfig
 
 ADDED = ("source", *MEASURED, "source_start", "source_end")
 SETTINGS = ("min_seconds", "max_seconds", "fps", "shorter_side", "crf")

@@ -7,12 +7,16 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mindone.data.table import relative_path
 from mindone.data.video import count_frames, probe, probe_header
-from opensora.config.data import IndexConfig
 from opensora.data_tools.listing import CAPTION, VIDEO, listed
 from opensora.data_tools.table import PROBLEM, Cell, Row, Rows, Tally, process_rows
+
+if TYPE_CHECKING:
+    # worker processes need no schemas, which are a fifth of what they would import
+    from opensora.config.data import IndexConfig
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -19,11 +20,14 @@ from mindone.data.display import shrunk
 from mindone.data.table import relative_path
 from mindone.data.video import open_film
 from mindone.errors import UserError
-from opensora.config.curation import ScenesConfig
 from opensora.data_tools.dissolves import find_dissolves, thumbnail
 from opensora.data_tools.index import workers_of
 from opensora.data_tools.listing import VIDEO
 from opensora.data_tools.table import Cell, Row, Stop, Tally, open_table, process_rows
+
+if TYPE_CHECKING:
+    # worker processes need no schemas, which are a fifth of what they would import
+    from opensora.config.curation import ScenesConfig
 
 FIRST, AFTER = "start_frame", "end_frame"
 ADDED = ("scene", FIRST, AFTER, "start", "end")

@@ -6,19 +6,22 @@ import importlib.util
 import logging
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from mindone.data.table import relative_path
 from mindone.data.video import iter_frames, probe
 from mindone.errors import UserError
-from opensora.config.curation import ScoresConfig
 from opensora.data_tools import likeness, text_boxes
 from opensora.data_tools.index import workers_of
 from opensora.data_tools.listing import CAPTION, VIDEO
 from opensora.data_tools.measures import VmafMotion, black_bars, flow_strength, luma, sharpness, video_hash
 from opensora.data_tools.table import Cell, Row, Rows, Tally, open_table, process_rows
+
+if TYPE_CHECKING:
+    # worker processes need no schemas, which are a fifth of what they would import
+    from opensora.config.curation import ScoresConfig
 
 logger = logging.getLogger(__name__)
 

@@ -118,6 +118,6 @@ def lines(seen: Sequence[Seen]) -> list[str]:
         f"| **all** | {len(bare)} | **{wrong}** |",
         "",
         f"precision {right / max(1, right + wrong):.3f}, recall {right / max(1, len(text)):.3f}; called a watermark: "
-        f"{np.mean(stay):.2f} of the texts at an edge, {np.mean(others):.2f} of the others, "
-        f"{sum(each.watermark for each in bare)} clips without text",
+        f"{sum(stay)} of {len(stay)} texts at an edge, {sum(others)} of the {len(others)} others, "
+        f"{sum(each.watermark for each in bare)} of the clips without text",
     ]
