@@ -44,7 +44,7 @@ def test_the_calls_of_a_loop_are_repeated_as_they_were(version, benchmark, monke
     np.testing.assert_array_equal(case.ours(), case.ours())
 
 
-@pytest.mark.parametrize("name", ["index", "index_tiny", "scenes", "score"])
+@pytest.mark.parametrize("name", ["index", "index_tiny", "scenes", "scenes_films", "score"])
 def test_a_verb_finds_what_its_library_finds(name, benchmark, monkeypatch, tmp_path):
     verb = name.partition("_")[0]
     if verb == "scenes":

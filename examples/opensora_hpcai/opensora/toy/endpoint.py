@@ -9,7 +9,7 @@ import base64
 import contextlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
@@ -26,11 +26,13 @@ def look(body: Mapping) -> str:
     pictures = [part["image_url"]["url"].split(",", 1)[1] for part in content if part["type"] == "image_url"]
     frames = [cv2.imdecode(np.frombuffer(base64.b64decode(p), np.uint8), cv2.IMREAD_COLOR) for p in pictures]
     seen = judge(np.stack(frames)[..., ::-1])
+    if None in (seen.colour, seen.shape, seen.direction):
+        return "nothing of the toy world"
     moves = "stands still" if seen.direction == "still" else f"moves {seen.direction}"
     return f"a {seen.colour} {seen.shape} {moves}"
 
 
-def right(row: Mapping[str, str], scene: tuple[str, ...]) -> bool:
+def right(row: Mapping[str, str], scene: Sequence[str]) -> bool:
     """Whether a row's caption names the colour, shape and direction of a scene."""
     return all(word in row["caption"].lower() for word in scene)
 

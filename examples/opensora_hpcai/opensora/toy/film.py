@@ -19,6 +19,7 @@ from mindone.checkpoint.atomic import atomic_write
 from mindone.data.write import write_video
 from mindone.errors import UserError
 from opensora.config.toy import ToyFilmConfig
+from opensora.toy.endpoint import right
 from opensora.toy.world import Scene, clip
 
 SCENES = 12
@@ -149,15 +150,15 @@ def differences(truth: list[dict[str, str]], prepared: Path) -> Iterator[str]:
         yield f"the table has the scenes {[row['scene'] for row in table]} and not {kept}"
     shows = {row["scene"]: row["shows"] for row in truth}
     for row in table:
-        if not all(word in row["caption"].lower() for word in shows.get(row["scene"], "").split()):
+        if not right(row, shows.get(row["scene"], "").split()):
             yield f"scene {row['scene']} shows {shows.get(row['scene'])}, and its caption is {row['caption']}"
 
 
 def flaws_of(row: Mapping[str, str]) -> list[str]:
     """What the scores of a clip say against it, as in `FLAWS`."""
     found = {
-        "text": int(row["ocr"]) > 0,
-        "bars": float(row["bars"]) > 0.05,
-        "duplicate": bool(row["duplicate_of"]),
+        "text": int(row.get("ocr") or 0) > 0,
+        "bars": float(row.get("bars") or 0) > 0.05,
+        "duplicate": bool(row.get("duplicate_of")),
     }
     return [flaw for flaw, is_there in found.items() if is_there]
