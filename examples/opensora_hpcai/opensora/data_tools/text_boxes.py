@@ -14,8 +14,8 @@ import numpy as np
 
 # Smaller pictures are enlarged and larger ones reduced before text is looked for.
 LEAST_SIDE, MOST_SIDE = 320, 1024
-# How sure rapidocr has to be of what it reads. At its own 0.5, 7 of 104 clips without text have boxes, at this one 1; of
-# as many with text 5 are missed at both (`opensora.toy.measured_text`, seed 1).
+# How sure rapidocr has to be of what it reads. At its own 0.5, 7 of 104 clips without text have boxes, at this one 1;
+# of as many with text 5 are missed at both (`opensora.toy.measured_text`, seed 1).
 CONFIDENT = 0.7
 # A watermark lies in the outer part of the picture and at the same place in every frame.
 EDGE, SAME_PLACE = 0.25, 0.5
