@@ -265,6 +265,9 @@ class Conditions:
     17) if not given"""
     condition_frame_edit: float = 0.0
     """0: keep these frames exactly; 1: make them anew"""
+    reuse_latents: bool = False
+    """begin a clip of a long video with the latents that the one before ends with; as published, if not: with its
+    frames, encoded again"""
     picture_as_clip: bool = False
     """encode a given picture as the first frame of a clip that stands still, as given frames were encoded in training;
     by itself, as published, if not (for autoencoders that work in chunks: 1.2)"""

@@ -1,7 +1,8 @@
 """Long videos: clips one after the other, each beginning with the last frames of the one before.
 
-The last L frames of a clip go through the autoencoder again and stand at the beginning of the next one; its first L
-frames are left out of the film. So n frames per clip and N clips are ``n + (N - 1)(n - L)`` frames.
+The last L frames of a clip go through the autoencoder again, or their latents are taken as they are, and stand at the
+beginning of the next one; its first L frames are left out of the film. So n frames per clip and N clips are
+``n + (N - 1)(n - L)`` frames.
 """
 
 from __future__ import annotations

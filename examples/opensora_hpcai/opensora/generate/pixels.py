@@ -63,11 +63,19 @@ def decode(plan: Plan, texts: Texts, results: Sequence[Result], films: dict[Job,
         if last:
             _write(plan, texts, result, film, started)
         else:
-            ends[result.job] = [film.encoded_end(autoencoder, video, result.job.seed, loop + 1)]
+            ends[result.job] = [_end(plan, autoencoder, film, result, video, loop + 1)]
             result.took("decode", time.perf_counter() - started)
     del autoencoder
     gc.collect()
     return ends
+
+
+def _end(plan: Plan, autoencoder: Autoencoder, film: Film, result: Result, video: np.ndarray, loop: int) -> np.ndarray:
+    """Latents (C, T', H, W) that the clip number ``loop`` begins with."""
+    if plan.config.conditions.reuse_latents:
+        count = autoencoder.latent_size((film.overlap, *video.shape[2:]))[0]
+        return result.latents[:, -count:]
+    return film.encoded_end(autoencoder, video, result.job.seed, loop)
 
 
 def _decoded(plan: Plan, autoencoder: Autoencoder, result: Result) -> np.ndarray:

@@ -145,7 +145,7 @@ def checked_plan(config: GenerateConfig, family: Family) -> Plan:
         raise SettingError("this autoencoder does not work in chunks; leave out picture_as_clip", "picture_as_clip")
     requests = make_requests(config, family, autoencoder, chunk)
     _require_encoders(config, family, denoiser_config, requests)
-    _require_loops(config, requests)
+    _require_loops(config, requests, chunk)
     if any(request.conditions for request in requests) and not getattr(denoiser_config, "cond_embed", True):
         raise UserError("this denoiser takes no references (cond_embed is false in its config.json); leave them out")
     require_references(requests, config.conditions.loop, autoencoder)
@@ -273,7 +273,7 @@ def whole_chunks(config: GenerateConfig, autoencoder: Autoencoder) -> tuple[Gene
     return replace(config, conditions=replace(config.conditions, condition_frame_length=nearest)), chunk
 
 
-def _require_loops(config: GenerateConfig, requests: Sequence[Request]) -> None:
+def _require_loops(config: GenerateConfig, requests: Sequence[Request], chunk: int | None) -> None:
     """Refuses loops without anything new, strategies for loops that there are not, and samplers without masks."""
     loops, overlap = config.conditions.loop, config.conditions.condition_frame_length
     if config.sampler.sampling == "dpm-solver" and (loops > 1 or any(request.conditions for request in requests)):
@@ -286,4 +286,9 @@ def _require_loops(config: GenerateConfig, requests: Sequence[Request]) -> None:
             raise UserError(
                 f"loop={loops}: clips of {request.size[0]} frames that begin with {overlap} frames of the one before "
                 "have nothing new; use more num_frames, or a smaller condition_frame_length"
+            )
+        if loops > 1 and config.conditions.reuse_latents and chunk and request.size[0] % chunk:
+            raise UserError(
+                f"reuse_latents needs num_frames in chunks of the autoencoder, {chunk} frames each, so that a clip "
+                f"ends with a whole one; {request.size[0]} are not"
             )

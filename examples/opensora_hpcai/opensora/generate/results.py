@@ -72,6 +72,7 @@ def made_from(plan: Plan, job: Job) -> dict[str, Any]:
                 "loop": plan.loops,
                 "condition_frame_length": plan.clip_frames if plan.loops > 1 else None,
                 "condition_frame_edit": config.conditions.condition_frame_edit if plan.loops > 1 else None,
+                **({"reuse_latents": True} if config.conditions.reuse_latents and plan.loops > 1 else {}),
                 **({"picture_as_clip": True} if config.conditions.picture_as_clip else {}),
                 **({} if config.conditions.paste_tail else {"paste_tail": False}),
             },

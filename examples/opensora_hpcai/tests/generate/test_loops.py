@@ -56,6 +56,16 @@ def test_a_clip_begins_with_the_last_frames_of_the_one_before(version, settings,
     assert np.abs(requests[0].noise[0, :, count:] - requests[1].noise[0, :, count:]).max() > 0.1
 
 
+@pytest.mark.parametrize("version", LOOPS)
+def test_a_clip_may_begin_with_the_latents_of_the_one_before(version, settings, monkeypatch):
+    requests, clips, asked, decoded = [], [], latents.sample_request, pixels._decoded
+    monkeypatch.setattr(latents, "sample_request", lambda *given: requests.append(asked(*given)) or requests[-1])
+    monkeypatch.setattr(pixels, "_decoded", lambda *given: clips.append(given[-1].latents) or decoded(*given))
+    generate(settings(version=version, loop=2, reuse_latents=True, **LOOPS[version]))
+    count = int((requests[1].edit_mask == 0).sum())
+    np.testing.assert_array_equal(requests[1].noise[0, :, :count], clips[0][:, -count:])
+
+
 def test_a_clip_that_may_change_what_it_begins_with_is_told_so(settings, monkeypatch):
     requests, asked = [], latents.sample_request
     monkeypatch.setattr(latents, "sample_request", lambda *given: requests.append(asked(*given)) or requests[-1])
@@ -94,6 +104,10 @@ def test_a_length_that_splits_a_chunk_is_rounded_and_said(settings, caplog):
         ({"num_frames": 17, "loop": 2}, "clips of 17 frames that begin with 17 frames of the one before"),
         ({"loop": 2, "captions": ["|0|a|3|b"]}, "has a text for loop 3, but loop=2"),
         ({"loop": 2, "save_latent": True}, "leave out save_latent"),
+        (
+            {"version": "v1.2", "num_frames": 40, "loop": 2, "reuse_latents": True},
+            "needs num_frames in chunks of the autoencoder, 17 frames each",
+        ),
         ({"condition_frame_edit": 2}, "condition_frame_edit=2.0 has to be between 0 and 1"),
     ],
 )
