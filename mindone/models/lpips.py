@@ -157,7 +157,9 @@ class LPIPS(nn.Cell):
             lin = _Weighted(width)
             self.insert_child_to_cell(f"lin{number}", lin)
             self.lins.append(lin)
-        for parameter in self.get_parameters():
+        for name, parameter in self.parameters_and_names():
+            # A compiled graph knows parameters by these names, and a loss holds those of an autoencoder beside them.
+            parameter.name = f"lpips.{name}"
             parameter.requires_grad = False
 
     def construct(self, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:

@@ -1,6 +1,7 @@
 """Training an autoencoder from small videos."""
 
 import json
+import re
 
 import mindspore as ms
 import numpy as np
@@ -195,6 +196,16 @@ def test_perceptual_distances_are_part_of_the_loss_and_of_what_is_logged(setting
     np.testing.assert_allclose(float(parts[3].asnumpy()), expected, rtol=1e-4)
     np.testing.assert_allclose(float((loss - without).asnumpy()), 0.5 * expected, rtol=1e-3)
     assert not any(p.requires_grad for p in lpips.get_parameters())
+
+
+def test_perceptual_distances_compile_beside_the_autoencoder(settings, caplog):
+    caplog.set_level("INFO")
+    golden.use_mode("graph")
+    changes = {"use_real_rec_loss": True, "lpips_random": True, "lpips_net": "alex", "image_size": 64}
+    config = settings(vae_2d_only=True, freeze_vae_2d=False, **changes)
+    training.train(config)
+    found = re.findall(r"lpips ([\d.]+)", caplog.text)
+    assert found and all(float(value) > 0 for value in found)
 
 
 def test_what_cannot_be_done_is_refused(settings):
