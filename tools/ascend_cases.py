@@ -159,20 +159,21 @@ def step_cache_part(part: str) -> tuple:
         # Attention within frames is given, the others are computed.
         counts = guided.network.branch_counts
         return cached.Broadcasting(guided, (True, False, False), counts).set_train(False), (tokens, tokens, *inputs)
-    if part == "reuse":
-        return cached.Reusing(guided).set_train(False), (tokens, *inputs)
-    return {"measure": cached.Measuring, "compute": cached.Computing}[part](guided).set_train(False), inputs
+    if part == "compute":
+        return cached.Computing(guided).set_train(False), inputs
+    # Without a forecast; and with one by a line, where inputs are compared.
+    if part == "repeat":
+        return cached.Reusing(guided).set_train(False), (None, None, tokens, *inputs)
+    return cached.Reusing(guided, 1).set_train(False), (tokens, zeros(2, 2), tokens, tokens, *inputs)
 
 
-def step_cache_rows(kind: str) -> tuple:
-    """What a step cache does with the tokens of two steps."""
+def step_cache_rows() -> tuple:
+    """A step cache takes the rows of two steps."""
     from mindspore import bool_, ops
 
     from opensora.families import cached
 
     tokens = zeros(2, 15, 45 * 80, 1152)
-    if kind == "changes":
-        return cached.Changes(), (tokens, tokens)
     return cached.Chosen(), (ops.zeros((2,), bool_), tokens, tokens)
 
 
@@ -189,7 +190,9 @@ def step_cache_mmdit() -> tuple:
     tokens = 33 * 16 * 16
     text = (zeros(2, 512, config.context_in_dim), zeros(1), zeros(2, config.vec_in_dim))
     inputs = (zeros(1, 16, 33, 32, 32), zeros(1, tokens, 3), *text, zeros(1, 17, 33, 32, 32), zeros(1))
-    return Reusing(guided).set_train(False), (zeros(2, tokens, config.hidden_size), *inputs, zeros(1)[0], zeros(33))
+    kept = zeros(2, tokens, config.hidden_size)
+    scales = (zeros(1)[0], zeros(33))
+    return Reusing(guided, 1).set_train(False), (kept, zeros(2, 2), kept, kept, *inputs, *scales)
 
 
 def short_rotary() -> tuple:

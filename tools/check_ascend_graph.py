@@ -326,14 +326,15 @@ CASES = {
     "pixart-forward": Case(
         "PixArtMS-XL/2, 2 x 16 x 256 x 256", partial(pixart_forward, "PixArtMS-XL/2"), ("FlashAttentionScore",)
     ),
-    "step-cache-measure": Case("the input that TeaCache compares, STDiT3", partial(step_cache_part, "measure")),
     "step-cache-compute": Case(
         "a step of TeaCache that computes, STDiT3", partial(step_cache_part, "compute"), ("FlashAttentionScore",)
     ),
-    "step-cache-reuse": Case("a step of TeaCache without blocks, STDiT3", partial(step_cache_part, "reuse")),
-    "step-cache-mmdit": Case("a step of TeaCache without blocks, MMDiT", step_cache_mmdit),
-    "step-cache-changes": Case("how much tokens have changed", partial(step_cache_rows, "changes")),
-    "step-cache-chosen": Case("rows of two steps", partial(step_cache_rows, "chosen"), ("Select",)),
+    "step-cache-repeat": Case("a step of TeaCache without blocks, STDiT3", partial(step_cache_part, "repeat")),
+    "step-cache-forecast": Case(
+        "a step of TeaCache without blocks, forecast and compared, STDiT3", partial(step_cache_part, "forecast")
+    ),
+    "step-cache-mmdit": Case("a step of TeaCache without blocks, forecast and compared, MMDiT", step_cache_mmdit),
+    "step-cache-chosen": Case("rows of two steps", step_cache_rows, ("Select",)),
     "step-cache-broadcast": Case(
         "a step of PAB, STDiT3", partial(step_cache_part, "broadcast"), ("FlashAttentionScore",)
     ),

@@ -1,7 +1,8 @@
 """Which steps of sampling compute a network anew, and which take results of a step before.
 
 Pyramid attention broadcast (PAB, arXiv:2408.12588) reuses the branches of a block, and TeaCache (arXiv:2411.19108) the
-whole network. These are their decisions; networks and samplers do the rest.
+whole network. What is reused may also be forecast from several steps before (TaylorSeer, arXiv:2503.06923). These are
+their decisions; networks and samplers do the rest.
 """
 
 from __future__ import annotations
@@ -73,12 +74,22 @@ class TeaCache:
     Attributes:
         threshold: how much change may add up before the network runs again; more is faster and less exact.
         coefficients: of a polynomial, the highest power first, that tells the change of the result from that of the
-            input; measured once per network.
+            input; measured once per network. Of one coefficient alone, the inputs are of no account, and all samples
+            leave out the same steps.
+        order: of the polynomial over time that forecasts the result of a step that is left out, see `Forecast`.
+        warmup: steps from the first on that all compute, while the result changes most.
     """
 
     threshold: float
     coefficients: tuple[float, ...] = (217.546007, -118.329252, 26.8662585, -0.0459364272, 0.048442624)
     """of Open-Sora 1.2"""
+    order: int = 0
+    warmup: int = 1
+
+    @property
+    def compares(self) -> bool:
+        """Whether the change of the input counts."""
+        return len(self.coefficients) > 1
 
     def change(self, distance: float) -> float:
         """What a relative distance of two inputs, ``mean|m - m'| / mean|m'|``, is expected to change."""
@@ -93,7 +104,7 @@ class TeaCache:
         computes, added = [True], [0.0]
         for number, distance in enumerate(distances, start=1):
             total = added[-1] + self.change(distance)
-            runs = number == len(distances) or not total < self.threshold
+            runs = number < self.warmup or number == len(distances) or not total < self.threshold
             computes.append(runs)
             added.append(0.0 if runs else total)
         return computes, added
@@ -102,7 +113,7 @@ class TeaCache:
 class TeaCacheRun:
     """`TeaCache` while sampling: decides step by step, for every sample of a batch by itself.
 
-    So a sample is made of the same steps in any batch. The first and the last step compute.
+    So a sample is made of the same steps in any batch. The first ``warmup`` steps, one at least, and the last compute.
     """
 
     def __init__(self, rule: TeaCache, num_steps: int):
@@ -121,13 +132,49 @@ class TeaCacheRun:
             self._added = np.zeros(len(distances))
         self._added = self._added + [self.rule.change(float(distance)) for distance in distances]
         runs = ~(self._added < self.rule.threshold)
-        if self.step in (0, self.num_steps - 1):
+        if self.step < max(1, self.rule.warmup) or self.step == self.num_steps - 1:
             runs[:] = True
         if forced is not None:
             runs |= forced
         self._added[runs] = 0.0
         self.step += 1
         return runs
+
+
+class Forecast:
+    """What a result is expected to be, from the latest computed ones: the polynomial over time through them.
+
+    TaylorSeer (arXiv:2503.06923) expands features in time with finite differences, which for order 1 is the same. In
+    Lagrange's form the polynomial is a weighted sum of the results, for times at any distances. Every sample has times
+    of its own. As long as it has fewer results than ``order + 1``, the polynomial is of a lower order.
+
+    Args:
+        order: 0 repeats the latest result, 1 is a line through two, 2 a parabola through three.
+    """
+
+    def __init__(self, order: int):
+        self.order = order
+        self._times: np.ndarray | None = None
+
+    def computed(self, times: np.ndarray, runs: np.ndarray) -> None:
+        """Notes that the samples which ``runs`` (B,) bool names have a result at ``times`` (B,)."""
+        if self._times is None:
+            self._times = np.full((self.order + 1, len(times)), np.nan)
+        newer = np.concatenate((np.asarray(times, np.float64)[None], self._times[:-1]))
+        self._times = np.where(runs, newer, self._times)
+
+    def weights(self, times: np.ndarray) -> np.ndarray:
+        """(order + 1, B) float32: of each result, the latest first, in the sum that is expected at ``times`` (B,)."""
+        return np.stack([_lagrange(row, t) for row, t in zip(self._times.T, np.asarray(times, np.float64))], 1)
+
+
+def _lagrange(known: np.ndarray, t: float) -> np.ndarray:
+    """(N,) float32 weights at t of values at the times ``known`` (N,); 0 where there is none (NaN), or a time again."""
+    used = [i for i, time in enumerate(known) if not np.isnan(time) and time not in known[:i]]
+    weights = np.zeros(len(known), np.float32)
+    for i in used:
+        weights[i] = np.prod([(t - known[j]) / (known[i] - known[j]) for j in used if j != i])
+    return weights
 
 
 def relative_distances(changed: np.ndarray, before: np.ndarray, branches: int) -> np.ndarray:

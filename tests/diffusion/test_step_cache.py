@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mindone.diffusion.step_cache import Broadcast, MlpBroadcast, TeaCache
+from mindone.diffusion.step_cache import Broadcast, Forecast, MlpBroadcast, TeaCache, TeaCacheRun
 from mindone.errors import UserError
 
 
@@ -43,3 +43,56 @@ def test_the_defaults_are_those_of_1_2():
 def test_a_broadcast_that_cannot_be_is_refused(wrong):
     with pytest.raises(UserError, match="cannot be"):
         Broadcast(**wrong)
+
+
+def forecast(order, power, at, times=(9.0, 7.0, 4.0, 3.5)):
+    """What is expected of a power of time at a time after ``times``."""
+    rule = Forecast(order)
+    for time in times:
+        rule.computed(np.array([time]), np.array([True]))
+    latest = np.array(times[::-1][: order + 1]) ** power
+    return float(rule.weights(np.array([at]))[:, 0] @ latest)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_a_forecast_is_exact_for_polynomials_up_to_its_order_and_not_beyond(order):
+    for power in range(4):
+        exact = forecast(order, power, 2.0) == pytest.approx(2.0**power, rel=1e-5)
+        assert exact == (power <= order)
+
+
+def test_a_forecast_of_order_0_repeats_the_latest_result():
+    rule = Forecast(0)
+    rule.computed(np.array([9.0, 8.0]), np.array([True, True]))
+    np.testing.assert_array_equal(rule.weights(np.array([3.0, 2.0])), [[1, 1]])
+
+
+def test_samples_forecast_from_the_steps_that_they_computed_and_from_as_many_as_there_are():
+    rule = Forecast(1)
+    rule.computed(np.array([1.0, 1.0]), np.array([True, True]))
+    np.testing.assert_array_equal(rule.weights(np.array([0.8, 0.8])), [[1, 1], [0, 0]])
+    rule.computed(np.array([0.8, 0.8]), np.array([True, False]))
+    np.testing.assert_allclose(rule.weights(np.array([0.7, 0.7])), [[1.5, 1], [-0.5, 0]], rtol=1e-6)
+
+
+def test_a_time_that_was_computed_again_counts_once():
+    rule = Forecast(1)
+    for _ in range(2):
+        rule.computed(np.array([0.5]), np.array([True]))
+    np.testing.assert_array_equal(rule.weights(np.array([0.4])), [[1], [0]])
+
+
+def test_without_coefficients_of_the_change_every_step_counts_the_same():
+    rule = TeaCache(1.5, (1.0,))
+    assert not rule.compares
+    assert TeaCache(1.5).compares
+    computes, _ = rule.schedule([0.1, 5.0, 0.0, 2.0, 0.3])
+    assert computes == [True, False, True, False, True, True]
+
+
+def test_the_first_steps_compute_in_plans_and_while_sampling():
+    rule = TeaCache(2.5, (1.0,), warmup=3)
+    expected = [True, True, True, False, False, True, False, True]
+    assert rule.schedule([0.0] * 7)[0] == expected
+    run = TeaCacheRun(rule, 8)
+    assert [bool(run.computes(np.zeros(1))[0]) for _ in range(8)] == expected

@@ -205,7 +205,13 @@ class Cache:
     """teacache: how much change may add up; published for 1.2: 0.1 slow, 0.2 fast"""
     teacache_coefficients: list[float] | None = None
     """teacache: polynomial from the change of the input to that of the result, the highest power first; 1.2's own if
-    not given, and for other versions the change itself"""
+    not given, and for other versions the change itself; 1 alone: each step counts 1, so that rel_l1_thresh 1.5 computes
+    every second step, the same for all videos"""
+    teacache_order: int = 0
+    """teacache: what the blocks would add is forecast over time from the last steps that computed: 0 repeats the last
+    one, 1 is a line through two, 2 a parabola through three"""
+    teacache_warmup: int = 1
+    """teacache: so many steps from the first on compute all blocks"""
     spatial_range: int = 2
     """pab: attention within frames is computed every so many steps"""
     temporal_range: int = 4
@@ -227,7 +233,8 @@ class Cache:
     """for max_lpips without weights, the same network with random ones: another scale, for trying out"""
 
     def check(self) -> None:
-        require_at_least(self, rel_l1_thresh=0, spatial_range=1, temporal_range=1, cross_range=1)
+        require(self, "teacache_order", self.teacache_order in range(3), "0, 1 or 2")
+        require_at_least(self, rel_l1_thresh=0, teacache_warmup=1, spatial_range=1, temporal_range=1, cross_range=1)
         for name in ("spatial_threshold", "temporal_threshold", "cross_threshold"):
             ends = getattr(self, name)
             require(self, name, len(ends) == 2 and ends[0] < ends[1], "two timesteps, the smaller one first")

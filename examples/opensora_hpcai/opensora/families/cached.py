@@ -1,10 +1,11 @@
 """Sampling that leaves blocks out in some steps: TeaCache, and pyramid attention broadcast (PAB).
 
 The network is compiled in parts, and the host decides before every step which part runs: a step that is skipped runs
-a graph in which there are no blocks. Decisions are those of `mindone.diffusion.step_cache`.
+a graph in which there are no blocks. Decisions and forecasts are those of `mindone.diffusion.step_cache`.
 
 A network offers ``embed(*inputs) -> (x, state)``, ``run_blocks(x, state) -> x``, ``head(x, state)`` and
-``first_input(x, state)``, the modulated input of its first block; for PAB also ``broadcast_blocks``.
+``first_input(x, state)``, the modulated input of its first block; for PAB also ``broadcast_blocks``. Its guided
+prediction says at which place of its inputs the timesteps (B,) are: ``timestep_place``.
 
 Legend: `B` batch, `R` rows that the network sees (branches of guidance times `B`).
 """
@@ -19,7 +20,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindone.diffusion.step_cache import Broadcast, TeaCache, TeaCacheRun, relative_distances
+from mindone.diffusion.step_cache import Broadcast, Forecast, TeaCache, TeaCacheRun, relative_distances
 from mindone.nn import functional as F
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ Prediction = Callable[..., Tensor]
 FITTED_VERSION = "v1.2"
 THE_CHANGE_ITSELF = (1.0, 0.0)
 KINDS = ("spatial", "temporal", "cross")
-# Places in the inputs of an STDiT's guided prediction.
-TIMESTEP, FRAMES_MASK = 1, 6
+# Place in the inputs of an STDiT's guided prediction.
+FRAMES_MASK = 6
 
 
 class StepCache(Protocol):
@@ -77,10 +78,10 @@ def make_step_cache(settings: CacheSettings, model_version: str) -> StepCache | 
 
 def teacache_rule(settings: CacheSettings, model_version: str) -> TeaCache:
     """TeaCache with the settings' threshold and the coefficients of the version, or those that are given."""
-    given = settings.teacache_coefficients
-    if given:
-        return TeaCache(settings.rel_l1_thresh, tuple(given))
-    return TeaCache(settings.rel_l1_thresh, *(() if model_version == FITTED_VERSION else (THE_CHANGE_ITSELF,)))
+    coefficients = settings.teacache_coefficients
+    if not coefficients:
+        coefficients = TeaCache.coefficients if model_version == FITTED_VERSION else THE_CHANGE_ITSELF
+    return TeaCache(settings.rel_l1_thresh, tuple(coefficients), settings.teacache_order, settings.teacache_warmup)
 
 
 # --- parts of a network, each a graph of its own ---------------------------------------------------------------------
@@ -92,37 +93,62 @@ class _Part(nn.Cell):
         self.guided, self.network = guided, guided.network
 
 
-class Measuring(_Part):
-    """The modulated input of the first block, (R, ...) float32; the blocks do not run."""
-
-    def construct(self, *inputs):
-        x, state = self.network.embed(*self.guided.arguments(*inputs))
-        return self.network.first_input(x, state)
-
-
-class Changes(nn.Cell):
-    """Per row the sums ``|now - before|`` and ``|before|``."""
-
-    def construct(self, now: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        axes = tuple(range(1, now.ndim))
-        return ops.abs(now - before).mean(axes), ops.abs(before).mean(axes)
-
-
 class Computing(_Part):
-    """The guided prediction, and what the blocks added to their input, (R, ...)."""
+    """A step with its blocks.
+
+    Returns the guided prediction, what the blocks added to their input, (R, ...), and with ``compares`` the modulated
+    input of the first block, (R, ...) float32.
+    """
+
+    def __init__(self, guided: nn.Cell, compares: bool = True):
+        super().__init__(guided)
+        self.compares = compares
 
     def construct(self, *inputs):
         x, state = self.network.embed(*self.guided.arguments(*inputs))
         after = self.network.run_blocks(x, state)
-        return self.guided.guide(self.network.head(after, state), inputs), after - x
+        result = self.guided.guide(self.network.head(after, state), inputs)
+        if self.compares:
+            return result, after - x, self.network.first_input(x, state)
+        return result, after - x
 
 
 class Reusing(_Part):
-    """The guided prediction with what the blocks added in an earlier step; the blocks do not run."""
+    """A step without its blocks; ``order`` is that of the forecast of what they would add."""
 
-    def construct(self, residual, *inputs):
+    def __init__(self, guided: nn.Cell, order: int = 0):
+        super().__init__(guided)
+        self.count = order + 1
+
+    def construct(self, before, weights, *given):
+        """Such a step, whose result may be used or not.
+
+        Args:
+            before: (R, ...) input of the first block in the step before; None if inputs are not compared.
+            weights: (order + 1, R) float32 of what the blocks added in earlier steps; None with order 0.
+            given: order + 1 of these tensors, (R, ...), the latest first, and the inputs of the network.
+
+        Returns:
+            the guided prediction; if inputs are compared also the input of the first block, and per row the means of
+            its change and of ``before``.
+        """
+        inputs = given[self.count :]
         x, state = self.network.embed(*self.guided.arguments(*inputs))
-        return self.guided.guide(self.network.head(x + F.cast(residual, x.dtype), state), inputs)
+        result = self.guided.guide(self.network.head(x + self._forecast(weights, given, x), state), inputs)
+        if before is None:
+            return (result,)
+        now = self.network.first_input(x, state)
+        axes = tuple(range(1, now.ndim))
+        return result, now, ops.abs(now - before).mean(axes), ops.abs(before).mean(axes)
+
+    def _forecast(self, weights, residuals, x):
+        if self.count == 1:
+            return F.cast(residuals[0], x.dtype)
+        total = 0.0
+        for i in range(self.count):
+            weight = weights[i].reshape((-1,) + (1,) * (x.ndim - 1))
+            total = total + weight * F.cast(residuals[i], ms.float32)
+        return F.cast(total, x.dtype)
 
 
 class Chosen(nn.Cell):
@@ -173,64 +199,83 @@ class Broadcasting(_Part):
 class TeaCached:
     """Leaves all blocks out as long as their input changes little, for each sample by itself.
 
-    Where the samples of a batch disagree the blocks run for all of them, and only those use the result that would do
-    so in a batch of their own.
+    What they would have added is forecast from what they added before. Where the samples of a batch disagree the blocks
+    run for all of them, and only those use the result that would do so in a batch of their own.
     """
 
     def __init__(self, rule: TeaCache):
         self.rule, self.spent = rule, Spent()
         self.distances: list[np.ndarray] = []
         """of the latest batch: (B,) per step after the first"""
-        self._parts: dict[int, tuple[nn.Cell, nn.Cell, nn.Cell]] = {}
-        self._changes, self._chosen = Changes(), Chosen()
+        self._parts: dict[tuple, tuple[nn.Cell, nn.Cell]] = {}
+        self._chosen = Chosen()
 
     def start(self, guided: nn.Cell, num_steps: int) -> Prediction:
-        if id(guided) not in self._parts:
-            self._parts[id(guided)] = (Measuring(guided), Computing(guided), Reusing(guided))
+        key = (id(guided), self.rule.order, self.rule.compares)
+        if key not in self._parts:
+            self._parts[key] = (Computing(guided, self.rule.compares), Reusing(guided, self.rule.order))
         run, self.distances = TeaCacheRun(self.rule, num_steps), []
-        return _TeaCachedBatch(self, run, *self._parts[id(guided)])
-
-    def between(self, now: Tensor, before: Tensor, batch: int) -> np.ndarray:
-        """(B,) relative distances of two inputs."""
-        sums = [rows.asnumpy() for rows in self._changes(now, before)]
-        self.distances.append(relative_distances(*sums, now.shape[0] // batch))
-        return self.distances[-1]
+        return _TeaCachedBatch(self, run, guided.timestep_place, *self._parts[key])
 
     def mixed(self, runs: np.ndarray, new: Tensor, old: Tensor) -> Tensor:
         """Of the samples that ``runs`` (B,) names the new rows, of the others the old ones."""
+        if runs.all():
+            return new
         return self._chosen(Tensor(np.tile(runs, new.shape[0] // len(runs))), new, old)
 
 
 class _TeaCachedBatch:
-    """The steps of one batch."""
+    """The steps of one batch.
 
-    def __init__(self, cache: TeaCached, run: TeaCacheRun, measure: nn.Cell, compute: nn.Cell, reuse: nn.Cell):
-        self.cache, self.run = cache, run
-        self.measure, self.compute, self.reuse = measure, compute, reuse
+    Where inputs are compared, the part without blocks runs first in every step but the first one: it is cheap, and has
+    the result for those samples that reuse. Otherwise one part runs, or both where samples disagree.
+    """
+
+    def __init__(self, cache: TeaCached, run: TeaCacheRun, timestep_place: int, compute: nn.Cell, reuse: nn.Cell):
+        self.cache, self.run, self.timestep_place = cache, run, timestep_place
+        self.compute, self.reuse = compute, reuse
+        self.forecast = Forecast(run.rule.order)
         self._seen: Tensor | None = None
-        self._residual: Tensor | None = None
+        self._residuals: list[Tensor] = []
         self._mask: np.ndarray | None = None
 
     def __call__(self, *inputs: Tensor | None) -> Tensor:
-        runs = self._runs(inputs)
+        times, reused = inputs[self.timestep_place].asnumpy(), None
+        distances = np.zeros(len(times))
+        if self._seen is not None:
+            reused, distances = self._compared(times, inputs)
+        if self._residuals:
+            self.cache.distances.append(distances)
+        runs = self.run.computes(distances, self._joined(inputs))
         self.cache.spent.steps += 1
+        if reused is None and not runs.all():
+            (reused,) = self._reused(times, inputs)
         if not runs.any():
-            return self.reuse(self._residual, *inputs)
-        self.cache.spent.computed += 1
-        result, residual = self.compute(*inputs)
-        if not runs.all():
-            result = self.cache.mixed(runs, result, self.reuse(self._residual, *inputs))
-            residual = self.cache.mixed(runs, residual, self._residual)
-        self._residual = residual
-        return result
+            return reused
+        return self._computed(times, inputs, runs, reused)
 
-    def _runs(self, inputs: tuple[Tensor | None, ...]) -> np.ndarray:
-        """(B,) bool: the samples that compute in this step."""
-        batch = inputs[0].shape[0]
-        seen = self.measure(*inputs)
-        distances = np.zeros(batch) if self._seen is None else self.cache.between(seen, self._seen, batch)
-        self._seen = seen
-        return self.run.computes(distances, self._joined(inputs))
+    def _computed(self, times: np.ndarray, inputs: tuple, runs: np.ndarray, reused: Tensor | None) -> Tensor:
+        """The prediction with blocks for the samples that ``runs`` (B,) names, which are kept for later steps."""
+        self.cache.spent.computed += 1
+        result, residual, *seen = self.compute(*inputs)
+        self._seen = seen[0] if seen else None
+        self.forecast.computed(times, runs)
+        known = self._residuals or [residual] * (self.run.rule.order + 1)
+        self._residuals = [self.cache.mixed(runs, new, old) for new, old in zip([residual, *known], known)]
+        return self.cache.mixed(runs, result, reused)
+
+    def _compared(self, times: np.ndarray, inputs: tuple) -> tuple[Tensor, np.ndarray]:
+        """The prediction without blocks, and the (B,) relative distances of the inputs from those a step before."""
+        result, self._seen, *sums = self._reused(times, inputs)
+        rows = self._seen.shape[0]
+        return result, relative_distances(*[each.asnumpy() for each in sums], rows // len(times))
+
+    def _reused(self, times: np.ndarray, inputs: tuple) -> tuple[Tensor, ...]:
+        weights = None
+        if self.run.rule.order:
+            branches = self._residuals[0].shape[0] // len(times)
+            weights = Tensor(np.tile(self.forecast.weights(times), branches))
+        return self.reuse(self._seen, weights, *self._residuals, *inputs)
 
     def _joined(self, inputs: tuple[Tensor | None, ...]) -> np.ndarray | None:
         """(B,) bool: samples of which another set of frames is generated than in the step before."""
@@ -261,7 +306,7 @@ class Broadcasted:
 
         def predict(*inputs: Tensor | None) -> Tensor:
             nonlocal step
-            timestep = int(inputs[TIMESTEP].asnumpy()[0])
+            timestep = int(inputs[guided.timestep_place].asnumpy()[0])
             reused = tuple(rule.reuses_at(step, timestep) for rule in (self.spatial, self.temporal, self.cross))
             key = (id(guided), reused)
             if key not in self._parts:

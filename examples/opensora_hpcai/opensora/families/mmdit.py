@@ -67,6 +67,8 @@ class GuidedVelocity(nn.Cell):
         branches: 3, 2 (nothing is given) or 1 (no guidance, or a network that is told the guidance).
     """
 
+    timestep_place = 3
+
     def __init__(self, denoiser: nn.Cell, branches: int):
         super().__init__(auto_prefix=False)
         self.predict = Predict(denoiser)

@@ -68,6 +68,8 @@ class GuidedPrediction(nn.Cell):
         keep_variance: also return the channels after the latent ones (the learned variance), of the conditional half.
     """
 
+    timestep_place = 1
+
     def __init__(
         self, denoiser: nn.Cell, guided: bool = True, channels: int | None = None, keep_variance: bool = False
     ):

@@ -94,6 +94,8 @@ def recipe_key(plan: Plan) -> str:
         "loras": config.denoiser.loras,
         "sampler": without(vars(config.sampler), *OF_THE_RUN),
         "coefficients": config.cache.teacache_coefficients,
+        "order": config.cache.teacache_order,
+        "warmup": config.cache.teacache_warmup,
         "lpips": None if config.cache.lpips_random else config.cache.lpips_checkpoint,
     }
     text = json.dumps(outputs.plain(said), sort_keys=True)

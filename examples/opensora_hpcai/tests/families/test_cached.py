@@ -9,7 +9,7 @@ from mindspore import nn
 
 from mindone.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig
 from mindone.diffusion.shifted_flow import ShiftedFlow, ShiftedFlowConfig
-from mindone.diffusion.step_cache import Broadcast, TeaCache
+from mindone.diffusion.step_cache import Broadcast, TeaCache, TeaCacheRun
 from opensora.config.generate import Sampler as SamplerSettings
 from opensora.families.base import SampleRequest
 from opensora.families.cached import Broadcasted, TeaCached
@@ -24,7 +24,7 @@ from opensora.timestep_shift import size_ratio
 
 STEPS = 4
 SIZE = (9, 32, 32)
-ITSELF = (1.0, 0.0)
+ITSELF, EACH_STEP = (1.0, 0.0), (1.0,)
 WIDTHS = {
     "hidden_size": 24,
     "depth": 1,
@@ -97,8 +97,10 @@ def without_compiling():
 
 
 def test_every_part_compiles_and_samples_as_it_does_without_compiling():
-    rule, everywhere = TeaCache(1e9, ITSELF), Broadcast(2, (-1, 1001))
-    caches = [lambda: TeaCached(rule), lambda: Broadcasted(everywhere, everywhere, everywhere)]
+    rules = [TeaCache(1e9, ITSELF), TeaCache(1.5, EACH_STEP), TeaCache(1e9, ITSELF, 2, 2)]
+    everywhere = Broadcast(2, (-1, 1001))
+    caches = [lambda rule=rule: TeaCached(rule) for rule in rules]
+    caches.append(lambda: Broadcasted(everywhere, everywhere, everywhere))
     expected = [last(stdit3(make()), request()) for make in caches]
     ms.set_context(mode=ms.GRAPH_MODE)
     for make, values in zip(caches, expected):
@@ -114,6 +116,26 @@ def test_a_cache_that_never_skips_is_the_plain_sampler_bit_for_bit(name):
     if name != "MMDiT":
         always = Broadcasted(*[Broadcast(1)] * 3)
         np.testing.assert_array_equal(last(SAMPLERS[name](always), request()), plain)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_cache_with_no_step_to_leave_out_is_the_plain_sampler_with_every_order(name, order):
+    tea = TeaCached(TeaCache(1.0, EACH_STEP, order))
+    np.testing.assert_array_equal(last(SAMPLERS[name](tea), request()), last(SAMPLERS[name](), request()))
+    assert tea.spent.computed == STEPS
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_forecast_is_of_the_sample_alone_and_of_both_branches_of_guidance(name):
+    """With guidance there are two rows per sample, of which each is forecast by the sample's own times."""
+    rule = TeaCache(1.5, EACH_STEP, 1, 2)
+    together, alone, repeated = TeaCached(rule), TeaCached(rule), TeaCached(replace(rule, order=0))
+    pair, single = last(SAMPLERS[name](together), request()), SAMPLERS[name](alone)
+    for row in range(2):
+        np.testing.assert_allclose(last(single, request(1, first=row))[0], pair[row], rtol=1e-4, atol=1e-4)
+    assert (last(SAMPLERS[name](repeated), request()) != pair).any()
+    assert (together.spent.computed, together.spent.steps) == (3, STEPS)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -134,6 +156,7 @@ class Residual(nn.Cell):
     def __init__(self):
         super().__init__(auto_prefix=False)
         self.network = self
+        self.timestep_place = 1
         self.runs = 0
 
     def arguments(self, *inputs):
@@ -154,6 +177,41 @@ class Residual(nn.Cell):
 
     def first_input(self, x, state):
         return x
+
+
+class Linear(Residual):
+    """Its blocks add 3 times the timestep, in every row another multiple of it."""
+
+    def embed(self, x, t):
+        return x * 0, t
+
+    def run_blocks(self, x, state):
+        self.runs += 1
+        return x + (state * 3 * ms.Tensor(np.arange(1, len(state) + 1), ms.float32)).reshape(-1, 1)
+
+    def head(self, x, state):
+        return x
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_what_blocks_add_is_forecast_exactly_if_it_is_linear_in_time(order):
+    network, tea = Linear(), TeaCached(TeaCache(1e9, ITSELF, order, 2))
+    predict, x = tea.start(network, 6), ms.Tensor(np.ones((2, 3), np.float32))
+    for t in (9.0, 7.0, 4.0, 3.5, 1.0, 0.5):
+        found = predict(x, ms.Tensor(np.full(2, t, np.float32))).asnumpy()
+        np.testing.assert_allclose(found, [[3 * t] * 3, [6 * t] * 3], rtol=1e-5)
+    assert network.runs == 3
+
+
+def test_samples_that_disagree_are_forecast_each_from_its_own_steps(monkeypatch):
+    network, tea = Linear(), TeaCached(TeaCache(0.0, EACH_STEP, 1))
+    plan = iter([[1, 1], [1, 0], [0, 1], [0, 0], [1, 1]])
+    monkeypatch.setattr(TeaCacheRun, "computes", lambda *given: np.array(next(plan), bool))
+    predict, x = tea.start(network, 5), ms.Tensor(np.ones((2, 3), np.float32))
+    found = [predict(x, ms.Tensor(np.full(2, t, np.float32))).asnumpy()[:, 0] for t in (9.0, 7.0, 4.0, 3.0, 0.0)]
+    # The second sample has one result, of 9, until it computes again.
+    np.testing.assert_allclose(found, [[27, 54], [21, 54], [12, 24], [9, 18], [0, 0]], rtol=1e-5, atol=1e-5)
+    assert (network.runs, tea.spent.computed) == (4, 4)
 
 
 def test_a_constant_input_is_skipped_and_the_head_still_sees_the_step():
