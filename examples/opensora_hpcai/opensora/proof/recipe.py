@@ -9,6 +9,7 @@ move), and where things are written.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -72,7 +73,7 @@ class World:
         return str(self.folder / name)
 
 
-def make_world(config: ProveConfig, family: Family, spread: Spread, folder: Path) -> World:
+def make_world(config: ProveConfig, family: Family, folder: Path) -> World:
     """Writes ``t5``, ``clip``, ``vae``, ``start`` (the denoiser), ``latents`` and ``videos.csv``.
 
     Raises:
@@ -84,7 +85,7 @@ def make_world(config: ProveConfig, family: Family, spread: Spread, folder: Path
     save_model(folder / "vae", autoencoder, asdict(autoencoder.config))
     _save_denoiser(denoiser_config(family.denoiser_preset, None, small_network(config, family)), folder / "start")
     size = video_size(autoencoder)
-    samples = BATCH * spread.dp * spread.accumulate * UPDATES_PER_EPOCH
+    samples = samples_of_update(config.proof) * UPDATES_PER_EPOCH
     ends = [end.name for end in given_ends(config.flow.condition_config or (), causal=True)]
     with open(folder / "videos.csv", "w", newline="") as file:
         rows = csv.writer(file)
@@ -93,6 +94,11 @@ def make_world(config: ProveConfig, family: Family, spread: Spread, folder: Path
             rows.writerow([f"{index}.mp4", f"a red circle moves left {'on ' * (index % 3)}".strip()])
             write_latent(cache_path(folder / "latents", f"{index}.mp4"), _latents(autoencoder, size, ends, index))
     return World(folder, size, samples)
+
+
+def samples_of_update(proof: Proof) -> int:
+    """Samples of an update on all ranks: as many in every plan, so that one run of one process is compared with all."""
+    return BATCH * math.lcm(*(spread.batches for spread in proof.spreads))
 
 
 def small_autoencoder(preset: str) -> Autoencoder:
@@ -133,7 +139,7 @@ def small_training(config: ProveConfig, family: Family, world: World, spread: Sp
     Every spread has the same samples in each update.
     """
     updates = Loop(
-        batch_size=BATCH * config.proof.spread.dp * config.proof.spread.accumulate // (spread.dp * spread.accumulate),
+        batch_size=samples_of_update(config.proof) // spread.batches,
         train_steps=config.proof.proof_steps,
         ckpt_save_steps=config.proof.proof_steps,
         log_interval=1,

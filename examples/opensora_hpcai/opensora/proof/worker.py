@@ -1,8 +1,11 @@
-"""What `prove` starts as one process or as several: a command of the table of doors, and the memory that it took.
+"""What `prove` starts as one process or as several: commands of the table of doors, and the memory that they took.
 
-``worker.py REPORT COMMAND ...``: ``REPORT.RANK`` gets the peak of the process' memory in bytes.
+``worker.py FILE``: a JSON list of commands, each with ``door``, ``settings`` and ``report``. ``REPORT.RANK`` gets the
+peak of the process' memory in bytes when the command has ended. One process runs them all, since starting one takes as
+long as many a command.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +13,6 @@ from mindone import runtime
 from opensora.cli import enter
 
 if __name__ == "__main__":
-    report, command = sys.argv[1:3]
-    enter(command, sys.argv[3:])
-    Path(f"{report}.{runtime.current().rank}").write_text(str(runtime.peak_memory()))
+    for command in json.loads(Path(sys.argv[1]).read_text()):
+        enter(command["door"], command["settings"])
+        Path(f"{command['report']}.{runtime.current().rank}").write_text(str(runtime.peak_memory()))
