@@ -16,8 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import mindspore
 import yaml
 
+from mindone import runtime
 from mindone.config import save_config
 from mindone.errors import UserError
 from opensora import outputs
@@ -43,7 +45,7 @@ def prove(config: ProveConfig) -> list[Proved]:
         UserError: numbers of a plan are further apart than the limits, or a run cannot work.
     """
     start(config.runtime)
-    family, _ = settle(config, config.model.model_version, config.model.model_name, config.autoencoder.vae_type)
+    family, settled = settle(config, config.model.model_version, config.model.model_name, config.autoencoder.vae_type)
     with _folder(config.proof.proof_path) as folder:
         world = make_world(config, family, folder)
         for spread in (Spread(), *config.proof.spreads):
@@ -63,10 +65,19 @@ def prove(config: ProveConfig) -> list[Proved]:
             print("\n".join(details(found[-1], *_memory(folder, Spread()))), flush=True)
     if len(found) > 1:
         print("\n".join(overview(found)))
-    wrong = [f"{proved.spread} ({', '.join(proved.wrong)})" for proved in found if proved.wrong]
-    if wrong:
-        raise UserError(f"these plans do not give the numbers of one process: {'; '.join(wrong)}")
+    _require_equal(found, settled.model.dtype)
     return found
+
+
+def _require_equal(found: Sequence[Proved], dtype: str) -> None:
+    """Raises a `UserError` that names the plans with other numbers than one process, and in which numbers."""
+    wrong = [f"{proved.spread} ({', '.join(proved.wrong)})" for proved in found if proved.wrong]
+    if not wrong:
+        return
+    message = f"these plans do not give the numbers of one process: {'; '.join(wrong)}"
+    if runtime.compute_dtype(dtype) != mindspore.float32 and any(proved.compared for proved in found if proved.wrong):
+        message += f"; {dtype} rounds what is summed in another order to other numbers, so compare with --dtype fp32"
+    raise UserError(message)
 
 
 def _proved(config: ProveConfig, folder: Path, spread: Spread) -> Proved:

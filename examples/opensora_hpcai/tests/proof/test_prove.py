@@ -214,6 +214,12 @@ def test_a_folder_that_is_in_use_is_refused(tmp_path):
         proving.prove(config)
 
 
+def test_who_compares_in_half_precision_is_told_to_compare_in_single_precision(written):
+    written.apart = "dp=2"
+    with pytest.raises(UserError, match=r"dp=2 \(loss\); fp16 rounds .* compare with --dtype fp32$"):
+        proving.prove(configured(*RECIPE, "--dtype", "fp16", "--plan", "dp=2"))
+
+
 @pytest.mark.msrun
 def test_a_training_and_videos_that_ranks_share_are_those_of_one_process(capsys):
     argv = [*RECIPE, "--plan", "dsp=2,zero=3", "dp=2,accumulate=2", "--proof_steps", "2", "--proof_layers", "1"]
