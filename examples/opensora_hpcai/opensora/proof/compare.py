@@ -92,9 +92,9 @@ def compare_videos(one: Path, many: Path) -> Iterator[Compared]:
 
     latents = differences("*.npy", read_npy)
     yield Compared("latents", float(latents.max()), PIXEL_LIMIT, "largest of all videos, absolute")
-    pixels = differences("*/[0-9]*.png", lambda path: np.asarray(Image.open(path), np.float64) / 127.5)
-    yield Compared("pixels", float(pixels.mean()), PIXEL_LIMIT, "mean of all videos, of -1 to 1")
-    yield Compared("levels", float(pixels.max() * 127.5), 1.0, "largest difference of a pixel, in levels of 255")
+    levels = differences("*/[0-9]*.png", lambda path: np.asarray(Image.open(path), np.float64))
+    yield Compared("pixels", float(levels.mean() / 127.5), PIXEL_LIMIT, "mean of all videos, of -1 to 1")
+    yield Compared("levels", float(levels.max()), 1.0, "largest difference of a pixel, in levels of 255")
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -115,7 +115,8 @@ def write_picture(folder, name, level=0):
     from PIL import Image
 
     (folder / f"videos-{name}" / "000").mkdir()
-    Image.new("RGB", (2, 2), (level, level, level)).save(folder / f"videos-{name}" / "000" / "0000.png")
+    shades = np.arange(250, dtype=np.uint8).reshape(10, 25) + np.uint8(level)
+    Image.fromarray(np.stack([shades] * 3, -1)).save(folder / f"videos-{name}" / "000" / "0000.png")
 
 
 def differing(folder):
