@@ -34,6 +34,7 @@ from opensora.config.search import SearchConfig
 from opensora.config.serving import ServeConfig, WebConfig
 from opensora.config.toy import (
     MeasuredConfig,
+    MeasuredTextConfig,
     ScoreConfig,
     TinyClipConfig,
     TinyT5Config,
@@ -49,6 +50,7 @@ from opensora.config.world import WorldConfig
 
 __all__ = [
     "MeasuredConfig",
+    "MeasuredTextConfig",
     "SampleFirstConfig",
     "SampleOpenDiTConfig",
     "TrainFirstConfig",
