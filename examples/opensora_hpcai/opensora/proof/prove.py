@@ -176,25 +176,25 @@ def _write_sampling(config: ProveConfig, world: World, folder: Path) -> None:
 
 
 def _run(folder: Path, spread: Spread, commands: Sequence[Command]) -> None:
-    """Runs commands on the processes of a plan.
+    """Runs commands one after the other, each as processes of its own, as users do.
 
     Raises:
         UserError: one failed; with the end of what it said.
     """
     name, ranks = _name(spread), spread.ranks
-    doors = " and ".join(command.door for command in commands)
     where = f"{ranks} process{'es' if ranks > 1 else ''}"
-    logger.info("%s: %s on %s", name, doors, where)
-    file = folder / f"{name}.json"
-    outputs.write_json(file, [vars(command) for command in commands])
-    words = [str(WORKER), str(file)]
-    if ranks > 1:
-        launcher = ["-m", "mindone.parallel.launch", "--nproc", str(ranks), "--log_dir"]
-        words = [*launcher, str(folder / "logs" / name), *words]
-    done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        last = "\n".join(done.stdout.splitlines()[-LOG_LINES:])
-        raise UserError(f"{name}: {doors} on {where} failed with code {done.returncode}:\n{last}")
+    for command in commands:
+        logger.info("%s: %s on %s", name, command.door, where)
+        file = folder / f"{name}-{command.door}.json"
+        outputs.write_json(file, vars(command))
+        words = [str(WORKER), str(file)]
+        if ranks > 1:
+            launcher = ["-m", "mindone.parallel.launch", "--nproc", str(ranks), "--log_dir"]
+            words = [*launcher, str(folder / "logs" / f"{name}-{command.door}"), *words]
+        done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            last = "\n".join(done.stdout.splitlines()[-LOG_LINES:])
+            raise UserError(f"{name}: {command.door} on {where} failed with code {done.returncode}:\n{last}")
 
 
 def _memory(folder: Path, spread: Spread) -> list[float]:

@@ -1,8 +1,7 @@
-"""What `prove` starts as one process or as several: commands of the table of doors, and the memory that they took.
+"""What `prove` starts as one process or as several: a command of the table of doors, and the memory that it took.
 
-``worker.py FILE``: a JSON list of commands, each with ``door``, ``settings`` and ``report``. ``REPORT.RANK`` gets the
-peak of the process' memory in bytes when the command has ended. One process runs them all, since starting one takes as
-long as many a command.
+``worker.py FILE``: JSON with ``door``, ``settings`` and ``report``. ``REPORT.RANK`` gets the peak of the process' memory
+in bytes when the command has ended.
 """
 
 import json
@@ -13,6 +12,6 @@ from mindone import runtime
 from opensora.cli import enter
 
 if __name__ == "__main__":
-    for command in json.loads(Path(sys.argv[1]).read_text()):
-        enter(command["door"], command["settings"])
-        Path(f"{command['report']}.{runtime.current().rank}").write_text(str(runtime.peak_memory()))
+    command = json.loads(Path(sys.argv[1]).read_text())
+    enter(command["door"], command["settings"])
+    Path(f"{command['report']}.{runtime.current().rank}").write_text(str(runtime.peak_memory()))
