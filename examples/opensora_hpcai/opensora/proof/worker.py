@@ -1,7 +1,7 @@
 """What `prove` starts as one process or as several: a command of the table of doors, and the memory that it took.
 
-``worker.py FILE``: JSON with ``door``, ``settings`` and ``report``. When the command has ended, ``REPORT.RANK`` gets the
-peak of the process' memory in bytes.
+``worker.py FILE``: JSON with ``door``, ``settings`` and ``report``. When the command has ended, ``REPORT.RANK`` gets
+the peak of the process' memory in bytes.
 """
 
 import json
