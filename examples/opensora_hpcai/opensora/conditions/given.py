@@ -242,10 +242,10 @@ class GivenToNetwork(Conditioning):
         if set(kinds) == {"t2v"}:
             return {"noise": noise}
         masks, latents = sampling_condition(kinds, references, noise.shape[1:], conditions[0].causal)
-        pasted = masks[:, :, :, :1, :1] == 1
+        pasted = np.zeros((*masks.shape[:3], 1, 1), bool)
         for row, wanted in enumerate(conditions):
             for end in given_ends([wanted.kind], wanted.causal):
-                pasted[row, :, end.place] &= end.is_head or wanted.paste_tail
+                pasted[row, :, end.place] = end.is_head or wanted.paste_tail
         return {"noise": noise, "condition": np.concatenate([masks, latents], 1), "pasted": pasted}
 
 

@@ -37,6 +37,11 @@ class Spread:
         return self.dp * self.row
 
     @property
+    def processes(self) -> str:
+        """``ranks`` in words."""
+        return f"{self.ranks} process{'es' if self.ranks > 1 else ''}"
+
+    @property
     def batches(self) -> int:
         """Batches of an update, of all ranks."""
         return self.dp * self.accumulate

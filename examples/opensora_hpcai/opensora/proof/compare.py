@@ -106,9 +106,8 @@ def details(proved: Proved, memory: float) -> Iterator[str]:
     Args:
         memory: of the one process, in bytes.
     """
-    ranks = proved.spread.ranks
     yield ""
-    yield f"{proved.spread}: {ranks} process{'es' if ranks > 1 else ''} against one"
+    yield f"{proved.spread}: {proved.spread.processes} against one"
     if proved.failure:
         yield proved.failure
         return

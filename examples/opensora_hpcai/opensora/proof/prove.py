@@ -181,15 +181,14 @@ def _run(folder: Path, spread: Spread, commands: Sequence[Command]) -> None:
     Raises:
         UserError: one failed; with the end of what it said.
     """
-    name, ranks = _name(spread), spread.ranks
-    where = f"{ranks} process{'es' if ranks > 1 else ''}"
+    name, where = _name(spread), spread.processes
     for command in commands:
         logger.info("%s: %s on %s", name, command.door, where)
         file = folder / f"{name}-{command.door}.json"
         outputs.write_json(file, vars(command))
         words = [str(WORKER), str(file)]
-        if ranks > 1:
-            launcher = ["-m", "mindone.parallel.launch", "--nproc", str(ranks), "--log_dir"]
+        if spread.ranks > 1:
+            launcher = ["-m", "mindone.parallel.launch", "--nproc", str(spread.ranks), "--log_dir"]
             words = [*launcher, str(folder / "logs" / f"{name}-{command.door}"), *words]
         done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:

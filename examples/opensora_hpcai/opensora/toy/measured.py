@@ -6,7 +6,6 @@ A measure that sees a damage falls with its degree; one that does not see it sta
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -15,10 +14,10 @@ import cv2
 import numpy as np
 
 from mindone import runtime
-from mindone.checkpoint.atomic import atomic_write
 from mindone.metrics.frechet import frechet_distance
 from mindone.metrics.image import psnr, ssim
 from mindone.progress import progress_bar
+from opensora import outputs
 from opensora.config.toy import MeasuredConfig
 from opensora.evaluation.temporal import colour_consistency, flickering, motion_strength
 from opensora.toy.damage import DAMAGES, Original, original
@@ -91,8 +90,7 @@ def measure_measures(config: MeasuredConfig) -> Findings:
     found = findings(values, distances, degrees)
     print("\n".join(lines(found)))
     if config.json:
-        with atomic_write(config.json) as file:
-            file.write(json.dumps(found._asdict(), indent=2).encode() + b"\n")
+        outputs.write_json(config.json, found._asdict())
     return found
 
 

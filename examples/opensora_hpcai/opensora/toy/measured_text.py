@@ -7,16 +7,15 @@ counts as found if a box lies on its text.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from mindone import runtime
-from mindone.checkpoint.atomic import atomic_write
 from mindone.errors import UserError
 from mindone.progress import progress_bar
+from opensora import outputs
 from opensora.config.toy import MeasuredTextConfig
 from opensora.data_tools import text_boxes
 from opensora.data_tools.text_boxes import Box
@@ -67,8 +66,7 @@ def measure_text(config: MeasuredTextConfig) -> list[Seen]:
         seen.append(Seen(*labels, found, any(boxes), text_boxes.watermarks(boxes) > 0))
     print("\n".join(lines(seen)))
     if config.json:
-        with atomic_write(config.json) as file:
-            file.write(json.dumps([each._asdict() for each in seen], indent=2).encode() + b"\n")
+        outputs.write_json(config.json, [each._asdict() for each in seen])
     return seen
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from mindone import runtime
-from mindone.checkpoint.atomic import atomic_write
 from mindone.data.table import read_video_table
 from mindone.data.video import read_video
 from mindone.errors import UserError
+from opensora import outputs
 from opensora.config.toy import ScoreConfig, Scoring
 from opensora.config.world import TOY, WorldConfig, read_world
 from opensora.toy.combinations import held_out, scenes
@@ -45,8 +45,7 @@ def score_videos(config: ScoreConfig) -> dict:
         text, all_of_it = table(scores, parts, world), record(scores, parts, world)
     print(text)
     if config.score.json:
-        with atomic_write(Path(config.score.json)) as file:
-            file.write(json.dumps(all_of_it, indent=2).encode() + b"\n")
+        outputs.write_json(Path(config.score.json), all_of_it)
     return all_of_it
 
 
